@@ -9,8 +9,8 @@ __all__ = ['ARXIV_PREFIX', 'ARXIV_ID', 'KNOWN_COLUMNS', 'OUTPUT_COLUMNS', 'RESER
            'parse_categories', 'derive_year', 'find_columns', 'RejectedRow', 'collapse_white_space', 'parse_row',
            'resolve_path', 'InputFiles', 'find_files', 'hash_files', 'open_csv', 'read_csv_rows', 'read_jsonl_rows',
            'read_parquet_rows', 'read_rows', 'find_schema', 'name_kept_columns', 'ReadReport', 'find_superseded',
-           'scan_rows', 'Papers', 'read_papers', 'sample_papers', 'sample_relations', 'copy_sample', 'make_texts',
-           'hash_text']
+           'scan_rows', 'Papers', 'open_papers', 'read_papers', 'sample_papers', 'sample_relations', 'copy_sample',
+           'make_texts', 'hash_text']
 
 # %% ../nbs/00_papers.ipynb #00-papers-03
 import ast
@@ -544,7 +544,14 @@ class Papers:
         self.kept = name_kept_columns(input_schema, columns)
         kept_fields = [pa.field(self.kept[one.name], one.type) for one in input_schema if one.name in self.kept]
         self.schema = pa.schema([*OUTPUT_COLUMNS, *kept_fields])  # of every batch
-        self.report, self._dropped = scan_rows(files, columns)
+        self.report, self._dropped = ReadReport(), bytearray()
+
+    def scan(self) -> "Papers":
+        "Read every row once and fill `report`; raises `InputError` where no paper is left."
+        self.report, self._dropped = scan_rows(self.files, self.columns)
+        if not len(self):
+            raise InputError(f"no paper is left of {self.files.path}: {str(self.report).replace(chr(10), '; ')}")
+        return self
 
     def __len__(self) -> int:
         return self.report.n_accepted
@@ -593,25 +600,30 @@ def _as_text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 # %% ../nbs/00_papers.ipynb #00-papers-59
-def read_papers(
+def open_papers(
     path: str | Path,  # CSV, JSONL (also gzipped) or Parquet file, or a folder of Parquet; local path or fsspec URI
     *,
     id_column: str | None = None,  # column with the ids; `None`: the first of `paper_id`, `arxiv_id`, `id`
     abstract_column: str | None = None,  # `None`: the first of `abstract`, `summary`, `text`
     title_column: str | None = None,  # `None`: `title`, if it is there
     categories_column: str | None = None,  # `None`: `categories` or `category`, if one is there
-) -> Papers:  # the accepted papers, with `report` on every row
-    "Check an input from end to end; raises `InputError` where it cannot be read or no paper is left."
+) -> Papers:  # not scanned yet: columns are known, rows are not
+    "Find an input and its columns; raises `InputError` where there is none, or it lacks ids or abstracts."
     files = find_files(path)
     schema = find_schema(files)
     columns = find_columns(
         schema.names, id=id_column, abstract=abstract_column, title=title_column, categories=categories_column
     )
     _refuse_numbers(files, schema, columns)
-    papers = Papers(files, columns, schema)
-    if not len(papers):
-        raise InputError(f"no paper is left of {files.path}: {str(papers.report).replace(chr(10), '; ')}")
-    return papers
+    return Papers(files, columns, schema)
+
+
+def read_papers(
+    path: str | Path,  # CSV, JSONL (also gzipped) or Parquet file, or a folder of Parquet; local path or fsspec URI
+    **columns: str | None,  # `id_column` and so on, as for `open_papers`
+) -> Papers:  # the accepted papers, with `report` on every row
+    "Check an input from end to end; raises `InputError` where it cannot be read or no paper is left."
+    return open_papers(path, **columns).scan()
 
 
 def _refuse_numbers(files: InputFiles, schema: pa.Schema, columns: dict[str, str]) -> None:
