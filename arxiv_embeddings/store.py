@@ -99,7 +99,6 @@ def make_part(
         row_group_size=ROW_GROUP_SIZE,
         use_dictionary=[name for name in text_columns if name == "primary_category"],
         compression={"embedding": "none"} | dict.fromkeys(papers.schema.names, "zstd"),
-        store_schema=False,
     )
     return content.getvalue()
 
