@@ -24,6 +24,7 @@ app = typer.Typer(
     help="Vectors for paper abstracts: embed, store, search and check them.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # help and errors as plain text, for pipes and logs as for terminals
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -100,7 +101,10 @@ def print_table(
         table.add_column(name, justify="right" if numeric else "left", no_wrap=name != "title", overflow="fold")
     for row in rows:
         table.add_row(*[Text("" if value is None else str(value)) for value in row.values()])
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    piped = not sys.stdout.isatty()
+    Console(
+        width=140 if piped else None, no_color=piped, color_system=None if piped else "auto", force_jupyter=False
+    ).print(table)
 
 
 def print_papers(

@@ -40,11 +40,14 @@ def new_figure(
 
 def render_png(
     figure: "Figure",  # any figure
-) -> bytes:  # a PNG file
-    "Render a figure as PNG, the same bytes for the same figure."
-    stream = BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()
+) -> bytes:  # a PNG file of 128 colours, a third of the size of one of all colours
+    "Render a figure as a small PNG, the same bytes for the same figure."
+    from PIL import Image
+
+    full, small = BytesIO(), BytesIO()
+    figure.savefig(full, format="png")
+    Image.open(full).convert("RGB").quantize(128).save(small, format="png", optimize=True)
+    return small.getvalue()
 
 # %% ../nbs/11_plots.ipynb #11-plots-08
 def plot_cosine_spread(
@@ -62,8 +65,9 @@ def plot_cosine_spread(
         (nearest, COLOURS[1], f"{len(nearest):,} papers and their nearest"),
     ):
         axes.hist(cosines, bins, density=True, color=colour, alpha=0.75, label=f"{name}, mean {cosines.mean():.2f}")
-    axes.set(xlabel="cosine", ylabel="density", title=f"Spread of cosines{', ' if model else ''}{model}")
-    axes.legend(frameon=False)
+    axes.set(xlabel="cosine", ylabel="density")
+    axes.set_title(f"Spread of cosines{', ' if model else ''}{model}", loc="left")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -91,7 +95,7 @@ def shorten(
 def plot_heat_map(
     run: Run,  # an opened run
     rows: np.ndarray | None = None,  # papers to show, int64; `None`: `choose_papers` chooses
-) -> "Figure":  # 8 x 5.2 inches
+) -> "Figure":  # 9 x 4.8 inches
     "Draw the cosines between a few papers; raises `InputError` for more than can be read."
     papers = run.read(["paper_id", "title", "primary_category"]).to_pandas()
     rows = choose_papers(papers["primary_category"].tolist()) if rows is None else rows
@@ -101,13 +105,12 @@ def plot_heat_map(
     cosines = unit @ unit.T
     shown = papers.iloc[rows]
     labels = [f"{shorten(one.title, 44)}  {one.primary_category or ''}" for one in shown.itertuples()]
-    figure = new_figure(8, 5.2)
+    figure = new_figure(9, 4.8)
     axes = figure.add_subplot()
-    image = axes.imshow(cosines, cmap="Blues", vmin=min(0.0, cosines.min()), vmax=1)
+    image = axes.imshow(cosines, cmap="Blues", vmin=min(0.0, cosines.min()), vmax=1, aspect="auto")
     for (i, j), cosine in np.ndenumerate(cosines):
-        axes.text(
-            j, i, f"{cosine:.2f}", ha="center", va="center", fontsize=6, color="white" if cosine > 0.6 else "black"
-        )
+        colour = "white" if cosine > 0.6 else "black"
+        axes.text(j, i, f"{cosine.round(2) + 0:.2f}", ha="center", va="center", fontsize=6, color=colour)
     axes.set_yticks(range(len(rows)), labels, fontsize=7)
     axes.set_xticks(range(len(rows)), shown["paper_id"], fontsize=7, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_title("Cosine between papers", loc="left")
@@ -150,21 +153,25 @@ def plot_map(
     layout = lay_out(run.embeddings()[rows], seed)
     figure = new_figure(8, 5.6)
     axes = figure.add_subplot()
-    size = float(np.clip(4000 / len(rows), 2, 30))
+    size = float(np.clip(4000 / len(rows), 4, 30))
     counts = Counter(categories.tolist()).most_common()
     named = counts if len(counts) <= len(COLOURS) else counts[: len(COLOURS) - 1]
     others = ~np.isin(categories, [name for name, _ in named])
+    groups = [
+        (categories == name, colour, f"{name} ({count:,})")
+        for (name, count), colour in zip(named, COLOURS, strict=False)
+    ]
     if others.any():
-        axes.scatter(*layout[others].T, s=size, color=OTHER_COLOUR, linewidths=0, label=f"others ({others.sum():,})")
-    for (name, count), colour in zip(named, COLOURS, strict=False):
-        axes.scatter(*layout[categories == name].T, s=size, color=colour, linewidths=0, label=f"{name} ({count:,})")
+        groups.append((others, OTHER_COLOUR, f"others ({others.sum():,})"))
+    for group, colour, label in groups:
+        axes.scatter(
+            *layout[group].T, s=size, color=colour, linewidths=0, label=label, zorder=1 if group is others else 2
+        )
     of_all = "" if len(rows) == run.n_papers else f" of {run.n_papers:,}"
     axes.set_title(f"{len(rows):,}{of_all} papers, {run.metadata['model']}, t-SNE", loc="left")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8, markerscale=1.5
-    )
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8, markerscale=(40 / size) ** 0.5)
     return figure
 
 # %% ../nbs/11_plots.ipynb #11-plots-21

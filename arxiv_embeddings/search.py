@@ -152,7 +152,7 @@ def to_table(
     if "year" in found:
         found["year"] = found["year"].astype("Int64")
     found.insert(0, "row", rows)
-    found.insert(1, "cosine", cosines.round(4))
+    found.insert(1, "cosine", cosines.astype(float).round(4))
     return found
 
 
