@@ -1,53 +1,71 @@
 # Everything a person or CI does, each a word: `make demo`, `make test`, `make help`.
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
-# The environment is made anew only when one of these changes.
-INSTALLED := $(VENV)/.installed
 DEMO ?= demo
-# uv where there is one (several times faster), else it is installed inside the environment.
+BIN := $(VENV)/bin
+CLI := $(BIN)/arxiv-embeddings
+# The environment is made anew only when one of the files below it changes.
+INSTALLED := $(VENV)/.installed
+# uv where there is one (several times faster than pip), else it is installed inside the environment.
 UV = $(shell command -v uv || echo $(BIN)/uv)
-REQUIREMENTS = spark int8 explore dev
-NOTEBOOK_SOURCES = nbs tests setup.py
 
-.PHONY: help env demo test lint figures lab readme constraints clean
+.PHONY: help env demo test lint format figures readme lab constraints clean
 
 help: ## What can be made
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 
 env: $(INSTALLED) ## The virtual environment with everything in it
 
 $(INSTALLED): settings.ini setup.py pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
-	  || { echo "Python 3.10 to 3.12 is needed; $(PYTHON) is $$($(PYTHON) --version). Try make PYTHON=python3.11" >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	command -v uv >/dev/null || test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[all]'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
+	  { echo "Python 3.10 to 3.12 is needed, $(PYTHON) is another: try make PYTHON=python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x "$(UV)" || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@echo "installing into $(VENV) ..."
+	@$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[all]'
 	@touch $@
 
-demo: env ## The main job on the sample corpus, from papers to figures
-	$(BIN)/python -m arxiv_embeddings.demo $(DEMO)
+demo: env ## The main job on the sample corpus: papers, vectors, index, exports, figures
+	$(CLI) sample $(DEMO)
+	$(CLI) embed $(DEMO)/papers.csv --out $(DEMO)/run
+	$(CLI) describe $(DEMO)/run
+	$(CLI) index $(DEMO)/run
+	$(CLI) export $(DEMO)/run
+	$(CLI) plot $(DEMO)/run
+	$(CLI) evaluate $(DEMO)/run --relations $(DEMO)/relations.tsv
+	$(CLI) similar $(DEMO)/run 0000.00001 -k 3
+	@echo
+	@echo "Written: $(abspath $(DEMO))/run with metadata.json, parts/, index.faiss, export/ and figures/."
+	@echo "Next, try:"
+	@echo "  $(CLI) search $(DEMO)/run 'planets around other stars' -k 3"
+	@echo "  $(CLI) similar $(DEMO)/run --row 100 --category cs.CV"
+	@echo "  $(CLI) embed YOUR_PAPERS.csv --out YOUR_RUN"
+	@echo "  make lab"
 
-test: env ## Every cell of every notebook, then pytest
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_test --flags 'slow spark' --n_workers 0
-	$(BIN)/pytest
+test: env ## Every cell of every notebook, then every other test
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_test --flags "slow spark" --n_workers 0 --timing
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pytest
 
-lint: env ## Format and lint; notebooks clean, package and README those of the notebooks
+lint: env ## Lint and format, checked; package, notebooks and README are checked by the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python tests/check_generated.py
 
-figures: env ## The figures on real data (ARXIV_EMBEDDINGS_DATA, else ../shared/data); about 15 minutes
-	$(BIN)/python benchmarks/figures.py
+format: env ## Format notebooks and scripts, clean notebooks, export the package
+	$(BIN)/ruff format --quiet . && $(BIN)/ruff check --fix --quiet .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_clean
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_export
+
+figures: env ## The figures on real data, about 15 minutes; written to benchmarks/results
+	$(BIN)/python benchmarks/main_job.py
 
 readme: env ## README.md from nbs/index.ipynb
-	$(BIN)/python tests/check_generated.py --write
+	$(BIN)/python tools/make_readme.py
 
 lab: env ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab nbs
 
 constraints: env ## Resolve every version anew
-	$(BIN)/python tests/make_constraints.py $(UV)
+	$(BIN)/python tools/make_constraints.py $(UV)
 
-clean: ## Remove what was built (the environment stays)
-	rm -rf $(DEMO) build dist *.egg-info .pytest_cache .ruff_cache
+clean: ## Remove what was built; the environment stays
+	rm -rf $(DEMO) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -159,7 +159,8 @@ def load_modules(
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-    read_weight_names(files.transformer_folder)
+    for folder in files.weighted_folders:
+        read_weight_names(folder)
     try:
         with quiet_transformers():
             if files.modules:
@@ -196,7 +197,7 @@ def add_adapter(
     except Exception as error:  # adapters raises whatever its parts raise
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"the adapter {files.spec.adapter} does not fit {files.spec.source}: {reason}") from error
-    if name not in (transformer.active_adapters.children() if transformer.active_adapters else ()):
+    if not transformer.active_adapters or name not in transformer.active_adapters.flatten():
         raise InputError(f"the adapter {files.spec.adapter} could not be switched on in {files.spec.source}")
 
 # %% ../nbs/03_encoder.ipynb #03-encoder-24

@@ -302,6 +302,12 @@ class ModelFiles:
     adapter_folder: Path | None = None  # the adapter, or `None`
 
     @property
+    def weighted_folders(self) -> list[Path]:
+        "Folders of the modules that have weights, in order."
+        modules = self.modules or [("Transformer", self.folder)]
+        return [folder for class_name, folder in modules if class_name in ("Transformer", "Dense")]
+
+    @property
     def unit_length(self) -> bool:
         "Whether the model's last module makes vectors of length one."
         return bool(self.modules) and self.modules[-1][0] == "Normalize"
@@ -319,9 +325,6 @@ def fetch_model(
         raise InputError(f"no config.json in {transformer_folder}: this is not a transformer's folder")
     if "auto_map" in config:
         raise InputError(f"{spec.source} brings code of its own, which is not run: choose a model without it")
-    for class_name, module_folder in modules or [("Transformer", folder)]:
-        if class_name in ("Transformer", "Dense") and not find_weights(module_folder):
-            raise InputError(f"no weights in {module_folder}: neither model.safetensors nor pytorch_model.bin is there")
     adapter_folder = None
     if spec.adapter:
         adapter_folder = fetch_folder(spec.adapter, spec.adapter_revision)
@@ -333,7 +336,11 @@ def fetch_model(
         max_tokens=settle_max_tokens(spec, transformer_folder),
         separator=settle_separator(spec, transformer_folder),
     )
-    return ModelFiles(settled, folder, transformer_folder, modules, adapter_folder)
+    files = ModelFiles(settled, folder, transformer_folder, modules, adapter_folder)
+    for module_folder in files.weighted_folders:
+        if not find_weights(module_folder):
+            raise InputError(f"no weights in {module_folder}: neither model.safetensors nor pytorch_model.bin is there")
+    return files
 
 # %% ../nbs/01_models.ipynb #01-models-30
 INCIDENTAL_KEYS = {"transformers_version", "_name_or_path", "torch_dtype", "dtype", "__version__"}
@@ -388,17 +395,12 @@ def fingerprint_model(
     precision: str = "float32",  # the numbers in which the model computes
 ) -> dict[str, Any]:  # field -> value; two runs may be joined only where all are equal
     "State everything that changes a vector."
-    weighted = [
-        folder
-        for class_name, folder in files.modules or [("Transformer", files.folder)]
-        if class_name in ("Transformer", "Dense")
-    ]
     adapter = files.adapter_folder
     tokenizer = [path for name in TOKENIZER_FILES if (path := files.transformer_folder / name).exists()]
     module_settings = [[class_name, read_json(folder / "config.json")] for class_name, folder in files.modules[1:]]
     prompts = read_json(files.folder / "config_sentence_transformers.json")
     return {
-        "weights_sha256": hash_contents(path for folder in weighted for path in find_weights(folder)),
+        "weights_sha256": hash_contents(path for folder in files.weighted_folders for path in find_weights(folder)),
         "config_sha256": hash_settings(read_json(files.transformer_folder / "config.json")),
         "tokenizer_sha256": hash_contents(tokenizer),
         "modules_sha256": hash_settings(*module_settings, prompts.get("prompts"), prompts.get("default_prompt_name")),

@@ -575,19 +575,23 @@ class Papers:
         return pa.Table.from_batches(self.batches(limit=limit), self.schema)
 
     def _accepted_rows(self) -> Iterator[dict[str, Any]]:
-        changed = InputError(f"{self.files.path} has changed while it was being read; start again")
         n_rows = 0
-        for row, dropped in zip(read_rows(self.files), self._dropped, strict=False):
+        for row in read_rows(self.files):
             n_rows += 1
-            if not dropped:
-                if isinstance(row, RejectedRow):
-                    raise changed
+            if n_rows > len(self._dropped):
+                break
+            if not self._dropped[n_rows - 1]:
                 yield row
         if n_rows != len(self._dropped):
-            raise changed
+            raise self._changed()
 
-    def _to_batch(self, rows: list[dict[str, Any]]) -> pa.RecordBatch:
-        parsed = [parse_row(row, self.columns) for row in rows]
+    def _changed(self) -> InputError:
+        return InputError(f"{self.files.path} has changed while it was being read; start again")
+
+    def _to_batch(self, rows: list[dict[str, Any] | RejectedRow]) -> pa.RecordBatch:
+        parsed = [row if isinstance(row, RejectedRow) else parse_row(row, self.columns) for row in rows]
+        if any(isinstance(one, RejectedRow) for one in parsed):
+            raise self._changed()
         values = {name: [one[name] for one in parsed] for name in OUTPUT_COLUMNS.names}
         text_only = self.files.format != "parquet"
         for name, kept_name in self.kept.items():

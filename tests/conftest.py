@@ -1,0 +1,47 @@
+"""What several tests need: the real model once, real data where there is some, and files of papers."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from arxiv_embeddings.encoder import Encoder, load_encoder
+from arxiv_embeddings.papers import sample_papers
+from arxiv_embeddings.pipeline import embed_papers
+from arxiv_embeddings.store import Run
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    "The folder with real arXiv metadata, which is not part of the repository."
+    if not (DATA / "arxiv_cs_10k.csv").exists():
+        pytest.skip(f"no real data in {DATA}: set ARXIV_EMBEDDINGS_DATA to a folder that has arxiv_cs_10k.csv")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Encoder:
+    "The default model, on the CPU."
+    return load_encoder("minilm", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def sample_run(tmp_path_factory: pytest.TempPathFactory, minilm: Encoder) -> Run:
+    "The sample corpus in the default model; tests must not change it."
+    return embed_papers(sample_papers(), tmp_path_factory.mktemp("sample") / "run", encoder=minilm).run
+
+
+@pytest.fixture
+def write_jsonl(tmp_path: Path):
+    "Write rows as a JSON Lines file and return its path."
+
+    def write(*rows: object, name: str = "papers.jsonl") -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    return write

@@ -1,0 +1,227 @@
+"""Models: what is found and loaded is what was meant, and what is not is one sentence."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
+from transformers import BertConfig, BertModel, BertTokenizerFast, RobertaConfig
+
+from arxiv_embeddings.encoder import load_encoder
+from arxiv_embeddings.models import (
+    REGISTRY,
+    fetch_model,
+    find_model,
+    fingerprint_model,
+    hash_fingerprint,
+    settle_max_tokens,
+)
+from arxiv_embeddings.papers import InputError, make_texts, read_papers, sample_papers
+from arxiv_embeddings.pooling import POOLING_FUNCTIONS, scale_to_unit_length
+
+TEXTS = make_texts(read_papers(sample_papers()).table(limit=12), separator="[SEP]")
+
+
+@pytest.fixture(scope="module")
+def plain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    "A small BERT with random weights and MiniLM's vocabulary: a folder as transformers saves it, without pooling."
+    folder = tmp_path_factory.mktemp("plain")
+    torch.manual_seed(0)
+    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+    model = BertModel(config)
+    for parameter in model.parameters():  # fresh weights make all texts alike and would hide mistakes
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    BertTokenizerFast(str(fetch_model(find_model("minilm")).folder / "vocab.txt")).save_pretrained(folder)
+    return folder
+
+
+def reference_token_vectors(folder: Path, texts: list[str], adapter: Path | None = None):
+    "Token vectors and mask from transformers itself."
+    tokens = BertTokenizerFast.from_pretrained(folder)(
+        texts, padding=True, truncation=True, max_length=512, return_tensors="pt"
+    )
+    model = BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    if adapter:
+        import adapters
+
+        adapters.init(model)
+        model.load_adapter(str(adapter), set_active=True)
+    with torch.inference_mode():
+        vectors = model(**tokens).last_hidden_state.numpy()
+    return vectors, tokens["attention_mask"].numpy()
+
+
+@pytest.mark.parametrize("pooling", POOLING_FUNCTIONS)
+def test_a_plain_transformer_is_pooled_as_stated(pooling: str, plain_model: Path) -> None:
+    ours = load_encoder(plain_model, pooling=pooling, device="cpu").encode(TEXTS)
+    expected = POOLING_FUNCTIONS[pooling](*reference_token_vectors(plain_model, TEXTS))
+    assert_allclose(ours, expected, atol=2e-5, strict=True)
+    # and the three are not the same thing
+    others = [
+        POOLING_FUNCTIONS[name](*reference_token_vectors(plain_model, TEXTS))
+        for name in POOLING_FUNCTIONS
+        if name != pooling
+    ]
+    assert all(np.abs(ours - other).max() > 0.1 for other in others)
+
+
+def test_an_adapter_is_active(plain_model: Path, tmp_path: Path) -> None:
+    import adapters
+
+    model = BertModel.from_pretrained(plain_model, add_pooling_layer=False)
+    adapters.init(model)
+    model.add_adapter("proximity", config="seq_bn")
+    for name, parameter in model.named_parameters():
+        if "adapters.proximity" in name and parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.5)
+    model.save_adapter(str(tmp_path / "adapter"), "proximity")
+    encoder = load_encoder(plain_model, pooling="cls", adapter=str(tmp_path / "adapter"), device="cpu")
+    ours = encoder.encode(TEXTS)
+    expected = reference_token_vectors(plain_model, TEXTS, tmp_path / "adapter")[0][:, 0]
+    assert_allclose(ours, expected, atol=2e-5, strict=True)
+    without = load_encoder(plain_model, pooling="cls", device="cpu")
+    assert np.abs(ours - without.encode(TEXTS)).max() > 0.1
+    assert encoder.fingerprint["adapter_sha256"]
+    assert hash_fingerprint(encoder.fingerprint) != hash_fingerprint(without.fingerprint)
+
+
+def test_modules_of_a_sentence_transformers_folder_all_count(plain_model: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    modules = [Transformer(str(plain_model)), Pooling(32, pooling_mode="max"), Dense(32, 8)]
+    reference = SentenceTransformer(modules=modules, device="cpu")
+    reference.prompts, reference.default_prompt_name = {"paper": "Represent the paper: "}, "paper"
+    reference.save(str(tmp_path / "dense"))
+    encoder = load_encoder(tmp_path / "dense", device="cpu")
+    assert encoder.files.spec.pooling == "max"
+    assert_allclose(encoder.encode(TEXTS), reference.encode(TEXTS), atol=2e-5, strict=True)
+    # another Dense is another model
+    weights = load_file(tmp_path / "dense" / "2_Dense" / "model.safetensors")
+    save_file(
+        {name: value * 2 for name, value in weights.items()}, tmp_path / "dense" / "2_Dense" / "model.safetensors"
+    )
+    assert fingerprint_model(fetch_model(find_model(tmp_path / "dense"))) != encoder.fingerprint
+
+
+def test_old_bin_weights_give_the_same_vectors(plain_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(plain_model, folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    ours = load_encoder(folder, pooling="mean", device="cpu").encode(TEXTS)
+    assert_allclose(ours, load_encoder(plain_model, pooling="mean", device="cpu").encode(TEXTS), atol=1e-6, strict=True)
+
+
+class Malicious:
+    "Writes a file when it is unpickled."
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.write_text, (self.path, "was run")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "2_Dense/pytorch_model.bin", "adapter/pytorch_adapter.bin"])
+def test_a_pickle_is_never_run(name: str, plain_model: Path, tmp_path: Path) -> None:
+    folder, proof = tmp_path / "model", tmp_path / "proof"
+    modules = [Transformer(str(plain_model)), Pooling(32, pooling_mode="mean"), Dense(32, 8)]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder))
+    adapter = None
+    if name.startswith("adapter"):
+        adapter = str(folder / "adapter")
+        Path(adapter).mkdir()
+        (Path(adapter) / "adapter_config.json").write_text(
+            json.dumps({"config": {"architecture": None}, "hidden_size": 32, "model_type": "bert", "name": "a"})
+        )
+    (folder / name).with_name("model.safetensors").unlink(missing_ok=True)
+    (folder / name).write_bytes(pickle.dumps({"linear.weight": Malicious(proof)}, protocol=2))
+    pickle.loads((folder / name).read_bytes())
+    assert proof.exists()  # plain pickle would run it
+    proof.unlink()
+    with pytest.raises(InputError):
+        load_encoder(folder, adapter=adapter, device="cpu")
+    assert not proof.exists()
+
+
+def test_no_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nothing listens
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for name in ("specter2", "specter2_base", "scibert", "distilbert", "some-org/some-model"):
+        spec = find_model(name)
+        with pytest.raises(InputError, match="the hub cannot be reached for") as caught:
+            fetch_model(spec)
+        assert spec.source in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_registry_states_everything() -> None:
+    for name, spec in REGISTRY.items():
+        assert spec.name == name
+        assert spec.pooling in POOLING_FUNCTIONS
+        assert spec.license == "Apache-2.0"
+        assert spec.source.startswith("package:") or len(spec.revision) == 40
+        assert spec.adapter is None or len(spec.adapter_revision) == 40
+    assert REGISTRY["specter2"].pooling == "cls"
+    assert REGISTRY["specter2"].adapter == "allenai/specter2"
+
+
+def test_positions_of_roberta_begin_behind_the_padding(tmp_path: Path) -> None:
+    RobertaConfig(max_position_embeddings=514, pad_token_id=1).save_pretrained(tmp_path)
+    spec = find_model(tmp_path, pooling="mean")
+    assert settle_max_tokens(spec, tmp_path) == 512
+    with pytest.raises(InputError, match="513 tokens cannot be"):
+        settle_max_tokens(find_model(tmp_path, pooling="mean", max_tokens=513), tmp_path)
+
+
+def test_fingerprint_knows_what_matters_and_what_does_not(plain_model: Path, tmp_path: Path) -> None:
+    def fingerprint(folder: Path, **options: object) -> dict:
+        return fingerprint_model(fetch_model(find_model(folder, **({"pooling": "mean"} | options))))
+
+    copy = tmp_path / "moved"
+    shutil.copytree(plain_model, copy)
+    base = fingerprint(plain_model)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"transformers_version": "0.0", "_name_or_path": "x"}))
+    assert fingerprint(copy) == base  # another place, another writer
+    for changed in ({"pooling": "cls"}, {"text": "abstract"}, {"max_tokens": 100}):
+        assert fingerprint(copy, **changed) != base
+    (copy / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-6}))
+    assert fingerprint(copy) != base
+    (copy / "config.json").write_text(json.dumps(config))
+    weights = load_file(copy / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"][0, 0] += 1e-3
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    assert fingerprint(copy)["weights_sha256"] != base["weights_sha256"]
+
+
+def test_unit_length_is_told_truly(minilm, plain_model: Path) -> None:
+    assert minilm.files.unit_length
+    vectors = minilm.encode(TEXTS)
+    assert_allclose(vectors, scale_to_unit_length(vectors), atol=1e-6)
+    plain = load_encoder(plain_model, pooling="mean", device="cpu")
+    assert not plain.files.unit_length
+    assert np.abs(np.linalg.norm(plain.encode(TEXTS), axis=1) - 1).min() > 0.1
+
+
+@pytest.mark.parametrize("token_budget", [1, 300, 4096, 100_000])
+def test_neighbours_in_a_batch_change_nothing(token_budget: int, minilm) -> None:
+    texts = [*TEXTS, "short", "word " * 1000]
+    settings = minilm.settings
+    minilm.settings = settings | {"token_budget": token_budget}
+    try:
+        ours = minilm.encode(texts)
+    finally:
+        minilm.settings = settings
+    alone = np.concatenate([minilm.encode([text]) for text in texts])
+    assert_allclose(ours, alone, atol=1e-6, strict=True)

@@ -1,0 +1,329 @@
+"""Reading papers: every form of the same papers reads alike, every bad row is counted, every bad file is one sentence."""
+
+import csv
+import gzip
+import json
+import re
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arxiv_embeddings.papers import (
+    DUPLICATE_ID,
+    MALFORMED,
+    MISSING_ID,
+    NO_ABSTRACT,
+    NOT_TEXT,
+    NUMERIC_ID,
+    OLDER_VERSION,
+    UNDECODABLE,
+    InputError,
+    collapse_white_space,
+    parse_categories,
+    read_papers,
+    sample_papers,
+    split_paper_id,
+)
+
+HEADER = "id,title,abstract,categories\n"
+
+
+def write_csv(path: Path, *lines: str) -> Path:
+    path.write_bytes((HEADER + "".join(line + "\n" for line in lines)).encode())
+    return path
+
+
+def rejects(papers) -> dict[str, int]:
+    return {reason: entry["count"] for reason, entry in papers.report.rejected.items()}
+
+
+# The same papers in every form
+
+
+@pytest.mark.parametrize("form", ["csv.gz", "tsv", "jsonl", "jsonl.gz", "parquet", "folder", "memory"])
+def test_every_form_gives_the_same_papers(form: str, tmp_path: Path) -> None:
+    expected = read_papers(sample_papers()).table()
+    with sample_papers().open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    path = tmp_path / f"papers.{form}"
+    if form == "csv.gz":
+        path.write_bytes(gzip.compress(sample_papers().read_bytes()))
+    elif form == "tsv":
+        with path.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, rows[0], delimiter="\t")
+            writer.writeheader()
+            writer.writerows(rows)
+    elif form.startswith("jsonl"):
+        path.write_bytes(gzip.compress(lines) if form.endswith("gz") else lines)
+    elif form == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=50)
+    elif form == "folder":
+        path = tmp_path / "clean"
+        (path / "year=1").mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows[:60]), path / "part-00000.parquet")
+        pq.write_table(pa.Table.from_pylist(rows[60:]), path / "year=1" / "part-00001.parquet")
+        (path / "_SUCCESS").touch()
+        (path / "_temporary.parquet").write_text("what Spark leaves behind")
+    else:
+        path = "memory://corpus/papers.jsonl"
+        with fsspec.open(path, "wb") as stream:
+            stream.write(lines)
+    assert read_papers(path).table() == expected
+
+
+def test_kaggle_snapshot(write_jsonl) -> None:
+    row = {
+        "id": "0704.0090",
+        "title": "A title\n  broken in two",
+        "abstract": "  An abstract\nof two lines.\n",
+        "categories": "math.NT hep-th",
+        "authors": "A. Placeholder",
+        "versions": [{"version": "v1", "created": "Sun, 1 Apr 2007"}, {"version": "v2", "created": "Mon, 2 Apr 2007"}],
+        "authors_parsed": [["Placeholder", "A.", ""]],
+        "update_date": "2009-11-13",
+    }
+    papers = read_papers(write_jsonl(row))
+    (paper,) = papers.table().to_pylist()
+    assert paper["paper_id"] == "0704.0090"
+    assert (paper["title"], paper["abstract"]) == ("A title broken in two", "An abstract of two lines.")
+    assert (paper["categories"], paper["primary_category"]) == (["math.NT", "hep-th"], "math.NT")
+    assert (paper["year"], paper["arxiv_version"], paper["update_date"]) == (2007, 2, "2009-11-13")
+    assert json.loads(paper["authors_parsed"]) == row["authors_parsed"]
+    assert papers.report.n_white_space_collapsed == 1
+
+
+def test_keys_that_come_late_are_columns_too(write_jsonl) -> None:
+    papers = read_papers(
+        write_jsonl({"id": "1", "abstract": "A."}, {"id": "2", "abstract": "B.", "title": "T", "n": 3})
+    )
+    assert papers.table()["title"].to_pylist() == [None, "T"]
+    assert papers.table()["n"].to_pylist() == [None, "3"]
+
+
+def test_types_of_other_columns_stay_in_parquet(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "id": pa.array(["1"]).dictionary_encode(),
+            "abstract": pa.array(["A."], pa.large_string()),
+            "score": pa.array([0.5], pa.float32()),
+            "authors": pa.array([["A", "B"]]),
+            "embedding": pa.array([[1.0, 2.0]]),
+        }
+    )
+    pq.write_table(table, tmp_path / "papers.parquet")
+    read = read_papers(tmp_path / "papers.parquet").table()
+    assert read.schema.field("score").type == pa.float32()
+    assert read["authors"].to_pylist() == [["A", "B"]]
+    assert read["input_embedding"].to_pylist() == [[1.0, 2.0]]
+
+
+def test_named_columns(tmp_path: Path) -> None:
+    path = tmp_path / "papers.csv"
+    path.write_text("doi,name,body,subjects,id\n10.1/x,T,A.,cs.CL,7\n")
+    papers = read_papers(
+        path, id_column="doi", title_column="name", abstract_column="body", categories_column="subjects"
+    )
+    (paper,) = papers.table().to_pylist()
+    assert (paper["paper_id"], paper["title"], paper["categories"], paper["id"]) == ("10.1/x", "T", ["cs.CL"], "7")
+
+
+# Ids
+
+
+def test_ids_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
+    papers = read_papers(write_csv(tmp_path / "papers.csv", "0704.0090,T,A.,", "1503.0100,T,B.,", "007,T,C.,"))
+    assert papers.table()["paper_id"].to_pylist() == ["0704.0090", "1503.0100", "007"]
+
+
+def test_latest_version_wins_wherever_it_stands(tmp_path: Path) -> None:
+    lines = ["1503.0100v2,T,second,", "1503.0200v1,T,other,", "1503.0100v1,T,first,", "arXiv:1503.0100v10,T,tenth,"]
+    papers = read_papers(write_csv(tmp_path / "papers.csv", *lines))
+    assert papers.table()["abstract"].to_pylist() == ["other", "tenth"]
+    assert papers.table()["arxiv_version"].to_pylist() == [1, 10]
+    assert papers.report.rejected == {OLDER_VERSION: {"count": 2, "first_ids": ["1503.0100", "1503.0100"]}}
+
+
+def test_a_later_version_without_abstract_does_not_displace_an_earlier_one(tmp_path: Path) -> None:
+    papers = read_papers(write_csv(tmp_path / "papers.csv", "1503.0100v1,T,first,", "1503.0100v2,T,,"))
+    assert papers.table()["abstract"].to_pylist() == ["first"]
+    assert rejects(papers) == {NO_ABSTRACT: 1}
+
+
+@given(st.integers(0, 9999), st.integers(0, 99999), st.none() | st.integers(1, 99))
+def test_prefixes_and_versions_are_split_off(month: int, number: int, version: int | None) -> None:
+    bare = f"{month:04d}.{number:05d}"
+    suffix = f"v{version}" if version else ""
+    for prefix in ("", "arXiv:", "http://arxiv.org/abs/", "https://export.arxiv.org/abs/"):
+        assert split_paper_id(prefix + bare + suffix) == (bare, version)
+    assert split_paper_id(f"https://arxiv.org/pdf/{bare}{suffix}.pdf") == (bare, version)
+
+
+@given(st.lists(st.from_regex(r"[a-z-]{2,8}(\.[A-Z]{2})?", fullmatch=True)))
+def test_categories_read_alike_from_text_and_list(names: list[str]) -> None:
+    assert parse_categories(" ".join(names)) == parse_categories(str(names)) == parse_categories(names) == names
+
+
+# Rows that are no papers
+
+
+def test_each_bad_row_is_counted_with_its_reason(tmp_path: Path) -> None:
+    path = tmp_path / "papers.csv"
+    lines = [
+        b"1,Good,An abstract.,cs.CL",
+        b",No id,An abstract.,",
+        b"2,No abstract,  ,",
+        b"3,Too many,An abstract.,cs.CL,more,and more",
+        b"4,Too few",
+        b"5,Latin-1,caf\xe9,",
+        b"6,NUL,before\x00after,",
+        b'7,Broken quotes,"quoted" and not,',
+        b"1,The same id,Another abstract.,",
+        b"8,Broken list,An abstract.,['cs.CL'",
+        b"9,Good too,Another abstract.,",
+    ]
+    path.write_bytes(HEADER.encode() + b"\n".join(lines) + b"\n")
+    papers = read_papers(path)
+    assert papers.table()["paper_id"].to_pylist() == ["1", "9"]
+    expected = {MISSING_ID: 1, NO_ABSTRACT: 1, MALFORMED: 4, UNDECODABLE: 1, NOT_TEXT: 1, DUPLICATE_ID: 1}
+    assert rejects(papers) == expected
+    assert papers.report.n_rows == len(lines)
+    assert papers.report.n_accepted + papers.report.n_rejected == papers.report.n_rows
+    assert papers.report.rejected[MALFORMED]["first_ids"] == ["row 4", "row 5", "row 8", "8"]
+
+
+def test_bad_rows_of_jsonl(tmp_path: Path) -> None:
+    path = tmp_path / "papers.jsonl"
+    path.write_bytes(
+        b'{"id": "1", "abstract": "Good."}\n\n'
+        b'{"id": 704.009, "abstract": "A number for an id."}\n'
+        b'{"id": "2", "abstract": "half a pair \\ud83d"}\n'
+        b'{"id": "3", "abstract": "not UTF-8 \xff"}\n'
+        b'{"id": "4", "abstract": \n'
+        b'{"id": "5", "abstract": null}\n'
+        b'{"id": "6", "abstract": ["a", "list"]}\n'
+        b"[1, 2]\n"
+    )
+    papers = read_papers(path)
+    assert rejects(papers) == {NUMERIC_ID: 1, NOT_TEXT: 1, UNDECODABLE: 1, MALFORMED: 3, NO_ABSTRACT: 1}
+    assert papers.report.n_rows == 8
+
+
+def test_text_of_parquet_that_is_not_utf8(tmp_path: Path) -> None:
+    raw = pa.array([b"fine", b"caf\xe9"])
+    text = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
+    pq.write_table(pa.table({"id": ["1", "2"], "abstract": text}), tmp_path / "papers.parquet")
+    papers = read_papers(tmp_path / "papers.parquet")
+    assert papers.table()["abstract"].to_pylist() == ["fine"]
+    assert rejects(papers) == {UNDECODABLE: 1}
+
+
+def test_many_rejects_are_counted_and_the_first_named(tmp_path: Path) -> None:
+    papers = read_papers(write_csv(tmp_path / "papers.csv", "x,T,A.,", *[f"{i},T,," for i in range(30)]))
+    assert papers.report.rejected[NO_ABSTRACT] == {"count": 30, "first_ids": ["0", "1", "2", "3", "4"]}
+
+
+def test_an_abstract_of_200000_words(tmp_path: Path) -> None:
+    papers = read_papers(write_csv(tmp_path / "papers.csv", f"1,T,{'word ' * 200_000},"))
+    assert len(papers.table()["abstract"][0].as_py().split()) == 200_000
+
+
+# Files that cannot be read
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("papers.csv", b"", "the file is empty"),
+        ("papers.csv", HEADER.encode(), "no paper is left"),
+        ("papers.csv", b"id,title\n1,T\n", "no abstract column: .* the columns are: id, title"),
+        ("papers.csv", b"title,abstract\nT,A\n", "no id column: .* the columns are: title, abstract"),
+        ("papers.csv", b"id,abstract,abstract\n1,A,B\n", "two columns have one name"),
+        ("papers.csv", HEADER.encode("utf-16"), "not UTF-8"),
+        ("papers.csv.gz", gzip.compress(b"id,abstract\n" + b"1,A\n" * 9999)[:-30], "truncated or damaged"),
+        ("papers.csv.gz", b"no gzip at all", "truncated or damaged|cannot be read|Not a gzipped"),
+        ("papers.parquet", b"no parquet at all", "no Parquet file, or a damaged one"),
+        ("papers.jsonl", b"[]\n", "no JSON object"),
+        ("papers.xlsx", b"", "cannot tell the format"),
+    ],
+)
+def test_a_bad_file_is_one_sentence(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_papers(tmp_path / name)
+    assert str(tmp_path) in str(caught.value) or "column" in message
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_with_nothing_in_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no \.parquet file in folder"):
+        read_papers(tmp_path)
+
+
+@pytest.mark.parametrize("column", [pa.array([704.009]), pa.array([7040090])])
+def test_ids_that_are_numbers_already(column: pa.Array, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": column, "abstract": ["A."]}), tmp_path / "papers.parquet")
+    with pytest.raises(InputError, match="write the file again with ids as text"):
+        read_papers(tmp_path / "papers.parquet")
+
+
+def test_parts_with_other_columns(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["1"], "abstract": ["A."]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"id": ["2"], "summary": ["B."]}), tmp_path / "b.parquet")
+    with pytest.raises(InputError, match=r"b\.parquet has other columns"):
+        read_papers(tmp_path)
+
+
+def test_an_unknown_scheme() -> None:
+    with pytest.raises(InputError, match=r"cannot open nowhere://papers\.csv"):
+        read_papers("nowhere://papers.csv")
+
+
+@pytest.mark.parametrize("change", ["1,T,A.,\n", "1,T,A.,\n2,T,B.,\n3,T,C.,\n4,T,D.,\n", "1,T,A.,\n2,T,B.\n3,T,C.,\n"])
+def test_a_file_that_changes_while_it_is_read(change: str, tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "papers.csv", "1,T,A.,", "2,T,B.,", "3,T,C.,")
+    papers = read_papers(path)
+    path.write_text(HEADER + change)
+    with pytest.raises(InputError, match="has changed while it was being read"):
+        list(papers.batches(batch_size=1))
+
+
+# Properties
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1).filter(str.strip)
+
+
+@given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=8))
+def test_any_text_survives_a_csv(texts: list[tuple[str, str]]) -> None:
+    with fsspec.open("memory://property/papers.csv", "w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", "title", "abstract"])
+        writer.writerows([str(row), *pair] for row, pair in enumerate(texts))
+    papers = read_papers("memory://property/papers.csv").table()
+    assert papers["paper_id"].to_pylist() == [str(row) for row in range(len(texts))]
+    assert papers["title"].to_pylist() == [collapse_white_space(title) for title, _ in texts]
+    assert papers["abstract"].to_pylist() == [collapse_white_space(abstract) for _, abstract in texts]
+
+
+@given(st.text())
+def test_white_space_is_all_that_collapsing_changes(text: str) -> None:
+    collapsed = collapse_white_space(text)
+    assert re.sub(r"\s", "", collapsed) == re.sub(r"\s", "", text)
+    assert collapsed == collapsed.strip()
+    assert not re.search(r"\s\s", collapsed)
+
+
+@given(st.integers(1, 200), st.integers(0, 150), st.none() | st.integers(1, 150))
+def test_batches_are_slices(batch_size: int, start: int, limit: int | None) -> None:
+    papers = SAMPLE
+    ids = [paper_id for batch in papers.batches(batch_size, start, limit) for paper_id in batch["paper_id"].to_pylist()]
+    assert ids == SAMPLE_IDS[start:limit]
+
+
+SAMPLE = read_papers(sample_papers())
+SAMPLE_IDS = SAMPLE.table()["paper_id"].to_pylist()
