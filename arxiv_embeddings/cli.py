@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['app', 'RunFolder', 'AsJson', 'Debug', 'Device', 'Category', 'HowMany', 'describe_error', 'reports_errors',
-           'print_json', 'print_table', 'print_papers', 'embed', 'describe', 'models', 'similar', 'search', 'index',
-           'evaluate', 'export', 'plot', 'sample', 'common', 'main']
+           'print_json', 'as_plain', 'print_table', 'print_papers', 'embed', 'describe', 'models', 'similar', 'search',
+           'index', 'evaluate', 'export', 'plot', 'sample', 'common', 'main']
 
 # %% ../nbs/12_cli.ipynb #12-cli-03
 import functools
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,13 @@ def print_json(
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
 
+def as_plain(
+    value: Any,  # anything that came from a corpus
+) -> str:  # one line without control characters, which could steer a terminal
+    "Make a value safe to print; `None` becomes an empty text."
+    return "" if value is None else re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", str(value))
+
+
 def print_table(
     rows: list[dict[str, Any]],  # one dictionary a row, all with the same keys
 ) -> None:
@@ -100,7 +108,7 @@ def print_table(
         numeric = isinstance(rows[0][name], (int, float))
         table.add_column(name, justify="right" if numeric else "left", no_wrap=name != "title", overflow="fold")
     for row in rows:
-        table.add_row(*[Text("" if value is None else str(value)) for value in row.values()])
+        table.add_row(*[Text(as_plain(value)) for value in row.values()])
     piped = not sys.stdout.isatty()
     Console(
         width=140 if piped else None, no_color=piped, color_system=None if piped else "auto", force_jupyter=False
@@ -220,7 +228,7 @@ def describe(run: RunFolder, as_json: AsJson = False, debug: Debug = False) -> N
         "same text twice": "; ".join(" = ".join(group) for group in duplicates[:5]) or "none",
     }
     for name, value in lines.items():
-        typer.echo(f"{name + ':':17}{value}")
+        typer.echo(f"{name + ':':17}{as_plain(value)}")
 
 # %% ../nbs/12_cli.ipynb #12-cli-15
 @app.command()

@@ -129,13 +129,17 @@ def lay_out(
     "Lay papers out in two dimensions by t-SNE on cosine distance; the same seed gives the same map."
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     if len(embeddings) < 4:
         raise InputError(f"{len(embeddings)} papers make no map: 4 or more are needed")
     # on vectors of unit length, Euclidean distance orders pairs as the cosine does
     unit = scale_to_unit_length(embeddings)
     reduced = PCA(min(50, *unit.shape), svd_solver="full").fit_transform(unit)
-    layout = TSNE(perplexity=min(30, (len(unit) - 1) / 3), init="pca", random_state=seed).fit_transform(reduced)
+    tsne = TSNE(perplexity=min(30, (len(unit) - 1) / 3), init="pca", random_state=seed)
+    # its threads wait for each other thousands of times: on a busy machine two are many times slower than one
+    with threadpool_limits(1, user_api="openmp"):
+        layout = tsne.fit_transform(reduced)
     return layout.astype(np.float32)
 
 

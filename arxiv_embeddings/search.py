@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .encoder import Encoder
-from .papers import InputError
+from .papers import InputError, split_paper_id
 from .pipeline import load_run_encoder
 from .pooling import scale_to_unit_length
 from .store import Run, part_vectors, utc_now, write_atomically
@@ -158,7 +158,7 @@ def to_table(
 
 def find_similar(
     index: SearchIndex,  # from `open_index`
-    paper_id: str | None = None,  # the paper to start from, or else give `row`
+    paper_id: str | None = None,  # the paper to start from, also with version or as URL; or else give `row`
     *,
     row: int | None = None,  # its row in the run, 0 to n_papers - 1
     k: int = 5,  # papers to find at most
@@ -169,7 +169,7 @@ def find_similar(
     if (paper_id is None) == (row is None):
         raise InputError("give a paper's id or its row, one of the two")
     if row is None:
-        row = run.row_of(paper_id)
+        row = run.row_of(split_paper_id(paper_id)[0])
     elif not 0 <= row < run.n_papers:
         raise InputError(f"no row {row}: {run.folder} has rows 0 to {run.n_papers - 1}")
     among = select_category(index.papers, category) if category else np.ones(run.n_papers, dtype=bool)

@@ -1,0 +1,233 @@
+"""The command line: what it prints can be read by programs, and what goes wrong is one line and an exit code."""
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from arxiv_embeddings.cli import app
+from arxiv_embeddings.papers import sample_papers, sample_relations
+from arxiv_embeddings.store import Run, open_run
+
+
+def invoke(*words: object):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def in_own_process(*words: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", "from arxiv_embeddings.cli import main; main()", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    "A run made by the command line, which tests may add files to."
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    result = invoke("embed", sample_papers(), "--out", folder, "--device", "cpu", "--json")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert (summary["n_embedded"], summary["n_accepted"], summary["rejected"]) == (144, 144, {})
+    return open_run(folder)
+
+
+def test_nothing_heavy_is_imported_for_help() -> None:
+    heavy = "{'torch', 'transformers', 'pyarrow', 'pandas', 'faiss', 'sklearn', 'matplotlib', 'nbdev', 'fastcore'}"
+    script = f"import sys, arxiv_embeddings.cli as cli; cli.app(['--help'], standalone_mode=False); print({heavy} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert shown.strip().endswith("set()")
+    assert all(
+        name in shown for name in ("embed", "describe", "similar", "search", "index", "evaluate", "export", "models")
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["embed", "describe", "similar", "search", "index", "evaluate", "export", "models", "plot"]
+)
+def test_every_command_has_help(name: str) -> None:
+    result = invoke(name, "--help")
+    assert result.exit_code == 0
+    assert "--json" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("describe", "RUN"),
+        ("models",),
+        ("similar", "RUN", "0000.00001", "-k", "5"),
+        ("similar", "RUN", "--row", "100", "--category", "cs.CV"),
+        ("search", "RUN", "quantum error correction"),
+        ("index", "RUN"),
+        ("evaluate", "RUN", "--relations", str(sample_relations())),
+        ("export", "RUN", "--to", "npy", "--to", "parquet"),
+        ("plot", "RUN"),
+    ],
+)
+def test_json_and_text_of_every_command(words: tuple[str, ...], run: Run) -> None:
+    filled = [str(run.folder) if word == "RUN" else word for word in words]
+    result = invoke(*filled, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout, parse_constant=pytest.fail)  # NaN is no JSON
+    text = invoke(*filled)
+    assert text.exit_code == 0
+    assert text.stdout.strip()
+    assert not text.stdout.lstrip().startswith(("{", "["))
+
+
+def test_similar_by_row_is_similar_by_id(run: Run) -> None:
+    by_row = json.loads(invoke("similar", run.folder, "--row", 100, "--json").stdout)
+    by_id = json.loads(invoke("similar", run.folder, run.paper_ids[100], "--json").stdout)
+    assert by_row == by_id
+    assert by_row == json.loads(invoke("similar", run.folder, f"arXiv:{run.paper_ids[100]}v2", "--json").stdout)
+    assert len(by_row) == 5
+    assert [paper["cosine"] for paper in by_row] == sorted((paper["cosine"] for paper in by_row), reverse=True)
+    assert run.paper_ids[100] not in [paper["paper_id"] for paper in by_row]
+    in_category = json.loads(invoke("similar", run.folder, "--row", 100, "--category", "cs.CV", "--json").stdout)
+    assert all("cs.CV" in paper["categories"].split() for paper in in_category)
+
+
+def test_a_limit_is_continued_by_the_same_command_without_it(tmp_path: Path, run: Run) -> None:
+    embed = ("embed", sample_papers(), "--out", tmp_path / "run", "--device", "cpu", "--json")
+    counts = [
+        json.loads(invoke(*embed, *more).stdout) for more in (("--limit", 20), ("--limit", 20), ("--limit", 30), (), ())
+    ]
+    assert [one["n_embedded"] for one in counts] == [20, 0, 10, 114, 0]
+    assert [one["complete"] for one in counts] == [False, False, False, True, True]
+    assert open_run(tmp_path / "run").paper_ids == run.paper_ids
+    assert abs(open_run(tmp_path / "run").embeddings() - run.embeddings()).max() < 1e-6
+
+
+def test_a_stale_index_is_refused(tmp_path: Path) -> None:
+    embed = ("embed", sample_papers(), "--out", tmp_path / "run", "--device", "cpu")
+    invoke(*embed, "--limit", 20)
+    invoke("index", tmp_path / "run")
+    invoke(*embed, "--limit", 30)
+    result = invoke("similar", tmp_path / "run", "--row", 0)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "is stale" in result.stderr
+    invoke("index", tmp_path / "run")
+    assert invoke("similar", tmp_path / "run", "--row", 0).exit_code == 0
+
+
+HEADER = b"id,title,abstract\n"
+BAD_INPUTS = {
+    "no such file": (None, "no such file or folder"),
+    "no abstract column": (("papers.csv", b"id,title\n1,T\n"), "the columns are: id, title"),
+    "truncated gzip": (("papers.csv.gz", gzip.compress(HEADER + b"1,T,A\n" * 5000)[:-20]), "truncated or damaged"),
+    "too many fields": (("papers.csv", HEADER + b"1,T,A,B\n"), "1 rejected, malformed row: row 1"),
+    "not UTF-8": (("papers.csv", HEADER + b"1,T,caf\xe9\n"), "1 rejected, not UTF-8: row 1"),
+    "NUL": (("papers.csv", HEADER + b"1,T,A\x00\n"), "1 rejected, NUL or lone surrogate"),
+    "lone surrogate": (
+        ("papers.jsonl", b'{"id": "1", "abstract": "\\ud800"}\n'),
+        "1 rejected, NUL or lone surrogate: 1",
+    ),
+    "nothing left": (("papers.csv", HEADER + b"1,T,\n"), "no paper is left"),
+    "empty": (("papers.csv", b""), "the file is empty"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUTS)
+def test_bad_input_is_one_line_and_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
+    file, message = BAD_INPUTS[name]
+    path = tmp_path / (file[0] if file else "papers.csv")
+    if file:
+        path.write_bytes(file[1])
+    result = invoke("embed", path, "--out", tmp_path / "run")
+    assert (result.exit_code, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_folder_and_one_with_something_else(tmp_path: Path) -> None:
+    result = invoke("embed", tmp_path, "--out", tmp_path / "run")
+    assert (result.exit_code, "no .parquet file in folder" in result.stderr) == (1, True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("mine")
+    result = invoke("embed", sample_papers(), "--out", tmp_path / "run")
+    assert (result.exit_code, "holds something else (thesis.tex)" in result.stderr) == (1, True)
+
+
+def test_another_run_is_refused_before_a_model_is_loaded(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "papers.csv"
+    path.write_bytes(HEADER + b"1,T,A\n")
+    before = {file: file.read_bytes() for file in run.folder.rglob("*") if file.is_file()}
+    result = invoke("embed", path, "--out", run.folder)
+    assert (result.exit_code, "holds papers of another input" in result.stderr) == (1, True)
+    result = invoke("embed", sample_papers(), "--out", run.folder, "--max-tokens", 128)
+    assert (result.exit_code, "max_tokens: 512 there, 128 here" in result.stderr) == (1, True)
+    assert {file: file.read_bytes() for file in run.folder.rglob("*") if file.is_file()} == before
+
+
+def test_failures_in_a_real_process() -> None:
+    failed = in_own_process("describe", "nowhere")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr.count("\n") == 1
+    assert "Traceback" not in failed.stderr
+    assert "Traceback" in in_own_process("describe", "nowhere", "--debug").stderr
+    for wrong_use in (
+        ("embed",),
+        ("similar", "nowhere"),
+        ("similar", "nowhere", "1", "--row", "1"),
+        ("sing",),
+        ("search", "x", "y", "-k", "0"),
+    ):
+        used = in_own_process(*wrong_use)
+        assert (used.returncode, "Traceback" in used.stderr) == (2, False), wrong_use
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("similar", "RUN", "1234.5678"), "no paper '1234.5678' among the 144"),
+        (("similar", "RUN", "--row", "144"), "no row 144"),
+        (("similar", "RUN", "--row", "-1"), "no row -1"),
+        (
+            ("similar", "RUN", "--row", "0", "--category", "cs.CVV"),
+            "no paper has the category 'cs.CVV'; there are cs.CV",
+        ),
+        (("search", "RUN", "  "), "nothing to search for"),
+        (("export", "RUN", "--to", "pickle"), "no export 'pickle'"),
+        (("evaluate", "RUN", "--relations", "nowhere.tsv"), "no such file"),
+        (("embed", "PAPERS", "--out", "NEW", "--model", "specter"), "did you mean specter2"),
+        (("embed", "PAPERS", "--out", "NEW", "--model", "./nowhere"), "no such model folder"),
+        (("embed", "PAPERS", "--out", "NEW", "--pooling", "cls"), "has its own pooling, mean"),
+        (("embed", "PAPERS", "--out", "NEW", "--text", "everything"), "no text rule 'everything'"),
+        (("embed", "PAPERS", "--out", "NEW", "--limit", "0"), "leaves nothing to do"),
+        (("embed", "PAPERS", "--out", "NEW", "--device", "abacus"), "abacus"),
+        (("embed", "PAPERS", "--out", "PAPERS"), "is a file: name a folder"),
+        (("embed", "PAPERS", "--out", "NEW", "--id-column", "doi"), "no column 'doi' for id"),
+    ],
+)
+def test_what_is_not_there_is_said_in_one_line(words: tuple[str, ...], message: str, run: Run, tmp_path: Path) -> None:
+    names = {"RUN": run.folder, "PAPERS": sample_papers(), "NEW": tmp_path / "new"}
+    result = invoke(*[names.get(word, word) for word in words])
+    assert (result.exit_code, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert message in line
+    assert not (tmp_path / "new" / "metadata.json").exists()
+
+
+def test_an_abstract_of_200000_words_is_cut_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "papers.jsonl"
+    papers = [{"id": "0704.0090", "abstract": "word " * 200_000}, {"id": "0704.0091", "abstract": "A short one."}]
+    path.write_text("".join(json.dumps(paper) + "\n" for paper in papers))
+    result = invoke("embed", path, "--out", tmp_path / "run", "--device", "cpu", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["n_cut"] == 1
+    assert [part["n_tokens"] for part in open_run(tmp_path / "run").metadata["parts"]] == [512 + 6]
+
+
+def test_titles_are_printed_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "papers.jsonl"
+    titles = ["[bold red]markup[/bold red] [/b]", "\x1b[31mred\x1b[0m", "plain", "other"]
+    path.write_text("".join(json.dumps({"id": str(i), "title": t, "abstract": t}) + "\n" for i, t in enumerate(titles)))
+    assert invoke("embed", path, "--out", tmp_path / "run", "--device", "cpu").exit_code == 0
+    shown = invoke("similar", tmp_path / "run", "3").stdout
+    assert "[bold red]markup[/bold red] [/b]" in shown
+    assert "\x1b[31m" not in shown

@@ -1,0 +1,67 @@
+"""What is generated is what the notebooks say, and the notebooks are clean."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted(path for path in ROOT.glob("nbs/**/*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+ROOMS = [path for path in NOTEBOOKS if path.stem[:2].isdigit()]
+# what an output must not hold: paths of a machine, progress bars, tracebacks, addresses of objects
+LEFTOVERS = re.compile(r"/(home|root|tmp|Users|var)/|\d+(\.\d+)?(it|s)/(s|it)\]|Traceback|Warning|0x[0-9a-f]{8,}")
+
+
+def test_package_and_notebooks_are_those_that_nbdev_makes(tmp_path: Path) -> None:
+    for name in ("nbs", "arxiv_embeddings"):
+        shutil.copytree(
+            ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__")
+        )
+    for name in ("settings.ini", "setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    environment = {key: value for key, value in os.environ.items() if key != "IN_TEST"}
+    for command in ("nbdev_clean", "nbdev_export"):
+        tool = Path(sys.executable).parent / command
+        subprocess.run([str(tool)], cwd=tmp_path, check=True, env=environment)
+    for name in ("nbs", "arxiv_embeddings"):
+        made = {
+            path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()
+        }
+        ours = {
+            path.relative_to(ROOT): path.read_bytes()
+            for path in (ROOT / name).rglob("*")
+            if path.is_file() and not {".ipynb_checkpoints", "__pycache__"} & set(path.parts)
+        }
+        assert made.keys() == ours.keys()
+        assert [path for path in made if made[path] != ours[path]] == [], "run `make format`"
+
+
+def test_readme_is_the_index_notebook() -> None:
+    subprocess.run([sys.executable, str(ROOT / "tools" / "make_readme.py"), "--check"], check=True)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_outputs_are_small_and_hold_no_leftovers(path: Path) -> None:
+    assert path.stat().st_size < 150_000
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            assert output.output_type != "error", cell.source
+            assert output.get("name") != "stderr", cell.source
+            shown = output.get("text") or output.get("data", {}).get("text/plain", "")
+            assert not LEFTOVERS.search(shown), f"{cell.source}\n{shown}"
+            assert "execution_count" not in output or output["execution_count"] is None
+
+
+@pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
+def test_rooms_import_only_rooms_above_them(path: Path) -> None:
+    number_of = {room.stem[3:]: int(room.stem[:2]) for room in ROOMS}
+    for cell in nbformat.read(path, as_version=4).cells:
+        if "#| export" in cell.source:
+            for name in re.findall(r"from arxiv_embeddings\.(\w+) import", cell.source):
+                assert number_of[name] < int(path.stem[:2]), f"{path.stem} imports {name}"

@@ -1,0 +1,81 @@
+"""The package as users get it: a wheel with the sample inside, that needs no development tool."""
+
+import subprocess
+import sys
+import zipfile
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    "The built wheel."
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_wheel_holds_the_package_the_sample_and_the_licence(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    for module in ROOT.glob("arxiv_embeddings/*.py"):
+        assert f"arxiv_embeddings/{module.name}" in names
+    for sample in ("papers.csv", "relations.tsv"):
+        assert f"arxiv_embeddings/sample/{sample}" in names
+    assert any(name.endswith("LICENSE") for name in names)
+    assert not any(name.startswith(("tests", "nbs", "tools", "benchmarks")) for name in names)
+
+
+def test_wheel_says_what_it_needs(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (one for one in archive.namelist() if one.endswith("METADATA"))
+    metadata = archive.read(name).decode()
+    extras = {line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Provides-Extra")}
+    assert extras == {"spark", "int8", "explore", "dev", "all"}
+    core = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
+    assert any("sentence-transformers" in line for line in core)
+    assert not any(word in line for line in core for word in ("pyspark", "openvino", "nbdev", "jupyter", "pytest"))
+
+
+def test_package_imports_without_development_tools(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    script = """
+import importlib, pathlib, pkgutil, sys
+absent = {"nbdev", "fastcore", "execnb", "IPython", "pytest", "pyspark", "openvino", "jupyterlab"}
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in absent:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import arxiv_embeddings
+assert pathlib.Path(arxiv_embeddings.__file__).is_relative_to(sys.argv[1]), arxiv_embeddings.__file__
+for module in pkgutil.iter_modules(arxiv_embeddings.__path__):
+    if not module.name.startswith("_"):
+        importlib.import_module(f"arxiv_embeddings.{module.name}")
+from arxiv_embeddings.papers import read_papers, sample_papers
+print(len(read_papers(sample_papers())))
+"""
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, check=False
+    )
+    assert (done.stdout.strip(), done.stderr) == ("144", "")
+
+
+def test_constraints_pin_every_requirement_and_name_no_address() -> None:
+    constraints = (ROOT / "constraints.txt").read_text()
+    assert "://" not in constraints
+    assert "--" not in constraints
+    pinned = {line.split("==")[0].strip().lower() for line in constraints.splitlines() if "==" in line}
+    parser = ConfigParser(delimiters=["="])
+    parser.read(ROOT / "settings.ini")
+    for key, value in parser["DEFAULT"].items():
+        if key.endswith("requirements"):
+            for requirement in value.split():
+                name = requirement.split("=")[0].split(">")[0].split("<")[0].lower()
+                assert name in pinned

@@ -1,0 +1,265 @@
+"""Runs: what was committed survives whatever happens to the process, and nothing is mixed that does not belong together."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from letters import LetterEncoder
+from numpy.testing import assert_array_equal
+
+from arxiv_embeddings import store
+from arxiv_embeddings.papers import InputError, hash_text, make_texts, read_papers, sample_papers
+from arxiv_embeddings.pipeline import embed_papers, load_run_encoder
+from arxiv_embeddings.store import FOOTER_KEY, RunWriter, export_run, open_run
+
+SLOW_WRITER = """
+import sys, time
+from letters import LetterEncoder
+from arxiv_embeddings.papers import sample_papers
+from arxiv_embeddings.pipeline import embed_papers
+
+class SlowEncoder(LetterEncoder):
+    def run(self, tokenised, on_batch=None):
+        time.sleep(0.02)
+        return super().run(tokenised)
+
+print("ready", flush=True)
+embed_papers(sample_papers(), sys.argv[1], part_size=8, encoder=SlowEncoder())
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory):
+    "The sample embedded by letters without a stop."
+    return embed_papers(sample_papers(), tmp_path_factory.mktemp("whole") / "run", encoder=LetterEncoder()).run
+
+
+def start_slow_writer(folder: Path) -> subprocess.Popen:
+    "Start a process that embeds the sample in 18 parts, and wait until it is about to begin."
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_WRITER, str(folder)], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True
+    )
+    process.stdout.readline()
+    return process
+
+
+def test_killed_at_random_moments_and_continued(tmp_path: Path, whole) -> None:
+    folder, generator, n_before = tmp_path / "run", random.Random(0), 0
+    for _ in range(6):
+        process = start_slow_writer(folder)
+        time.sleep(generator.uniform(0, 0.25))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if (folder / "metadata.json").exists():
+            run = open_run(folder)
+            assert run.n_papers >= n_before  # what was committed is still there
+            assert_array_equal(run.embeddings(), whole.embeddings()[: run.n_papers], strict=True)
+            n_before = run.n_papers
+    assert start_slow_writer(folder).wait() == 0
+    run = open_run(folder)
+    assert run.metadata["complete"]
+    assert run.paper_ids == whole.paper_ids
+    assert_array_equal(run.embeddings(), whole.embeddings(), strict=True)
+    # a plain reader of the folder sees exactly the run
+    assert pd.read_parquet(folder / "parts")["paper_id"].tolist() == whole.paper_ids
+    assert sorted(path.name for path in folder.iterdir()) == ["metadata.json", "parts"]
+
+
+@pytest.mark.parametrize("n_writes", range(1, 8))
+def test_every_write_may_fail(n_writes: int, tmp_path: Path, whole, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, count = store.write_atomically, 0
+
+    def failing_write(path: Path, content) -> None:
+        nonlocal count
+        count += 1
+        if count == n_writes:
+            raise OSError(28, "No space left on device", str(path))
+        write(path, content)
+
+    monkeypatch.setattr(store, "write_atomically", failing_write)
+    with pytest.raises(OSError, match="No space left"):
+        embed_papers(sample_papers(), tmp_path / "run", part_size=48, encoder=LetterEncoder())
+    monkeypatch.setattr(store, "write_atomically", write)
+    n_safe = open_run(tmp_path / "run").n_papers if n_writes > 2 else 0
+    result = embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder(), part_size=48)
+    assert result.n_embedded == 144 - n_safe
+    assert_array_equal(result.run.embeddings(), whole.embeddings(), strict=True)
+    assert len(list((tmp_path / "run" / "parts").iterdir())) == len(result.run.metadata["parts"])
+
+
+def test_two_writers(tmp_path: Path) -> None:
+    first = start_slow_writer(tmp_path / "run")
+    while not (tmp_path / "run" / "metadata.json").exists():
+        time.sleep(0.005)
+    with pytest.raises(InputError, match=f"is being written by process {first.pid}"):
+        embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder())
+    first.send_signal(signal.SIGSTOP)  # stopped is not dead
+    with pytest.raises(InputError, match=f"is being written by process {first.pid}"):
+        embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder())
+    first.kill()
+    first.wait()
+    assert embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder()).run.metadata["complete"]
+
+
+def test_a_lock_that_cannot_be_judged_is_respected(tmp_path: Path, whole) -> None:
+    folder = tmp_path / "run"
+    embed_papers(sample_papers(), folder, limit=10, encoder=LetterEncoder())
+    for content in ("", '{"host": "another-machine", "process": 1, "since": "2026-01-01T00:00:00Z"}'):
+        (folder / ".lock").write_text(content)
+        with pytest.raises(InputError, match=r"if that is gone, remove .*\.lock"):
+            embed_papers(sample_papers(), folder, encoder=LetterEncoder())
+
+
+def test_a_reader_sees_the_state_that_it_opened(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    before = embed_papers(sample_papers(), folder, limit=20, part_size=8, encoder=LetterEncoder()).run
+    embed_papers(sample_papers(), folder, encoder=LetterEncoder())
+    assert before.n_papers == len(before.read()) == len(before.embeddings()) == 20
+    assert open_run(folder).state != before.state
+
+
+def test_order_rows_and_hashes_are_those_of_the_input(whole) -> None:
+    papers = read_papers(sample_papers()).table()
+    texts = make_texts(papers, separator="|")
+    table = whole.read()
+    assert table["paper_id"].to_pylist() == papers["paper_id"].to_pylist()
+    assert table["text_sha256"].to_pylist() == [hash_text(text) for text in texts]
+    assert_array_equal(whole.embeddings(), LetterEncoder().encode(texts), strict=True)
+    assert [name for name in table.column_names if name != "text_sha256"] == papers.column_names
+
+
+def test_parts_say_what_they_are(tmp_path: Path) -> None:
+    run = embed_papers(sample_papers(), tmp_path / "run", part_size=50, encoder=LetterEncoder()).run
+    for part in run.metadata["parts"]:
+        footer = json.loads(pq.read_schema(run.folder / "parts" / part["name"]).metadata[FOOTER_KEY])
+        assert (footer["position"], footer["n_papers"]) == (part["position"], part["n_papers"])
+        assert footer["run"]["fingerprint_sha256"] == run.metadata["fingerprint_sha256"]
+        assert footer["run"]["fingerprint"] == run.metadata["fingerprint"]
+        assert footer["run"]["input"] == run.metadata["input"]
+
+
+def test_metadata_has_the_four_fields_of_old(whole) -> None:
+    kept = json.loads((whole.folder / "metadata.json").read_text())
+    assert (kept["n_papers"], kept["embedding_dim"], kept["model"]) == (144, 4, "letters")
+    assert pd.Timestamp(kept["date_generated"]).tzinfo is not None
+
+
+def test_a_moved_input_is_the_same_and_a_changed_one_is_not(tmp_path: Path) -> None:
+    moved = tmp_path / "moved.csv"
+    moved.write_bytes(sample_papers().read_bytes())
+    embed_papers(sample_papers(), tmp_path / "run", limit=10, encoder=LetterEncoder())
+    assert embed_papers(moved, tmp_path / "run", limit=20, encoder=LetterEncoder()).n_embedded == 10
+    moved.write_bytes(sample_papers().read_bytes().replace(b"Placeholder", b"Some", 1))
+    with pytest.raises(InputError, match="holds papers of another input"):
+        embed_papers(moved, tmp_path / "run", encoder=LetterEncoder())
+    with pytest.raises(InputError, match="was made with the columns"):
+        embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder(), title_column="authors")
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "another"])
+def test_a_damaged_part_is_named(damage: str, tmp_path: Path) -> None:
+    run = embed_papers(sample_papers(), tmp_path / "run", part_size=50, encoder=LetterEncoder()).run
+    names = [part["name"] for part in run.metadata["parts"]]
+    path = run.folder / "parts" / names[1]
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes((run.folder / "parts" / names[2]).read_bytes())
+    for read in (run.embeddings, run.read):
+        with pytest.raises(InputError, match=names[1]):
+            read()
+
+
+def test_metadata_cut_in_half(tmp_path: Path) -> None:
+    run = embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder()).run
+    path = run.folder / "metadata.json"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    parts = list((run.folder / "parts").iterdir())
+    for attempt in (
+        lambda: open_run(run.folder),
+        lambda: embed_papers(sample_papers(), run.folder, encoder=LetterEncoder()),
+    ):
+        with pytest.raises(InputError, match="cannot be read"):
+            attempt()
+    assert list((run.folder / "parts").iterdir()) == parts
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "parts/notes.txt", "parts/part-of-mine.parquet"])
+def test_a_folder_with_something_else(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match="holds something else"):
+        embed_papers(sample_papers(), tmp_path, encoder=LetterEncoder())
+    assert (tmp_path / name).read_text() == "mine"
+    assert not (tmp_path / "metadata.json").exists()
+
+
+def test_a_vector_that_is_none_stops_the_run(tmp_path: Path) -> None:
+    class BrokenEncoder(LetterEncoder):
+        def run(self, tokenised, on_batch=None):
+            vectors = super().run(tokenised)
+            vectors[3, 1] = np.nan
+            return vectors
+
+    ids = read_papers(sample_papers()).table()["paper_id"].to_pylist()
+    with pytest.raises(ValueError, match=f"NaN or infinity in 1 vectors, of papers \\['{ids[3]}'\\]"):
+        embed_papers(sample_papers(), tmp_path / "run", encoder=BrokenEncoder())
+    assert not list((tmp_path / "run").glob("parts/*"))
+
+
+def test_exports_are_the_run(tmp_path: Path) -> None:
+    run = embed_papers(sample_papers(), tmp_path / "run", part_size=50, encoder=LetterEncoder()).run
+    npy, parquet = export_run(run)
+    assert_array_equal(np.load(npy, mmap_mode="r"), run.embeddings(), strict=True)
+    table = pq.read_table(parquet)
+    assert table.drop_columns("embedding").replace_schema_metadata(None) == run.read().replace_schema_metadata(None)
+    assert_array_equal(np.stack(table["embedding"].to_pylist()).astype(np.float32), run.embeddings(), strict=True)
+    note = json.loads((run.folder / "export" / "export.json").read_text())
+    assert {one["state"] for one in note.values()} == {run.state}
+
+
+def test_the_model_of_a_run_is_found_again(sample_run) -> None:
+    encoder = load_run_encoder(sample_run, device="cpu")
+    assert encoder.fingerprint == sample_run.metadata["fingerprint"]
+    assert encoder.settings["token_budget"] == sample_run.metadata["batching"]["token_budget"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=5), st.integers(1, 9))
+def test_any_parts_come_back_in_order(sizes: list[int], dim: int) -> None:
+    import tempfile
+
+    vectors = np.random.default_rng(0).standard_normal((sum(sizes), dim)).astype(np.float32)
+    ids = [f"paper {row}" for row in range(sum(sizes))]
+    with tempfile.TemporaryDirectory() as folder:
+        with RunWriter(folder, {"model": "given", "embedding_dim": dim, "fingerprint": {}}) as writer:
+            start = 0
+            for size in sizes:
+                papers = pa.table({"paper_id": ids[start : start + size], "text_sha256": ["0"] * size})
+                writer.add_part(papers, vectors[start : start + size])
+                start += size
+        run = open_run(folder)
+        assert run.paper_ids == ids
+        assert_array_equal(run.embeddings(), vectors, strict=True)
+        assert all(run.row_of(paper_id) == row for row, paper_id in enumerate(ids))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a folder that nothing can be written to is made with POSIX permissions")
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    # root may write anywhere, so the folder is put where even root cannot make one
+    with pytest.raises(OSError, match="run"):
+        embed_papers(sample_papers(), Path("/proc/self/run"), encoder=LetterEncoder())
