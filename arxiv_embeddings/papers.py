@@ -25,6 +25,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import resources
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -233,17 +234,17 @@ def find_files(
 ) -> InputFiles:  # what is there
     "Find the input's files; raises `InputError` where there is nothing, or nothing that can be read."
     resolved = resolve_path(path)
+    if resolved.startswith(("hdfs://", "viewfs://")) and not find_spec("hdfs_native"):
+        raise InputError(f"reading {resolved} needs an extra: pip install 'arxiv-embeddings[spark]'")
     try:
         filesystem, root = fsspec.core.url_to_fs(resolved)
         is_folder = filesystem.isdir(root)
         if not is_folder and not filesystem.exists(root):
             raise InputError(f"no such file or folder: {resolved}")
-    except (ImportError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"cannot open {resolved}: {error}") from error
-    except OSError as error:
-        raise InputError(f"cannot reach {resolved}: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:  # every file system raises errors of its own, and all of them mean the same
+        raise InputError(f"cannot open {resolved}: {str(error).splitlines()[0] if str(error) else error!r}") from error
     if is_folder:
         names = [name for name in sorted(filesystem.find(root)) if _is_data_file(name, root)]
         if not names:
@@ -370,7 +371,7 @@ def _decode(value: bytes | None) -> str | bytes | None:
         return value
 
 # %% ../nbs/00_papers.ipynb #00-papers-46
-READ_ERRORS = (EOFError, zlib.error, lzma.LZMAError, pa.ArrowInvalid, UnicodeDecodeError, OSError)
+READ_ERRORS = (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, UnicodeDecodeError, OSError, RuntimeError)
 
 
 def read_rows(

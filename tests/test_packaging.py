@@ -1,5 +1,6 @@
 """The package as users get it: a wheel with the sample inside, that needs no development tool."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,7 +16,21 @@ ROOT = Path(__file__).parent.parent
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "The built wheel."
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    # from a copy: a build leaves its own folders beside setup.py
+    shutil.copytree(ROOT / "arxiv_embeddings", folder / "source" / "arxiv_embeddings")
+    for name in ("settings.ini", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / "source")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        str(folder),
+        str(folder / "source"),
+    ]
     subprocess.run(command, check=True)
     (path,) = folder.glob("*.whl")
     return path
@@ -46,7 +61,7 @@ def test_package_imports_without_development_tools(wheel: Path, tmp_path: Path) 
     zipfile.ZipFile(wheel).extractall(tmp_path)
     script = """
 import importlib, pathlib, pkgutil, sys
-absent = {"nbdev", "fastcore", "execnb", "IPython", "pytest", "pyspark", "openvino", "jupyterlab"}
+absent = {"nbdev", "fastcore", "execnb", "IPython", "pytest", "pyspark", "openvino", "jupyterlab", "hdfs_native"}
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in absent:
@@ -57,14 +72,19 @@ assert pathlib.Path(arxiv_embeddings.__file__).is_relative_to(sys.argv[1]), arxi
 for module in pkgutil.iter_modules(arxiv_embeddings.__path__):
     if not module.name.startswith("_"):
         importlib.import_module(f"arxiv_embeddings.{module.name}")
-from arxiv_embeddings.papers import read_papers, sample_papers
+from arxiv_embeddings.papers import InputError, read_papers, sample_papers
 print(len(read_papers(sample_papers())))
+try:
+    read_papers("hdfs:///arxiv/clean")
+except InputError as error:
+    print(error)
 """
     command = [sys.executable, "-c", script, str(tmp_path)]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, check=False
     )
-    assert (done.stdout.strip(), done.stderr) == ("144", "")
+    needed = "reading hdfs:///arxiv/clean needs an extra: pip install 'arxiv-embeddings[spark]'"
+    assert (done.stdout.splitlines(), done.stderr) == (["144", needed], "")
 
 
 def test_constraints_pin_every_requirement_and_name_no_address() -> None:
