@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-RunFolder = Annotated[Path, typer.Argument(help="Run folder, as made by embed.", metavar="RUN")]
+RunFolder = Annotated[str, typer.Argument(help="Run folder, as made by embed.", metavar="RUN")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="On an error, show the traceback.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: a GPU if there is one.")]
@@ -85,7 +85,7 @@ def print_json(
     value: Any,  # dictionaries, lists, texts and numbers
 ) -> None:
     "Print a result for programs."
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def as_plain(
@@ -136,12 +136,14 @@ def embed(
     papers: Annotated[
         str, typer.Argument(help="CSV, JSONL (also gzipped) or Parquet file, folder of Parquet, or URI.")
     ],
-    out: Annotated[Path, typer.Option(help="Run folder: new, or one of the same papers to go on with.")],
+    out: Annotated[str, typer.Option(help="Run folder: new, or one of the same papers to go on with.")],
     model: Annotated[str, typer.Option(help="Name (see: models), hub id or model folder.")] = "minilm",
-    limit: Annotated[int | None, typer.Option(help="Only the first N papers; the rest can follow later.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first N papers; the rest can follow later.")
+    ] = None,
     text: Annotated[str | None, typer.Option(help="title+abstract or abstract; default: the model's own.")] = None,
     pooling: Annotated[str | None, typer.Option(help="mean, cls or max, for a plain transformer.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Cut texts to this many tokens.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=3, help="Cut texts to this many tokens.")] = None,
     revision: Annotated[str | None, typer.Option(help="Hub commit, tag or branch of the model.")] = None,
     adapter: Annotated[str | None, typer.Option(help="Hub id or folder of an adapter.")] = None,
     device: Device = None,
@@ -310,9 +312,7 @@ def index(run: RunFolder, as_json: AsJson = False, debug: Debug = False) -> None
 @reports_errors
 def evaluate(
     run: RunFolder,
-    relations: Annotated[
-        Path | None, typer.Option(help="Tab-separated file of related papers: src, dst, kind.")
-    ] = None,
+    relations: Annotated[str | None, typer.Option(help="Tab-separated file of related papers: src, dst, kind.")] = None,
     k: HowMany = 10,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -336,8 +336,8 @@ def evaluate(
             for kind, numbers in measured["relations"].items()
         ]
         print_table(rounded)
-        if measured["n_pairs_unknown"]:
-            typer.echo(f"{measured['n_pairs_unknown']:,} pairs left out: not both papers are in the run")
+        if measured["n_pairs_left_out"]:
+            typer.echo(f"{measured['n_pairs_left_out']:,} pairs left out: they are not between two papers of the run")
 
 
 @app.command()
@@ -367,7 +367,7 @@ def plot(run: RunFolder, as_json: AsJson = False, debug: Debug = False) -> None:
 @app.command()
 @reports_errors
 def sample(
-    folder: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    folder: Annotated[str, typer.Argument(help="Folder to write to.")],
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -404,4 +404,6 @@ def common(
 
 def main() -> None:
     "Run the command line."
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a terminal that knows only ASCII still shows the rest
     app()

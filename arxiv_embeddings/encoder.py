@@ -4,9 +4,12 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS_PER_BATCH', 'plan_batches', 'TokenisedTexts', 'Encoder', 'check_texts', 'quiet_transformers',
-           'read_weight_names', 'check_weights', 'load_modules', 'add_adapter', 'TorchEncoder', 'load_encoder']
+           'read_weight_names', 'check_weights', 'load_modules', 'find_inputs', 'add_adapter', 'TorchEncoder',
+           'load_encoder']
 
 # %% ../nbs/03_encoder.ipynb #03-encoder-03
+import inspect
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -101,16 +104,17 @@ def check_texts(
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     "Keep the libraries' notes on loading off the screen: what matters in them is checked below."
-    import transformers
-
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
+    loggers = [logging.getLogger(name) for name in ("transformers", "adapters")]
+    levels = [logger.level for logger in loggers]
     try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)
             yield
     finally:
-        transformers.logging.set_verbosity(verbosity)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 # %% ../nbs/03_encoder.ipynb #03-encoder-18
 def read_weight_names(
@@ -143,8 +147,14 @@ def check_weights(
     "Raise `InputError` where a weight of the model is not in the folder's files, and so would be random."
     prefix = f"{transformer.base_model_prefix}."
     found = {name.removeprefix(prefix) for name in read_weight_names(folder)}
-    # the pooler is a head that no pooling of ours reads; many folders leave it out
-    missing = sorted(name for name in transformer.state_dict() if name not in found and not name.startswith("pooler."))
+    state = transformer.state_dict()
+    loaded = {tensor.data_ptr() for name, tensor in state.items() if name in found}
+    # a weight under two names is stored once; the pooler is a head that no pooling of ours reads, and often left out
+    missing = sorted(
+        name
+        for name, tensor in state.items()
+        if name not in found and tensor.data_ptr() not in loaded and not name.startswith("pooler.")
+    )
     if missing:
         raise InputError(
             f"{len(missing)} weights are missing in {folder}, the first is {missing[0]}; get the model again"
@@ -164,9 +174,17 @@ def load_modules(
     try:
         with quiet_transformers():
             if files.modules:
-                model = SentenceTransformer(str(files.folder), device=device, local_files_only=True)
+                model = SentenceTransformer(
+                    str(files.folder), device=device, local_files_only=True, trust_remote_code=False
+                )
             else:
-                transformer = Transformer(str(files.folder))
+                no_code = {"trust_remote_code": False}  # the default would ask on the terminal
+                transformer = Transformer(
+                    str(files.folder),
+                    model_kwargs=dict(no_code),
+                    config_kwargs=dict(no_code),
+                    processor_kwargs=dict(no_code),
+                )
                 pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=files.spec.pooling)
                 model = SentenceTransformer(modules=[transformer, pooling], device=device)
             check_weights(model[0].auto_model, files.transformer_folder)
@@ -180,7 +198,17 @@ def load_modules(
     model.max_seq_length = files.spec.max_tokens
     return model.float().eval()
 
-# %% ../nbs/03_encoder.ipynb #03-encoder-22
+# %% ../nbs/03_encoder.ipynb #03-encoder-21
+def find_inputs(
+    transformer: Any,  # a loaded transformers model, with or without adapters
+) -> set[str]:  # names such as `input_ids`
+    "Find what a transformer takes; adapters hide it behind a class of their own."
+    signatures = (
+        inspect.signature(one.forward).parameters for one in type(transformer).__mro__ if hasattr(one, "forward")
+    )
+    return set(next(names for names in signatures if "input_ids" in names))
+
+# %% ../nbs/03_encoder.ipynb #03-encoder-23
 def add_adapter(
     transformer: Any,  # a transformers model; changed in place
     files: ModelFiles,  # with `adapter_folder`
@@ -200,7 +228,7 @@ def add_adapter(
     if not transformer.active_adapters or name not in transformer.active_adapters.flatten():
         raise InputError(f"the adapter {files.spec.adapter} could not be switched on in {files.spec.source}")
 
-# %% ../nbs/03_encoder.ipynb #03-encoder-24
+# %% ../nbs/03_encoder.ipynb #03-encoder-25
 ACTIVATIONS_PER_BATCH = 4096 * 384  # padded tokens times hidden size
 
 
@@ -222,6 +250,8 @@ class TorchEncoder:
         self.tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
         self.fingerprint = fingerprint_model(files)
         self.dim = self.model.get_embedding_dimension()
+        # a tokenizer may make more than its model takes, such as token types for a DistilBERT
+        self.inputs = find_inputs(self.model[0].auto_model)
         hidden_size = self.model[0].auto_model.config.hidden_size
         self.settings = {
             "engine": "torch",
@@ -246,7 +276,7 @@ class TorchEncoder:
         n_special = self.tokenizer.num_special_tokens_to_add()
         content = np.array([len(ids) - n_special for ids in rows["input_ids"]])
         n_tokens = np.bincount(text_of_row, weights=content).astype(np.int64) + n_special
-        features = {name: [values[row] for row in first_rows] for name, values in rows.items()}
+        features = {name: [values[row] for row in first_rows] for name, values in rows.items() if name in self.inputs}
         return TokenisedTexts(features, n_tokens, limit)
 
     def run(self, tokenised: TokenisedTexts, on_batch: Callable[[int], None] | None = None) -> np.ndarray:
@@ -267,7 +297,7 @@ class TorchEncoder:
         "Embed texts: float32, (n_texts, dim), row i for text i; unit length where the model's modules make it so."
         return self.run(self.tokenise(texts)) if len(texts) else np.empty((0, self.dim), dtype=np.float32)
 
-# %% ../nbs/03_encoder.ipynb #03-encoder-25
+# %% ../nbs/03_encoder.ipynb #03-encoder-26
 def load_encoder(
     model: str | Path = DEFAULT_MODEL,  # name in the registry, hub id, or a model folder
     *,

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['REGISTRY', 'DEFAULT_MODEL', 'POOLINGS', 'SMALL_FILES', 'SAFE_WEIGHTS', 'PICKLED_WEIGHTS', 'KNOWN_MODULES',
-           'INCIDENTAL_KEYS', 'TOKENIZER_FILES', 'ModelSpec', 'find_model', 'fetch_folder', 'read_json', 'find_weights',
-           'read_modules', 'read_own_pooling', 'settle_pooling', 'settle_max_tokens', 'settle_separator', 'ModelFiles',
-           'fetch_model', 'hash_contents', 'hash_settings', 'fingerprint_model', 'hash_fingerprint',
-           'compare_fingerprints']
+           'CONFIGURATIONS', 'INCIDENTAL_KEYS', 'TOKENIZER_FILES', 'ModelSpec', 'find_model', 'fetch_folder',
+           'read_json', 'find_weights', 'read_modules', 'read_own_pooling', 'settle_pooling', 'settle_max_tokens',
+           'settle_separator', 'ModelFiles', 'fetch_model', 'hash_contents', 'hash_settings', 'fingerprint_model',
+           'hash_fingerprint', 'compare_fingerprints']
 
 # %% ../nbs/01_models.ipynb #01-models-03
 import difflib
@@ -121,7 +121,10 @@ def find_model(
     asked = {key: value for key, value in asked.items() if value is not None}
     if asked.get("adapter"):
         asked |= {"adapter": _resolve_source(asked["adapter"]), "adapter_revision": None}
-    return replace(REGISTRY.get(str(name)) or ModelSpec(str(name), _resolve_source(str(name))), **asked)
+    spec = REGISTRY.get(str(name)) or ModelSpec(str(name), _resolve_source(str(name)))
+    if revision and (spec.source.startswith("package:") or Path(spec.source).is_absolute()):
+        raise InputError(f"{spec.source} has no revisions, only models of the hub have: leave out --revision")
+    return replace(spec, **asked)
 
 
 def _resolve_source(name: str) -> str:
@@ -187,15 +190,19 @@ def fetch_folder(
 
 # %% ../nbs/01_models.ipynb #01-models-17
 def read_json(
-    path: Path,  # a JSON file with one object or list; may be missing
-) -> Any:  # its content; an empty dictionary where there is no file
-    "Read a small JSON file of a model; raises `InputError` where it is broken."
+    path: Path,  # a JSON file; may be missing
+    expected: type = dict,  # what it must hold
+) -> Any:  # its content; an empty `expected` where there is no file
+    "Read a small JSON file of a model; raises `InputError` where it is broken or holds something else."
     if not path.exists():
-        return {}
+        return expected()
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, expected):
+            raise ValueError(f"it holds no {expected.__name__}")
     except (ValueError, OSError) as error:
         raise InputError(f"{path} is broken ({error}); get the model again") from error
+    return content
 
 # %% ../nbs/01_models.ipynb #01-models-18
 def find_weights(
@@ -215,7 +222,15 @@ def read_modules(
 ) -> list[tuple[str, Path]]:  # class name and folder of each module, in order; empty for a plain transformer
     "Read which modules a sentence-transformers folder is made of; raises `InputError` for one that is not known."
     modules = []
-    for entry in read_json(folder / "modules.json") or []:
+    for entry in read_json(folder / "modules.json", list):
+        if (
+            not isinstance(entry, dict)
+            or not isinstance(entry.get("type"), str)
+            or not isinstance(entry.get("path"), str)
+        ):
+            raise InputError(
+                f"{folder / 'modules.json'} is broken (a module without type or path); get the model again"
+            )
         package, _, class_name = entry["type"].rpartition(".")
         if not package.startswith("sentence_transformers.") or class_name not in KNOWN_MODULES:
             raise InputError(f"{folder} needs a module {entry['type']!r}; only {', '.join(KNOWN_MODULES)} are run")
@@ -248,6 +263,8 @@ def settle_pooling(
     own = read_own_pooling(modules)
     if own and spec.pooling not in (None, own):
         raise InputError(f"{spec.source} has its own pooling, {own}: leave out --pooling {spec.pooling}")
+    if modules and not own:
+        raise InputError(f"{spec.source} is made of {', '.join(name for name, _ in modules)}: a Pooling is missing")
     if not (own or spec.pooling):
         raise InputError(
             f"{spec.source} is a plain transformer that states no pooling: "
@@ -264,8 +281,9 @@ def settle_max_tokens(
     config = read_json(folder / "config.json")
     positions = config.get("max_position_embeddings") or config.get("n_positions")
     if positions and config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        positions -= (config.get("pad_token_id") or 0) + 1  # these count positions from behind the padding index
-    if spec.max_tokens:
+        # these count positions from behind the padding index, which is 1 where config.json leaves it out
+        positions -= config.get("pad_token_id", 1) + 1
+    if spec.max_tokens is not None:
         if positions and not 3 <= spec.max_tokens <= positions:
             raise InputError(f"{spec.max_tokens} tokens cannot be: {spec.source} has {positions} positions")
         return spec.max_tokens
@@ -313,6 +331,10 @@ class ModelFiles:
         return bool(self.modules) and self.modules[-1][0] == "Normalize"
 
 # %% ../nbs/01_models.ipynb #01-models-26
+# where transformers looks for the names of a model's own classes
+CONFIGURATIONS = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+
+
 def fetch_model(
     spec: ModelSpec,  # from `find_model`
 ) -> ModelFiles:  # where the files are, and the spec with nothing left open
@@ -323,8 +345,12 @@ def fetch_model(
     config = read_json(transformer_folder / "config.json")
     if not config:
         raise InputError(f"no config.json in {transformer_folder}: this is not a transformer's folder")
-    if "auto_map" in config:
-        raise InputError(f"{spec.source} brings code of its own, which is not run: choose a model without it")
+    for name in CONFIGURATIONS:
+        for place in {folder, transformer_folder}:
+            if "auto_map" in read_json(place / name):
+                raise InputError(
+                    f"{spec.source} brings code of its own ({name}), which is not run: choose a model without it"
+                )
     adapter_folder = None
     if spec.adapter:
         adapter_folder = fetch_folder(spec.adapter, spec.adapter_revision)
@@ -332,6 +358,8 @@ def fetch_model(
             raise InputError(f"{adapter_folder} is no adapter: adapter_config.json and its weights are needed")
     settled = replace(
         spec,
+        revision=_commit_of(folder) or spec.revision,
+        adapter_revision=(adapter_folder and _commit_of(adapter_folder)) or spec.adapter_revision,
         pooling=settle_pooling(spec, modules),
         max_tokens=settle_max_tokens(spec, transformer_folder),
         separator=settle_separator(spec, transformer_folder),
@@ -341,6 +369,11 @@ def fetch_model(
         if not find_weights(module_folder):
             raise InputError(f"no weights in {module_folder}: neither model.safetensors nor pytorch_model.bin is there")
     return files
+
+
+def _commit_of(folder: Path) -> str | None:
+    "The commit that a folder of the hub's cache holds, so that a branch or none given is pinned from then on."
+    return folder.name if folder.parent.name == "snapshots" else None
 
 # %% ../nbs/01_models.ipynb #01-models-30
 INCIDENTAL_KEYS = {"transformers_version", "_name_or_path", "torch_dtype", "dtype", "__version__"}
@@ -399,11 +432,15 @@ def fingerprint_model(
     tokenizer = [path for name in TOKENIZER_FILES if (path := files.transformer_folder / name).exists()]
     module_settings = [[class_name, read_json(folder / "config.json")] for class_name, folder in files.modules[1:]]
     prompts = read_json(files.folder / "config_sentence_transformers.json")
+    reading = read_json(files.transformer_folder / "sentence_bert_config.json")  # do_lower_case and the like
+    reading.pop("max_seq_length", None)  # it is in `max_tokens`, as settled
     return {
         "weights_sha256": hash_contents(path for folder in files.weighted_folders for path in find_weights(folder)),
         "config_sha256": hash_settings(read_json(files.transformer_folder / "config.json")),
         "tokenizer_sha256": hash_contents(tokenizer),
-        "modules_sha256": hash_settings(*module_settings, prompts.get("prompts"), prompts.get("default_prompt_name")),
+        "modules_sha256": hash_settings(
+            *module_settings, reading, prompts.get("prompts"), prompts.get("default_prompt_name")
+        ),
         "adapter_sha256": hash_contents([adapter / "adapter_config.json", *find_weights(adapter)]) if adapter else None,
         "pooling": files.spec.pooling,
         "unit_length": files.unit_length,

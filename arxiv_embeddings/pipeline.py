@@ -29,7 +29,7 @@ from arxiv_embeddings.models import (
     fingerprint_model,
 )
 from .papers import InputError, Papers, hash_files, hash_text, make_texts, open_papers
-from .store import Run, RunWriter, holds_run, open_run
+from .store import Run, RunWriter, holds_run, local_folder, open_run
 
 # %% ../nbs/05_pipeline.ipynb #05-pipeline-08
 def describe_new_run(
@@ -161,8 +161,12 @@ def embed_papers(
     "Embed the papers of an input into a run folder; raises `InputError` where input, model and folder do not go together."
     if limit is not None and limit < 1:
         raise InputError(f"a limit of {limit} papers leaves nothing to do: give 1 or more")
+    if part_size < 1:
+        raise InputError(f"parts of {part_size} papers hold nothing: give 1 or more")
     there = holds_run(out)
     papers = open_papers(path, **columns)
+    if Path(papers.files.path) in local_folder(out).parents:
+        raise InputError(f"{local_folder(out)} lies within its own input: name another folder with --out")
     digest = hash_files(papers.files)
     if encoder:
         files, fingerprint = encoder.files, encoder.fingerprint
@@ -194,8 +198,8 @@ def _embed_missing(
         with show_progress(n_wanted, n_there, progress) as bar:
             for batch in papers.batches(part_size, start=n_there, limit=n_wanted):
                 embed_batch(batch, encoder, writer, bar)
-        writer.commit(complete=writer.metadata["n_papers"] == len(papers))
-    return EmbedResult(open_run(out), n_wanted - n_there, time.monotonic() - started)
+        n_embedded = writer.metadata["n_papers"] - n_there
+    return EmbedResult(open_run(out), n_embedded, time.monotonic() - started)
 
 
 def _check_same_papers(papers: Papers, writer: RunWriter) -> None:

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .encoder import Encoder
-from .papers import InputError, split_paper_id
+from .papers import NUL_OR_SURROGATE, InputError, split_paper_id
 from .pipeline import load_run_encoder
 from .pooling import scale_to_unit_length
-from .store import Run, part_vectors, utc_now, write_atomically
+from .store import Run, read_note, utc_now, write_atomically
 
 # %% ../nbs/09_search.ipynb #09-search-08
 def make_index(
@@ -34,8 +34,8 @@ def make_index(
     if not run.n_papers:
         raise InputError(f"{run.folder} has no papers yet: embed some first")
     index = faiss.IndexFlatIP(run.dim)
-    for table in run.iter_parts(["embedding"]):
-        index.add(scale_to_unit_length(part_vectors(table, run.dim)))
+    for vectors in run.iter_vectors():
+        index.add(scale_to_unit_length(vectors))
     return index
 
 
@@ -108,14 +108,11 @@ def open_index(
     if not (path.exists() and note.exists()):
         return SearchIndex(run, make_index(run), stored=False)
     advice = f"make it again with: arxiv-embeddings index {run.folder}"
+    if read_note(note).get("state") != run.state:
+        raise InputError(f"{path} is stale, the run has changed since: {advice}")
     try:
-        state = json.loads(note.read_text())["state"]
-        if state != run.state:
-            raise InputError(f"{path} is stale, the run has changed since: {advice}")
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except (ValueError, KeyError, RuntimeError, OSError) as error:
-        if isinstance(error, InputError):
-            raise
+    except RuntimeError as error:  # what faiss raises, whatever is wrong
         raise InputError(f"{path} is damaged: {advice}") from error
     if (index.ntotal, index.d) != (run.n_papers, run.dim):
         raise InputError(f"{path} is damaged, it holds {index.ntotal} vectors of {index.d} numbers: {advice}")
@@ -134,9 +131,11 @@ def select_category(
     selected = np.zeros(len(papers), dtype=bool)
     selected[owners.filter(pc.equal(names, category)).to_numpy()] = True
     if not selected.any():
-        known = sorted(pc.unique(names).to_pylist())
+        known = sorted(name for name in pc.unique(names).to_pylist() if name)
         near = difflib.get_close_matches(category, known, n=3) or known[:5]
-        raise InputError(f"no paper has the category {category!r}; there are {', '.join(near)} and others")
+        raise InputError(
+            f"no paper has the category {category!r}; there are for example: {', '.join(near) or 'none at all'}"
+        )
     return selected
 
 # %% ../nbs/09_search.ipynb #09-search-18
@@ -186,9 +185,9 @@ def search_text(
     category: str | None = None,  # only papers of this category
     encoder: Encoder | None = None,  # an encoder at hand; `None`: the run's own is loaded
 ) -> pd.DataFrame:  # nearest first
-    "Find the papers nearest to a text; raises `InputError` for an empty one."
-    if not text.strip():
-        raise InputError("nothing to search for: give some words")
+    "Find the papers nearest to a text; raises `InputError` for an empty one or one that is no text."
+    if not text.strip() or NUL_OR_SURROGATE.search(text):
+        raise InputError("nothing to search for: give some words, in UTF-8")
     among = select_category(index.papers, category) if category else None
     encoder = encoder or load_run_encoder(index.run)
     return to_table(index, *index.search(encoder.encode([text]), k, among)[0])

@@ -97,8 +97,10 @@ def describe_run(
     n_pairs: int = 20_000,  # random pairs for the spread of cosines
     seed: int = 0,  # of the draw
 ) -> dict[str, Any]:  # metadata worth showing, `categories`, `duplicate_texts`, `random_cosines`
-    "Say what is in a run."
+    "Say what is in a run; raises `InputError` for one that `embed` did not make."
     kept = run.metadata
+    if missing := {"input", "settings", "complete"} - kept.keys():
+        raise InputError(f"{run.folder} does not say what it was made of: {', '.join(sorted(missing))} is missing")
     categories = pc.value_counts(run.read(["primary_category"])["primary_category"]).to_pylist()
     by_count = sorted(categories, key=lambda one: (-one["counts"], str(one["values"])))
     return {
@@ -108,10 +110,8 @@ def describe_run(
         "settings": kept["settings"],
         "input": {name: kept["input"][name] for name in ("path", "n_rows", "n_accepted", "rejected")},
         "n_parts": len(kept["parts"]),
-        "n_bytes": sum(part["n_bytes"] for part in kept["parts"]),
-        "n_cut": sum(part["n_cut"] for part in kept["parts"]),
-        "n_tokens": sum(part["n_tokens"] for part in kept["parts"]),
-        "categories": {str(one["values"]): one["counts"] for one in by_count},
+        **{name: sum(part[name] for part in kept["parts"]) for name in ("n_bytes", "n_cut", "n_tokens")},
+        "categories": {one["values"] or "none": one["counts"] for one in by_count},
         "duplicate_texts": find_duplicate_texts(run),
         "random_cosines": describe_spread(sample_random_cosines(run.embeddings(), n_pairs, seed))
         if run.n_papers > 1

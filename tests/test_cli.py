@@ -189,7 +189,7 @@ def test_failures_in_a_real_process() -> None:
         (("similar", "RUN", "--row", "-1"), "no row -1"),
         (
             ("similar", "RUN", "--row", "0", "--category", "cs.CVV"),
-            "no paper has the category 'cs.CVV'; there are cs.CV",
+            "no paper has the category 'cs.CVV'; there are for example: cs.CV",
         ),
         (("search", "RUN", "  "), "nothing to search for"),
         (("export", "RUN", "--to", "pickle"), "no export 'pickle'"),
@@ -198,9 +198,15 @@ def test_failures_in_a_real_process() -> None:
         (("embed", "PAPERS", "--out", "NEW", "--model", "./nowhere"), "no such model folder"),
         (("embed", "PAPERS", "--out", "NEW", "--pooling", "cls"), "has its own pooling, mean"),
         (("embed", "PAPERS", "--out", "NEW", "--text", "everything"), "no text rule 'everything'"),
-        (("embed", "PAPERS", "--out", "NEW", "--limit", "0"), "leaves nothing to do"),
         (("embed", "PAPERS", "--out", "NEW", "--device", "abacus"), "abacus"),
         (("embed", "PAPERS", "--out", "PAPERS"), "is a file: name a folder"),
+        (
+            ("embed", "PAPERS", "--out", "hdfs://127.0.0.1:9/run"),
+            "a run lies in a local folder, not yet in hdfs://127.0.0.1:9/run",
+        ),
+        (("embed", "PAPERS", "--out", "NEW", "--revision", "main"), "has no revisions"),
+        (("describe", "hdfs://127.0.0.1:9/run"), "a run lies in a local folder"),
+        (("search", "RUN", "half \ud83d"), "nothing to search for"),
         (("embed", "PAPERS", "--out", "NEW", "--id-column", "doi"), "no column 'doi' for id"),
     ],
 )

@@ -152,6 +152,70 @@ def test_a_pickle_is_never_run(name: str, plain_model: Path, tmp_path: Path) -> 
     assert not proof.exists()
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "processor_config.json"])
+def test_code_in_a_model_folder_is_never_run(name: str, plain_model: Path, tmp_path: Path, monkeypatch) -> None:
+    folder, proof = tmp_path / "model", tmp_path / "proof"
+    shutil.copytree(plain_model, folder)
+    (folder / "theirs.py").write_text(f"open({str(proof)!r}, 'w')\nclass Theirs: pass\n")
+    path = folder / name
+    config = json.loads(path.read_text()) if path.exists() else {}
+    automatic = dict.fromkeys(("AutoModel", "AutoConfig", "AutoProcessor"), "theirs.Theirs")
+    path.write_text(
+        json.dumps(config | {"auto_map": automatic | {"AutoTokenizer": ["theirs.Theirs", "theirs.Theirs"]}})
+    )
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # somebody who says yes to everything
+    with pytest.raises(InputError, match="brings code of its own"):
+        load_encoder(folder, pooling="mean", device="cpu")
+    assert not proof.exists()
+
+
+def test_more_features_than_the_model_takes(tmp_path: Path) -> None:
+    from transformers import DistilBertConfig, DistilBertModel
+
+    torch.manual_seed(0)
+    DistilBertModel(DistilBertConfig(dim=32, n_layers=1, n_heads=2, hidden_dim=64)).save_pretrained(tmp_path)
+    vocabulary = str(fetch_model(find_model("minilm")).folder / "vocab.txt")
+    BertTokenizerFast(vocabulary).save_pretrained(tmp_path)  # makes token types, which DistilBERT does not take
+    assert load_encoder(tmp_path, pooling="mean", device="cpu").encode(TEXTS).shape == (12, 32)
+
+
+def test_a_weight_that_two_names_share_is_not_missing(tmp_path: Path, plain_model: Path) -> None:
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(0)
+    T5EncoderModel(T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, vocab_size=30522)).save_pretrained(
+        tmp_path
+    )
+    BertTokenizerFast.from_pretrained(plain_model).save_pretrained(tmp_path)
+    assert load_encoder(tmp_path, pooling="mean", device="cpu").encode(TEXTS).shape == (12, 32)
+
+
+def test_modules_that_cannot_be_pooled_or_read(plain_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(plain_model, folder)
+    kind = "sentence_transformers.models.Transformer"
+    for content, message in (
+        ([{"path": "", "type": kind}], "a Pooling is missing"),
+        ([{"idx": 0}], "a module without type or path"),
+        ({"path": ""}, "it holds no list"),
+    ):
+        (folder / "modules.json").write_text(json.dumps(content))
+        with pytest.raises(InputError, match=message):
+            load_encoder(folder, pooling="mean", device="cpu")
+
+
+def test_small_letters_are_part_of_the_fingerprint(minilm, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(minilm.files.folder, folder)
+    path = folder / "sentence_bert_config.json"
+    path.write_text(json.dumps({"max_seq_length": 128, "do_lower_case": False}))
+    same = fingerprint_model(fetch_model(find_model(folder, max_tokens=512)))
+    path.write_text(json.dumps({"max_seq_length": 128, "do_lower_case": True}))
+    other = fingerprint_model(fetch_model(find_model(folder, max_tokens=512)))
+    assert [field for field in same if same[field] != other[field]] == ["modules_sha256"]
+    assert same["modules_sha256"] == minilm.fingerprint["modules_sha256"]
+
+
 def test_no_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from huggingface_hub import constants
 
@@ -180,8 +244,11 @@ def test_positions_of_roberta_begin_behind_the_padding(tmp_path: Path) -> None:
     RobertaConfig(max_position_embeddings=514, pad_token_id=1).save_pretrained(tmp_path)
     spec = find_model(tmp_path, pooling="mean")
     assert settle_max_tokens(spec, tmp_path) == 512
-    with pytest.raises(InputError, match="513 tokens cannot be"):
-        settle_max_tokens(find_model(tmp_path, pooling="mean", max_tokens=513), tmp_path)
+    for impossible in (513, 0):
+        with pytest.raises(InputError, match=f"{impossible} tokens cannot be"):
+            settle_max_tokens(find_model(tmp_path, pooling="mean", max_tokens=impossible), tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "roberta", "max_position_embeddings": 514}')
+    assert settle_max_tokens(spec, tmp_path) == 512
 
 
 def test_fingerprint_knows_what_matters_and_what_does_not(plain_model: Path, tmp_path: Path) -> None:

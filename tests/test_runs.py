@@ -74,10 +74,10 @@ def test_killed_at_random_moments_and_continued(tmp_path: Path, whole) -> None:
     assert_array_equal(run.embeddings(), whole.embeddings(), strict=True)
     # a plain reader of the folder sees exactly the run
     assert pd.read_parquet(folder / "parts")["paper_id"].tolist() == whole.paper_ids
-    assert sorted(path.name for path in folder.iterdir()) == ["metadata.json", "parts"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "metadata.json", "parts"]
 
 
-@pytest.mark.parametrize("n_writes", range(1, 8))
+@pytest.mark.parametrize("n_writes", range(1, 9))  # the lock's note, metadata, then a part and metadata three times
 def test_every_write_may_fail(n_writes: int, tmp_path: Path, whole, monkeypatch: pytest.MonkeyPatch) -> None:
     write, count = store.write_atomically, 0
 
@@ -92,7 +92,8 @@ def test_every_write_may_fail(n_writes: int, tmp_path: Path, whole, monkeypatch:
     with pytest.raises(OSError, match="No space left"):
         embed_papers(sample_papers(), tmp_path / "run", part_size=48, encoder=LetterEncoder())
     monkeypatch.setattr(store, "write_atomically", write)
-    n_safe = open_run(tmp_path / "run").n_papers if n_writes > 2 else 0
+    n_safe = 48 * max(0, (n_writes - 3) // 2)
+    assert n_writes < 3 or open_run(tmp_path / "run").n_papers == n_safe
     result = embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder(), part_size=48)
     assert result.n_embedded == 144 - n_safe
     assert_array_equal(result.run.embeddings(), whole.embeddings(), strict=True)
@@ -113,13 +114,79 @@ def test_two_writers(tmp_path: Path) -> None:
     assert embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder()).run.metadata["complete"]
 
 
-def test_a_lock_that_cannot_be_judged_is_respected(tmp_path: Path, whole) -> None:
+def test_what_a_dead_writer_leaves_is_no_obstacle(tmp_path: Path, whole) -> None:
     folder = tmp_path / "run"
-    embed_papers(sample_papers(), folder, limit=10, encoder=LetterEncoder())
-    for content in ("", '{"host": "another-machine", "process": 1, "since": "2026-01-01T00:00:00Z"}'):
-        (folder / ".lock").write_text(content)
-        with pytest.raises(InputError, match=r"if that is gone, remove .*\.lock"):
-            embed_papers(sample_papers(), folder, encoder=LetterEncoder())
+    (folder / "parts").mkdir(parents=True)
+    (folder / ".lock").touch()
+    # a process of the same number is alive, as after the restart of a container
+    (folder / ".lock.json").write_text(json.dumps({"host": "here", "process": os.getpid(), "since": "long ago"}))
+    (folder / ".metadata.json.tmp").write_text("{")
+    (folder / "parts" / ".part-000000000-00000000.parquet.tmp").write_text("PAR1")
+    run = embed_papers(sample_papers(), folder, encoder=LetterEncoder()).run
+    assert_array_equal(run.embeddings(), whole.embeddings(), strict=True)
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "metadata.json", "parts"]
+    assert len(list((folder / "parts").iterdir())) == 1
+
+
+def test_lost_metadata_loses_no_part(tmp_path: Path) -> None:
+    run = embed_papers(sample_papers(), tmp_path / "run", part_size=50, encoder=LetterEncoder()).run
+    (run.folder / "metadata.json").unlink()
+    parts = sorted((run.folder / "parts").iterdir())
+    for pooling in ("mean", "cls"):
+        with pytest.raises(InputError, match=r"holds the parts of a run whose metadata\.json is gone"):
+            embed_papers(sample_papers(), run.folder, limit=2, encoder=LetterEncoder(pooling))
+    assert sorted((run.folder / "parts").iterdir()) == parts
+
+
+def test_a_run_that_is_replaced_between_looking_and_locking(tmp_path: Path) -> None:
+    description = {"model": "given", "embedding_dim": 1, "fingerprint": {"pooling": "mean"}, "input": {"sha256": "1"}}
+    for change in ({"fingerprint": {"pooling": "cls"}}, {"input": {"sha256": "2"}}):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        first = RunWriter(folder, description)
+        with RunWriter(folder, description | change):
+            pass
+        with pytest.raises(InputError, match="holds a run already"):
+            first.__enter__()
+        continued = RunWriter(folder)
+        (folder / "metadata.json").unlink()
+        with RunWriter(folder, description):
+            pass
+        with pytest.raises(InputError, match="was replaced by another run meanwhile"):
+            continued.__enter__()
+        with RunWriter(folder):  # and nobody was left holding the lock
+            pass
+
+
+def test_a_run_within_its_own_input(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["1"], "abstract": ["A."]}), tmp_path / "papers.parquet")
+    with pytest.raises(InputError, match="lies within its own input"):
+        embed_papers(tmp_path, tmp_path / "run", encoder=LetterEncoder())
+
+
+def test_a_flipped_bit_in_a_vector_that_makes_it_no_number(tmp_path: Path) -> None:
+    run = embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder()).run
+    path = run.folder / "parts" / run.metadata["parts"][0]["name"]
+    vector = run.embeddings()[7].tobytes()
+    content = path.read_bytes()
+    assert content.count(vector) >= 1
+    path.write_bytes(content.replace(vector, np.array([np.nan] * 4, dtype=np.float32).tobytes(), 1))
+    with pytest.raises(InputError, match="holds NaN or infinity"):
+        run.embeddings()
+
+
+def test_uris_are_not_taken_for_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for out in ("hdfs://127.0.0.1:9/run", Path("hdfs://127.0.0.1:9/run")):
+        with pytest.raises(InputError, match="a run lies in a local folder"):
+            embed_papers(sample_papers(), out, encoder=LetterEncoder())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["[]", '{"format": "1"}', '{"format": 1, "parts": []}', "null"])
+def test_metadata_of_something_else(content: str, tmp_path: Path) -> None:
+    (tmp_path / "metadata.json").write_text(content)
+    with pytest.raises(InputError, match="is not the metadata of a run"):
+        open_run(tmp_path)
 
 
 def test_a_reader_sees_the_state_that_it_opened(tmp_path: Path) -> None:
@@ -216,7 +283,7 @@ def test_a_vector_that_is_none_stops_the_run(tmp_path: Path) -> None:
             return vectors
 
     ids = read_papers(sample_papers()).table()["paper_id"].to_pylist()
-    with pytest.raises(ValueError, match=f"NaN or infinity in 1 vectors, of papers \\['{ids[3]}'\\]"):
+    with pytest.raises(InputError, match=f"NaN or infinity in 1 vectors, of papers {ids[3]}:"):
         embed_papers(sample_papers(), tmp_path / "run", encoder=BrokenEncoder())
     assert not list((tmp_path / "run").glob("parts/*"))
 
