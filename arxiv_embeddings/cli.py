@@ -108,7 +108,9 @@ def print_table(
         numeric = isinstance(rows[0][name], (int, float))
         table.add_column(name, justify="right" if numeric else "left", no_wrap=name != "title", overflow="fold")
     for row in rows:
-        table.add_row(*[Text(as_plain(value)) for value in row.values()])
+        table.add_row(
+            *[Text(f"{value:.4f}" if isinstance(value, float) else as_plain(value)) for value in row.values()]
+        )
     piped = not sys.stdout.isatty()
     Console(
         width=140 if piped else None, no_color=piped, color_system=None if piped else "auto", force_jupyter=False
@@ -134,7 +136,8 @@ def print_papers(
 @reports_errors
 def embed(
     papers: Annotated[
-        str, typer.Argument(help="CSV, JSONL (also gzipped) or Parquet file, folder of Parquet, or URI.")
+        str,
+        typer.Argument(help="CSV, JSONL (also gzipped) or Parquet file, folder of Parquet, or URI.", metavar="PAPERS"),
     ],
     out: Annotated[str, typer.Option(help="Run folder: new, or one of the same papers to go on with.")],
     model: Annotated[str, typer.Option(help="Name (see: models), hub id or model folder.")] = "minilm",
@@ -155,7 +158,7 @@ def embed(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    "Embed papers into a run folder; the same command goes on after a stop."
+    "Embed papers into a run folder, or go on with it."
     from arxiv_embeddings.papers import ReadReport
     from arxiv_embeddings.pipeline import embed_papers
 
@@ -203,7 +206,7 @@ def embed(
 @app.command()
 @reports_errors
 def describe(run: RunFolder, as_json: AsJson = False, debug: Debug = False) -> None:
-    "Say what is in a run: papers, model, spread of cosines, duplicates."
+    "Say what is in a run."
     from arxiv_embeddings.similarity import describe_run
     from arxiv_embeddings.store import open_run
 
@@ -277,7 +280,7 @@ def similar(
 @reports_errors
 def search(
     run: RunFolder,
-    text: Annotated[str, typer.Argument(help="What to look for, in words.")],
+    text: Annotated[str, typer.Argument(help="What to look for, in words.", metavar="TEXT")],
     k: HowMany = 5,
     category: Category = None,
     device: Device = None,
@@ -331,11 +334,7 @@ def evaluate(
     )
     typer.echo(f"cosine of random pairs: mean {cosines['mean']:.3f}, sd {cosines['sd']:.3f}")
     if "relations" in measured:
-        rounded = [
-            {"kind": kind} | {name: round(value, 4) for name, value in numbers.items()}
-            for kind, numbers in measured["relations"].items()
-        ]
-        print_table(rounded)
+        print_table([{"kind": kind} | numbers for kind, numbers in measured["relations"].items()])
         if measured["n_pairs_left_out"]:
             typer.echo(f"{measured['n_pairs_left_out']:,} pairs left out: they are not between two papers of the run")
 
@@ -357,7 +356,7 @@ def export(
 @app.command()
 @reports_errors
 def plot(run: RunFolder, as_json: AsJson = False, debug: Debug = False) -> None:
-    "Draw a run's pictures into RUN/figures: spread of cosines, heat map, map."
+    "Draw a run's pictures into RUN/figures."
     from arxiv_embeddings.plots import plot_run
     from arxiv_embeddings.store import open_run
 
@@ -367,11 +366,11 @@ def plot(run: RunFolder, as_json: AsJson = False, debug: Debug = False) -> None:
 @app.command()
 @reports_errors
 def sample(
-    folder: Annotated[str, typer.Argument(help="Folder to write to.")],
+    folder: Annotated[str, typer.Argument(help="Folder to write to.", metavar="FOLDER")],
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    "Write the sample corpus and its relations to a folder, to try things on."
+    "Write the sample corpus to a folder."
     from arxiv_embeddings.papers import copy_sample
 
     _print_files(copy_sample(folder), as_json)
