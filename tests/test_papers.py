@@ -203,9 +203,15 @@ def test_ids_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
 
 
 def test_latest_version_wins_wherever_it_stands(tmp_path: Path) -> None:
-    lines = ["1503.0100v2,T,second,", "1503.0200v1,T,other,", "1503.0100v1,T,first,", "arXiv:1503.0100v10,T,tenth,"]
+    lines = [
+        "1503.0100v2,T,second  with spaces,",
+        "1503.0200v1,T,other  one,",
+        "1503.0100v1,T,first,",
+        "arXiv:1503.0100v10,T,tenth,",
+    ]
     papers = read_papers(write_csv(tmp_path / "papers.csv", *lines))
-    assert papers.table()["abstract"].to_pylist() == ["other", "tenth"]
+    assert papers.table()["abstract"].to_pylist() == ["other one", "tenth"]
+    assert papers.report.n_white_space_collapsed == 1  # of the accepted only
     assert papers.table()["arxiv_version"].to_pylist() == [1, 10]
     assert papers.report.rejected == {OLDER_VERSION: {"count": 2, "first_ids": ["1503.0100", "1503.0100"]}}
 
@@ -237,6 +243,7 @@ def test_each_bad_row_is_counted_with_its_reason(tmp_path: Path) -> None:
     path = tmp_path / "papers.csv"
     lines = [
         b"1,Good,An abstract.,cs.CL",
+        b"",
         b",No id,An abstract.,",
         b"2,No abstract,  ,",
         b"3,Too many,An abstract.,cs.CL,more,and more",
@@ -252,7 +259,7 @@ def test_each_bad_row_is_counted_with_its_reason(tmp_path: Path) -> None:
     assert papers.table()["paper_id"].to_pylist() == ["1", "9"]
     expected = {MISSING_ID: 1, NO_ABSTRACT: 1, MALFORMED: 3, UNDECODABLE: 1, NOT_TEXT: 1, DUPLICATE_ID: 1}
     assert rejects(papers) == expected
-    assert papers.report.n_rows == len(lines)
+    assert papers.report.n_rows == len(lines) - 1  # a blank line is no row
     assert papers.report.n_accepted + papers.report.n_rejected == papers.report.n_rows
     assert papers.report.rejected[MALFORMED]["first_ids"] == ["row 4", "row 5", "8"]
 
