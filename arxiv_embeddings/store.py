@@ -60,7 +60,7 @@ def sync_folder(
         finally:
             os.close(descriptor)
 
-# %% ../nbs/04_store.ipynb #04-store-10
+# %% ../nbs/04_store.ipynb #04-store-12
 FORMAT = 1  # of the run folder; readers refuse a newer one
 FOOTER_KEY = b"arxiv_embeddings"
 ROW_GROUP_SIZE = 2048  # papers; small enough to read a few without the rest
@@ -68,7 +68,7 @@ PART_NAME = re.compile(r"part-\d{9}-[0-9a-f]{8}\.parquet")
 UNFINISHED_PART = re.compile(rf"\.{PART_NAME.pattern}\.tmp")
 EMBEDDING_TYPE = pa.list_(pa.float32())
 
-# %% ../nbs/04_store.ipynb #04-store-11
+# %% ../nbs/04_store.ipynb #04-store-13
 def check_embeddings(
     embeddings: np.ndarray,  # what an encoder gave, (n_papers, dim)
     paper_ids: list[str],  # in the same order
@@ -84,7 +84,7 @@ def check_embeddings(
             f"NaN or infinity in {len(bad)} vectors, of papers {named}: the model's weights may be damaged"
         )
 
-# %% ../nbs/04_store.ipynb #04-store-12
+# %% ../nbs/04_store.ipynb #04-store-14
 def make_part(
     papers: pa.Table | pa.RecordBatch,  # with `paper_id` and `text_sha256`
     embeddings: np.ndarray,  # float32, (n_papers, dim), row i for paper i
@@ -110,7 +110,7 @@ def make_part(
     )
     return content.getvalue()
 
-# %% ../nbs/04_store.ipynb #04-store-16
+# %% ../nbs/04_store.ipynb #04-store-18
 REQUIRED_FIELDS = {"n_papers", "embedding_dim", "model", "date_generated", "fingerprint", "fingerprint_sha256", "parts"}
 
 
@@ -137,7 +137,7 @@ def read_metadata(
         raise InputError(f"{path} is not the metadata of a run: {', '.join(sorted(missing))} is missing")
     return metadata
 
-# %% ../nbs/04_store.ipynb #04-store-18
+# %% ../nbs/04_store.ipynb #04-store-20
 LOCK_NAME, HOLDER_NAME = ".lock", ".lock.json"
 # what a writer that was killed before its first commit leaves behind: a run that has not begun
 BEFORE_FIRST_COMMIT = {LOCK_NAME, HOLDER_NAME, ".metadata.json.tmp", f".{HOLDER_NAME}.tmp", "parts"}
@@ -173,7 +173,7 @@ def holds_run(
             raise InputError(f"{path} holds something else ({one.name}): name another folder")
     return False
 
-# %% ../nbs/04_store.ipynb #04-store-20
+# %% ../nbs/04_store.ipynb #04-store-22
 class Run:
     "A run folder, read: what `metadata.json` named when it was opened."
 
@@ -289,7 +289,7 @@ def open_run(
     "Open a run; raises `InputError` where there is none."
     return Run(folder)
 
-# %% ../nbs/04_store.ipynb #04-store-22
+# %% ../nbs/04_store.ipynb #04-store-24
 class RunLock:
     "Held by the one process that may write to a run."
 
@@ -342,7 +342,7 @@ def utc_now() -> str:  # such as 2026-01-31T12:00:00Z
     "The time, in UTC, to the second."
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
-# %% ../nbs/04_store.ipynb #04-store-24
+# %% ../nbs/04_store.ipynb #04-store-26
 class RunWriter:
     "Writes a run, part by part; use it in a `with` statement, which holds the lock."
 
@@ -443,7 +443,7 @@ def _is_ours(path: Path, metadata: dict[str, Any]) -> bool:
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid):
         return False
 
-# %% ../nbs/04_store.ipynb #04-store-33
+# %% ../nbs/04_store.ipynb #04-store-35
 def export_npy(
     run: Run,  # an opened run
     path: Path,  # file to write
@@ -478,7 +478,7 @@ def export_parquet(
 
     write_atomically(path, write)
 
-# %% ../nbs/04_store.ipynb #04-store-34
+# %% ../nbs/04_store.ipynb #04-store-36
 EXPORTS = {
     "npy": ("embeddings.npy", export_npy),
     "parquet": ("papers_with_embeddings.parquet", export_parquet),

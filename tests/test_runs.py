@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from letters import LetterEncoder
 from numpy.testing import assert_array_equal
 
-from arxiv_embeddings import store
+from arxiv_embeddings import pipeline, store
+from arxiv_embeddings.encoder import TorchEncoder
 from arxiv_embeddings.papers import InputError, hash_text, make_texts, read_papers, sample_papers
 from arxiv_embeddings.pipeline import embed_papers, load_run_encoder
 from arxiv_embeddings.store import FOOTER_KEY, RunWriter, export_run, open_run
@@ -303,6 +304,29 @@ def test_the_model_of_a_run_is_found_again(sample_run) -> None:
     encoder = load_run_encoder(sample_run, device="cpu")
     assert encoder.fingerprint == sample_run.metadata["fingerprint"]
     assert encoder.settings["token_budget"] == sample_run.metadata["batching"]["token_budget"]
+
+
+def test_a_continued_run_keeps_its_batches(tmp_path: Path, minilm, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, budgets = TorchEncoder(minilm.files, "cpu", token_budget=777), []
+
+    def load(files, device, token_budget):
+        budgets.append(token_budget)
+        return encoder
+
+    embed_papers(sample_papers(), tmp_path / "run", limit=4, part_size=2, encoder=encoder)
+    monkeypatch.setattr(pipeline, "TorchEncoder", load)
+    run = embed_papers(sample_papers(), tmp_path / "run", limit=9, device="cpu").run
+    assert budgets == [777]
+    assert [part["n_papers"] for part in run.metadata["parts"]] == [2, 2, 2, 2, 1]
+
+
+def test_a_reader_of_metadata_never_sees_half_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.json"
+    path.write_bytes(b"old")
+    with path.open("rb") as reader:
+        store.write_atomically(path, lambda stream: stream.write(b"new and longer"))
+        assert reader.read() == b"old"
+    assert path.read_bytes() == b"new and longer"
 
 
 @settings(max_examples=25, deadline=None)
