@@ -77,16 +77,26 @@ class Encoder(Protocol):
     dim: int  # numbers in a vector
     settings: dict[str, Any]  # engine, device, precision, token budget, versions: kept in a run's metadata
 
-    def tokenise(self, texts: list[str]) -> TokenisedTexts:
+    def tokenise(
+        self,
+        texts: list[str],  # not empty ones
+    ) -> TokenisedTexts:  # cut to the model's limit
         "Tokenise texts; raises `InputError` for one without content."
         ...
 
-    def run(self, tokenised: TokenisedTexts, on_batch: Callable[[int], None] | None = None) -> np.ndarray:
-        "Embed tokenised texts: float32, (n_texts, dim), row i for text i; `on_batch` hears of every n texts done."
+    def run(
+        self,
+        tokenised: TokenisedTexts,  # from `tokenise`
+        on_batch: Callable[[int], None] | None = None,  # called with the number of texts of each batch that is done
+    ) -> np.ndarray:  # float32, (n_texts, dim), row i for text i
+        "Embed tokenised texts."
         ...
 
-    def encode(self, texts: list[str]) -> np.ndarray:
-        "Embed texts: float32, (n_texts, dim), row i for text i."
+    def encode(
+        self,
+        texts: list[str],  # any number, none included
+    ) -> np.ndarray:  # float32, (n_texts, dim), row i for text i
+        "Tokenise and embed texts; raises `InputError` for one without content."
         ...
 
 # %% ../nbs/03_encoder.ipynb #03-encoder-14
@@ -261,7 +271,10 @@ class TorchEncoder:
             "versions": {name: metadata.version(name) for name in ("torch", "transformers", "sentence-transformers")},
         }
 
-    def tokenise(self, texts: list[str]) -> TokenisedTexts:
+    def tokenise(
+        self,
+        texts: list[str],  # not empty ones
+    ) -> TokenisedTexts:  # cut to the model's limit
         "Tokenise texts, cut them to the limit and count what they had before."
         check_texts(texts)
         prompt = (self.model.prompts or {}).get(self.model.default_prompt_name, "")
@@ -279,7 +292,11 @@ class TorchEncoder:
         features = {name: [values[row] for row in first_rows] for name, values in rows.items() if name in self.inputs}
         return TokenisedTexts(features, n_tokens, limit)
 
-    def run(self, tokenised: TokenisedTexts, on_batch: Callable[[int], None] | None = None) -> np.ndarray:
+    def run(
+        self,
+        tokenised: TokenisedTexts,  # from `tokenise`
+        on_batch: Callable[[int], None] | None = None,  # called with the number of texts of each batch that is done
+    ) -> np.ndarray:  # float32, (n_texts, dim), row i for text i; unit length where the model's modules make it so
         "Embed tokenised texts, batch by batch, and put the vectors back in the order of the texts."
         import torch
 
@@ -293,8 +310,11 @@ class TorchEncoder:
                     on_batch(len(batch))
         return embeddings
 
-    def encode(self, texts: list[str]) -> np.ndarray:
-        "Embed texts: float32, (n_texts, dim), row i for text i; unit length where the model's modules make it so."
+    def encode(
+        self,
+        texts: list[str],  # any number, none included
+    ) -> np.ndarray:  # float32, (n_texts, dim), row i for text i; unit length where the model's modules make it so
+        "Tokenise and embed texts; raises `InputError` for one without content."
         return self.run(self.tokenise(texts)) if len(texts) else np.empty((0, self.dim), dtype=np.float32)
 
 # %% ../nbs/03_encoder.ipynb #03-encoder-26

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['REGISTRY', 'DEFAULT_MODEL', 'POOLINGS', 'SMALL_FILES', 'SAFE_WEIGHTS', 'PICKLED_WEIGHTS', 'KNOWN_MODULES',
            'CONFIGURATIONS', 'INCIDENTAL_KEYS', 'TOKENIZER_FILES', 'ModelSpec', 'find_model', 'fetch_folder',
-           'read_json', 'find_weights', 'read_modules', 'read_own_pooling', 'settle_pooling', 'settle_max_tokens',
-           'settle_separator', 'ModelFiles', 'fetch_model', 'hash_contents', 'hash_settings', 'fingerprint_model',
-           'hash_fingerprint', 'compare_fingerprints']
+           'download_folder', 'read_json', 'find_weights', 'read_modules', 'read_own_pooling', 'settle_pooling',
+           'settle_max_tokens', 'settle_separator', 'ModelFiles', 'fetch_model', 'hash_contents', 'hash_settings',
+           'fingerprint_model', 'hash_fingerprint', 'compare_fingerprints']
 
 # %% ../nbs/01_models.ipynb #01-models-03
 import difflib
@@ -160,17 +160,21 @@ def fetch_folder(
             ) from error
     if Path(source).is_absolute():
         return Path(source)
-    import huggingface_hub
-    from huggingface_hub import errors
+    return download_folder(source, revision)
+
+
+def download_folder(
+    source: str,  # hub id
+    revision: str | None,  # hub commit, tag or branch; `None`: the newest
+) -> Path:  # the folder in the hub's cache on this machine
+    "Download what we read of a hub model, or find it in the cache; raises `InputError` saying why it cannot."
+    from huggingface_hub import errors, snapshot_download
 
     where = f"{source!r}" + (f" at revision {revision}" if revision else "")
     try:
-        folder = Path(
-            huggingface_hub.snapshot_download(source, revision=revision, allow_patterns=SMALL_FILES + SAFE_WEIGHTS)
-        )
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=SMALL_FILES + SAFE_WEIGHTS))
         if not any(folder.rglob("*.safetensors")):
-            patterns = SMALL_FILES + PICKLED_WEIGHTS
-            folder = Path(huggingface_hub.snapshot_download(source, revision=revision, allow_patterns=patterns))
+            folder = Path(snapshot_download(source, revision=revision, allow_patterns=SMALL_FILES + PICKLED_WEIGHTS))
     except errors.GatedRepoError as error:
         raise InputError(f"{where} asks for an account: accept its terms on the hub and run `hf auth login`") from error
     except errors.RevisionNotFoundError as error:

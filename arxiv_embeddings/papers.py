@@ -241,7 +241,10 @@ class InputFiles:
     filesystem: fsspec.AbstractFileSystem
     names: list[str]  # paths within `filesystem`
 
-    def open(self, name: str) -> io.IOBase:
+    def open(
+        self,
+        name: str,  # one of `names`
+    ) -> io.IOBase:  # bytes
         "Open one of the files for reading bytes, decompressed."
         return self.filesystem.open(name, "rb", compression=COMPRESSIONS.get(PurePosixPath(name).suffix.lower()))
 
@@ -471,8 +474,12 @@ class ReadReport:
     n_white_space_collapsed: int = 0  # accepted papers whose title or abstract had other white space
     rejected: dict[str, dict[str, Any]] = field(default_factory=dict)  # reason -> `count`, `first_ids`
 
-    def reject(self, reason: str, where: str) -> None:
-        "Count one rejected row; `where` is its id, or its row number where it has none."
+    def reject(
+        self,
+        reason: str,  # one of the reasons above
+        where: str,  # the row's id, or its number where it has none
+    ) -> None:
+        "Count one rejected row."
         entry = self.rejected.setdefault(reason, {"count": 0, "first_ids": []})
         entry["count"] += 1
         if len(entry["first_ids"]) < N_FIRST_IDS:
@@ -480,6 +487,7 @@ class ReadReport:
 
     @property
     def n_rejected(self) -> int:
+        "Rejected rows, whatever the reason."
         return sum(entry["count"] for entry in self.rejected.values())
 
     def __str__(self) -> str:

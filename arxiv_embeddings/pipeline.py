@@ -174,16 +174,16 @@ def embed_papers(
         spec = find_model(model, pooling=pooling, text=text, max_tokens=max_tokens, revision=revision, adapter=adapter)
         files = fetch_model(spec)
         fingerprint = fingerprint_model(files)
-    if there:
-        run = open_run(out)
+    run = open_run(out) if there else None
+    if run:
         check_same_input(run, papers, digest)
         check_same_fingerprint(run, fingerprint)
-        if run.n_papers >= min(limit or run.metadata["input"]["n_accepted"], run.metadata["input"]["n_accepted"]):
+        n_accepted = run.metadata["input"]["n_accepted"]
+        if run.n_papers >= min(limit or n_accepted, n_accepted):
             return EmbedResult(run, 0, 0.0)
     papers.scan()
-    token_budget = run.metadata["batching"]["token_budget"] if there else None
-    encoder = encoder or TorchEncoder(files, device, token_budget)
-    description = None if there else describe_new_run(papers, digest, encoder, part_size)
+    encoder = encoder or TorchEncoder(files, device, run.metadata["batching"]["token_budget"] if run else None)
+    description = None if run else describe_new_run(papers, digest, encoder, part_size)
     return _embed_missing(papers, out, description, encoder, limit, progress)
 
 

@@ -186,10 +186,12 @@ class Run:
 
     @property
     def n_papers(self) -> int:
+        "Papers in the run."
         return self.metadata["n_papers"]
 
     @property
     def dim(self) -> int:
+        "Numbers in a vector."
         return self.metadata["embedding_dim"]
 
     @property
