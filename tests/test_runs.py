@@ -33,7 +33,7 @@ from arxiv_embeddings.pipeline import embed_papers
 
 class SlowEncoder(LetterEncoder):
     def run(self, tokenised, on_batch=None):
-        time.sleep(0.02)
+        time.sleep(0.08)
         return super().run(tokenised)
 
 print("ready", flush=True)
@@ -60,7 +60,7 @@ def test_killed_at_random_moments_and_continued(tmp_path: Path, whole) -> None:
     folder, generator, n_before = tmp_path / "run", random.Random(0), 0
     for _ in range(6):
         process = start_slow_writer(folder)
-        time.sleep(generator.uniform(0, 0.25))
+        time.sleep(generator.uniform(0, 0.6))
         process.send_signal(signal.SIGKILL)
         process.wait()
         if (folder / "metadata.json").exists():
