@@ -645,6 +645,12 @@ class Papers:
         kept_fields = [pa.field(self.kept[one.name], one.type) for one in input_schema if one.name in self.kept]
         self.schema = pa.schema([*OUTPUT_COLUMNS, *kept_fields])  # of every batch
         self.report, self._dropped = ReadReport(), bytearray()
+        self._state = self._file_state()
+
+    def _file_state(self) -> list[tuple]:
+        "Size and time of change of each file, as far as its file system tells them."
+        found = [self.files.filesystem.info(name) for name in self.files.names]
+        return [(one.get("size"), one.get("mtime"), one.get("LastModified"), one.get("created")) for one in found]
 
     def scan(self) -> "Papers":
         "Read every row once and fill `report`; raises `InputError` where no paper is left."
@@ -675,6 +681,8 @@ class Papers:
         return pa.Table.from_batches(self.batches(limit=limit), self.schema)
 
     def _accepted_rows(self) -> Iterator[dict[str, Any]]:
+        if self._file_state() != self._state:
+            raise self._changed()
         n_rows = 0
         for row in read_rows(self.files):
             n_rows += 1
@@ -682,7 +690,7 @@ class Papers:
                 break
             if not self._dropped[n_rows - 1]:
                 yield row
-        if n_rows != len(self._dropped):
+        if n_rows != len(self._dropped) or self._file_state() != self._state:
             raise self._changed()
 
     def _changed(self) -> InputError:

@@ -210,8 +210,10 @@ class Run:
                 table = pq.read_table(path, columns=columns, partitioning=None)
             except (OSError, pa.ArrowInvalid, pa.ArrowKeyError) as error:
                 raise InputError(f"part {path} is missing or damaged: {str(error).splitlines()[0]}") from error
-            if len(table) != part["n_papers"]:
-                raise InputError(f"part {path} has {len(table)} papers where metadata.json says {part['n_papers']}")
+            if len(table) != part["n_papers"] or path.stat().st_size != part["n_bytes"]:
+                raise InputError(
+                    f"part {path} is not the one that metadata.json names: it has {len(table)} papers or another size"
+                )
             yield table
 
     def read(

@@ -362,7 +362,10 @@ def test_an_unknown_scheme() -> None:
         read_papers("nowhere://papers.csv")
 
 
-@pytest.mark.parametrize("change", ["1,T,A.,\n", "1,T,A.,\n2,T,B.,\n3,T,C.,\n4,T,D.,\n", "1,T,A.,\n2,T,B.\n3,T,C.,\n"])
+@pytest.mark.parametrize(
+    "change",
+    ["1,T,A.,\n", "1,T,A.,\n2,T,B.,\n3,T,C.,\n4,T,D.,\n", "1,T,A.,\n2,T,B.\n3,T,C.,\n", "7,T,G.,\n8,T,H.,\n9,T,I.,\n"],
+)
 def test_a_file_that_changes_while_it_is_read(change: str, tmp_path: Path) -> None:
     path = write_csv(tmp_path / "papers.csv", "1,T,A.,", "2,T,B.,", "3,T,C.,")
     papers = read_papers(path)
