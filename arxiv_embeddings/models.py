@@ -429,7 +429,8 @@ def hash_settings(
 # %% ../nbs/01_models.ipynb #01-models-32
 def fingerprint_model(
     files: ModelFiles,  # from `fetch_model`
-    precision: str = "float32",  # the numbers in which the model computes
+    precision: str = "float32",  # the numbers in which the model computes: float32, bfloat16, float16 or int8
+    long_text: str = "cut",  # what becomes of texts beyond `max_tokens`: cut or windows
 ) -> dict[str, Any]:  # field -> value; two runs may be joined only where all are equal
     "State everything that changes a vector."
     adapter = files.adapter_folder
@@ -451,8 +452,10 @@ def fingerprint_model(
         "text": files.spec.text,
         "separator": files.spec.separator if files.spec.text == "title+abstract" else None,
         "max_tokens": files.spec.max_tokens,
-        "long_text": "cut",
+        "long_text": long_text,
         "precision": precision,
+        "quantised_sha256": None,  # one model can be quantised in many ways: the engine says in which
+        "rest_precision": None,  # what an int8 model computes beside matrix products in
     }
 
 # %% ../nbs/01_models.ipynb #01-models-38
