@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['REGISTRY', 'DEFAULT_MODEL', 'POOLINGS', 'SMALL_FILES', 'SAFE_WEIGHTS', 'PICKLED_WEIGHTS', 'KNOWN_MODULES',
-           'CONFIGURATIONS', 'INCIDENTAL_KEYS', 'TOKENIZER_FILES', 'ModelSpec', 'find_model', 'fetch_folder',
-           'download_folder', 'read_json', 'find_weights', 'read_modules', 'read_own_pooling', 'settle_pooling',
-           'settle_max_tokens', 'settle_separator', 'ModelFiles', 'fetch_model', 'hash_contents', 'hash_settings',
-           'fingerprint_model', 'hash_fingerprint', 'compare_fingerprints']
+           'CONFIGURATIONS', 'INCIDENTAL_KEYS', 'TOKENIZER_FILES', 'ModelSpec', 'find_model', 'find_query_model',
+           'fetch_folder', 'download_folder', 'read_json', 'find_weights', 'read_modules', 'read_own_pooling',
+           'settle_pooling', 'settle_max_tokens', 'settle_separator', 'ModelFiles', 'fetch_model', 'hash_contents',
+           'hash_settings', 'fingerprint_model', 'hash_fingerprint', 'compare_fingerprints']
 
 # %% ../nbs/01_models.ipynb #01-models-03
 import difflib
@@ -31,6 +31,8 @@ class ModelSpec:
     revision: str | None = None  # hub commit; `None` for folders and packages
     adapter: str | None = None  # hub id or folder of an adapter, active in every layer
     adapter_revision: str | None = None  # hub commit of the adapter
+    query_adapter: str | None = None  # hub id or folder of the adapter for short text queries against these vectors
+    query_adapter_revision: str | None = None  # hub commit of the query adapter
     pooling: str | None = None  # how token vectors become one: mean, cls or max
     text: str = "title+abstract"  # what the model reads of a paper, one of `TEXT_RULES`
     separator: str | None = None  # what stands between title and abstract; `None`: the tokenizer's separator token
@@ -44,6 +46,10 @@ _SPECTER2_BASE = {
     "revision": "3447645e1def9117997203454fa4495937bfbd83",
     "max_tokens": 512,
     "license": "Apache-2.0",
+}
+_SPECTER2_QUERY = {
+    "adapter": "allenai/specter2_adhoc_query",
+    "adapter_revision": "3f4448817028388648a74349ece07af4518ec5bd",
 }
 REGISTRY = {
     spec.name: spec
@@ -61,8 +67,31 @@ REGISTRY = {
             name="specter2",
             adapter="allenai/specter2",
             adapter_revision="2081559630a80fc5851d8f798a05ba81e9468089",
+            query_adapter=_SPECTER2_QUERY["adapter"],
+            query_adapter_revision=_SPECTER2_QUERY["adapter_revision"],
             pooling="cls",
             about="SPECTER2 with its proximity adapter, 768 dimensions, made for papers",
+            **_SPECTER2_BASE,
+        ),
+        ModelSpec(
+            name="specter2_adhoc_query",
+            pooling="cls",
+            about="SPECTER2 with its adapter for short queries; `specter2` uses it for them by itself",
+            **_SPECTER2_QUERY,
+            **_SPECTER2_BASE,
+        ),
+        ModelSpec(
+            name="specter2_classification",
+            adapter="allenai/specter2_classification",
+            pooling="cls",
+            about="SPECTER2 with its classification adapter, for vectors that feed a linear classifier",
+            **_SPECTER2_BASE,
+        ),
+        ModelSpec(
+            name="specter2_regression",
+            adapter="allenai/specter2_regression",
+            pooling="cls",
+            about="SPECTER2 with its regression adapter, for vectors that feed a linear regressor",
             **_SPECTER2_BASE,
         ),
         ModelSpec(
@@ -110,21 +139,41 @@ def find_model(
     text: str | None = None,  # one of `TEXT_RULES`; `None`: the model's own, title and abstract
     max_tokens: int | None = None,  # cut texts to this many tokens; `None`: the model's own limit
     revision: str | None = None,  # hub commit, tag or branch; `None`: the registry's, or the newest
-    adapter: str | None = None,  # hub id or folder of an adapter to put into the model
+    adapter: str | None = None,  # adapter to put into the model: hub id, folder, or name in `REGISTRY`
+    query_adapter: str | None = None,  # the same for text queries; `None`: the one that goes with `adapter`
 ) -> ModelSpec:  # what is known so far; `fetch_model` fills the rest from the model's files
     "Find out which model a name means; raises `InputError` for a name that means none."
     if pooling not in (None, *POOLINGS):
         raise InputError(f"no pooling {pooling!r}; there are: {', '.join(POOLINGS)}")
     if text not in (None, *TEXT_RULES):
         raise InputError(f"no text rule {text!r}; there are: {', '.join(TEXT_RULES)}")
-    asked = {"pooling": pooling, "text": text, "max_tokens": max_tokens, "revision": revision, "adapter": adapter}
+    asked = {"pooling": pooling, "text": text, "max_tokens": max_tokens, "revision": revision}
     asked = {key: value for key, value in asked.items() if value is not None}
-    if asked.get("adapter"):
-        asked |= {"adapter": _resolve_source(asked["adapter"]), "adapter_revision": None}
     spec = REGISTRY.get(str(name)) or ModelSpec(str(name), _resolve_source(str(name)))
     if revision and (spec.source.startswith("package:") or Path(spec.source).is_absolute()):
         raise InputError(f"{spec.source} has no revisions, only models of the hub have: leave out --revision")
-    return replace(spec, **asked)
+    return replace(spec, **asked, **_find_adapters(spec, adapter, query_adapter))
+
+
+def _find_adapters(spec: ModelSpec, adapter: str | None, query_adapter: str | None) -> dict[str, str | None]:
+    "The fields of a spec that change when other adapters are asked for."
+    fields = {}
+    if adapter and (source := _resolve_adapter(adapter)) != spec.adapter:
+        fields = {"adapter": source, "query_adapter": None}
+    if query_adapter:
+        fields["query_adapter"] = _resolve_adapter(query_adapter)
+    pinned = {one.adapter: one.adapter_revision for one in REGISTRY.values()}
+    return fields | {f"{field}_revision": pinned.get(source) for field, source in fields.items()}
+
+
+def _resolve_adapter(name: str) -> str:
+    "An adapter's hub id or absolute path."
+    if name not in REGISTRY:
+        return _resolve_source(name)
+    if not REGISTRY[name].adapter:
+        having = ", ".join(one.name for one in REGISTRY.values() if one.adapter)
+        raise InputError(f"the model {name!r} has no adapter; these have: {having}")
+    return REGISTRY[name].adapter
 
 
 def _resolve_source(name: str) -> str:
@@ -140,10 +189,26 @@ def _resolve_source(name: str) -> str:
     meant = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(REGISTRY)};"
     raise InputError(f"no model {name!r}: {meant} Else give a hub id (org/name) or the path of a model folder")
 
+# %% ../nbs/01_models.ipynb #01-models-49
+def find_query_model(
+    spec: ModelSpec,  # the model that made the papers' vectors
+) -> ModelSpec | None:  # the model for text queries; `None` where it is the same
+    "Find the model that encodes a short text query against these vectors."
+    if not spec.query_adapter:
+        return None
+    return replace(
+        spec,
+        adapter=spec.query_adapter,
+        adapter_revision=spec.query_adapter_revision,
+        query_adapter=None,
+        query_adapter_revision=None,
+    )
+
 # %% ../nbs/01_models.ipynb #01-models-15
 SMALL_FILES = ["*.json", "*.txt", "*.model"]
-SAFE_WEIGHTS = ["model*.safetensors", "*/model.safetensors", "adapter.safetensors"]
-PICKLED_WEIGHTS = ["pytorch_model*.bin", "*/pytorch_model.bin", "pytorch_adapter.bin"]
+# one file or several shards, but not the heads that lie beside some adapters (`pytorch_model_head.bin`)
+SAFE_WEIGHTS = ["model[.-]*safetensors", "*/model.safetensors", "adapter.safetensors"]
+PICKLED_WEIGHTS = ["pytorch_model[.-]*bin", "*/pytorch_model.bin", "pytorch_adapter.bin"]
 
 
 def fetch_folder(
@@ -168,13 +233,11 @@ def download_folder(
     revision: str | None,  # hub commit, tag or branch; `None`: the newest
 ) -> Path:  # the folder in the hub's cache on this machine
     "Download what we read of a hub model, or find it in the cache; raises `InputError` saying why it cannot."
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import errors
 
     where = f"{source!r}" + (f" at revision {revision}" if revision else "")
     try:
-        folder = Path(snapshot_download(source, revision=revision, allow_patterns=SMALL_FILES + SAFE_WEIGHTS))
-        if not any(folder.rglob("*.safetensors")):
-            folder = Path(snapshot_download(source, revision=revision, allow_patterns=SMALL_FILES + PICKLED_WEIGHTS))
+        return _take_files(source, revision)
     except errors.GatedRepoError as error:
         raise InputError(f"{where} asks for an account: accept its terms on the hub and run `hf auth login`") from error
     except errors.RevisionNotFoundError as error:
@@ -185,12 +248,39 @@ def download_folder(
         ) from error
     except errors.HFValidationError as error:
         raise InputError(f"{source!r} is no hub id: {error}") from error
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+    except errors.LocalEntryNotFoundError as error:
+        offline = isinstance(error.__cause__, errors.OfflineModeIsEnabled)
         raise InputError(
-            f"the hub cannot be reached for {where}, and it is not in this machine's cache: "
-            "check the network, or give the path of a model folder"
+            f"the hub cannot be reached for {where}, and it is not whole in this machine's cache: "
+            f"{'unset HF_HUB_OFFLINE' if offline else 'check the network'}, or give the path of a model folder"
         ) from error
+    except OSError as error:  # the client's own errors and those of requests are among these
+        raise InputError(
+            f"the download of {where} broke off ({_first_reason(error)}): the same command again goes on from there"
+        ) from error
+
+
+def _take_files(source: str, revision: str | None) -> Path:
+    "Take the small files, then safetensors, then pickles where there are none, all of the same commit."
+    from huggingface_hub import errors, snapshot_download
+
+    folder = Path(snapshot_download(source, revision=revision, allow_patterns=SMALL_FILES))
+    for patterns in (SAFE_WEIGHTS, PICKLED_WEIGHTS):
+        snapshot_download(source, revision=folder.name, allow_patterns=patterns)
+        if any(any(folder.rglob(pattern)) for pattern in patterns):
+            return folder
+    # without the hub the client returns what it has, be it half
+    if any((folder.parent.parent / "blobs").glob("*.incomplete")):
+        raise errors.LocalEntryNotFoundError("an earlier download broke off")
     return folder
+
+
+def _first_reason(error: BaseException) -> str:
+    "What the innermost of nested errors says, in one line."
+    while error.args and isinstance(error.args[0], BaseException):
+        error = error.args[0]
+    text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+    return text.strip().splitlines()[0] if text.strip() else type(error).__name__
 
 # %% ../nbs/01_models.ipynb #01-models-17
 def read_json(
@@ -213,7 +303,7 @@ def find_weights(
     folder: Path,  # a folder with one module's weights
 ) -> list[Path]:  # its weight files, sorted; safetensors where there are any; empty where there are none
     "Find the weight files that will be loaded."
-    patterns = ("model*.safetensors", "adapter.safetensors", "pytorch_model*.bin", "pytorch_adapter.bin")
+    patterns = ("model[.-]*safetensors", "adapter.safetensors", "pytorch_model[.-]*bin", "pytorch_adapter.bin")
     return next((found for pattern in patterns if (found := sorted(folder.glob(pattern)))), [])
 
 # %% ../nbs/01_models.ipynb #01-models-19
@@ -288,7 +378,9 @@ def settle_max_tokens(
         # these count positions from behind the padding index, which is 1 where config.json leaves it out
         positions -= config.get("pad_token_id", 1) + 1
     if spec.max_tokens is not None:
-        if positions and not 3 <= spec.max_tokens <= positions:
+        if spec.max_tokens < 3:
+            raise InputError(f"{spec.max_tokens} tokens cannot be: two are special, so at least 3 are needed")
+        if positions and spec.max_tokens > positions:
             raise InputError(f"{spec.max_tokens} tokens cannot be: {spec.source} has {positions} positions")
         return spec.max_tokens
     own = read_json(folder / "sentence_bert_config.json").get("max_seq_length")

@@ -19,6 +19,8 @@ from arxiv_embeddings.models import (
     REGISTRY,
     fetch_model,
     find_model,
+    find_query_model,
+    find_weights,
     fingerprint_model,
     hash_fingerprint,
     settle_max_tokens,
@@ -235,9 +237,74 @@ def test_registry_states_everything() -> None:
         assert spec.pooling in POOLING_FUNCTIONS
         assert spec.license == "Apache-2.0"
         assert spec.source.startswith("package:") or len(spec.revision) == 40
-        assert spec.adapter is None or len(spec.adapter_revision) == 40
+        if spec.adapter and name not in ("specter2_classification", "specter2_regression"):
+            assert len(spec.adapter_revision) == 40
+        assert spec.query_adapter is None or len(spec.query_adapter_revision) == 40
     assert REGISTRY["specter2"].pooling == "cls"
     assert REGISTRY["specter2"].adapter == "allenai/specter2"
+    assert REGISTRY["specter2"].query_adapter == "allenai/specter2_adhoc_query"
+    for adapter in ("adhoc_query", "classification", "regression"):
+        spec = REGISTRY[f"specter2_{adapter}"]
+        assert spec.adapter == f"allenai/specter2_{adapter}"
+        assert (spec.source, spec.pooling, spec.text) == ("allenai/specter2_base", "cls", "title+abstract")
+        assert find_query_model(spec) is None
+
+
+def test_a_query_adapter_goes_with_its_adapter(tmp_path: Path) -> None:
+    specter2 = REGISTRY["specter2"]
+    query = find_query_model(specter2)
+    assert (query.adapter, query.adapter_revision) == (specter2.query_adapter, specter2.query_adapter_revision)
+    assert (query.query_adapter, query.query_adapter_revision) == (None, None)
+    assert (query.source, query.revision, query.name) == (specter2.source, specter2.revision, "specter2")
+    assert find_query_model(find_model("minilm")) is None
+    # another adapter takes the place of both
+    other = find_model("specter2", adapter=str(tmp_path))
+    assert (other.adapter, other.adapter_revision) == (str(tmp_path), None)
+    assert (other.query_adapter, other.query_adapter_revision) == (None, None)
+    # unless one is asked for
+    both = find_model("specter2", adapter="specter2_classification", query_adapter="some-org/some-adapter")
+    assert (both.adapter, both.query_adapter) == ("allenai/specter2_classification", "some-org/some-adapter")
+    assert (both.adapter_revision, both.query_adapter_revision) == (None, None)
+    only_query = find_model("specter2", query_adapter=str(tmp_path))
+    assert (only_query.adapter, only_query.query_adapter) == (specter2.adapter, str(tmp_path))
+    assert (only_query.adapter_revision, only_query.query_adapter_revision) == (specter2.adapter_revision, None)
+    # its own adapter is not another one, whichever way it is named, and an adapter that is known keeps its commit
+    for name in ("specter2", "allenai/specter2"):
+        assert find_model("specter2", adapter=name) == specter2
+        assert find_model("specter2_base", adapter=name).adapter_revision == specter2.adapter_revision
+    added = find_model("specter2_base", adapter="specter2", query_adapter="specter2_adhoc_query")
+    assert find_query_model(added).adapter_revision == specter2.query_adapter_revision
+    for options in ({"adapter": "nobody"}, {"query_adapter": "nobody"}):
+        with pytest.raises(InputError, match="no model 'nobody'"):
+            find_model("specter2", **options)
+    for options in ({"adapter": "minilm"}, {"query_adapter": "minilm"}):
+        with pytest.raises(InputError, match="'minilm' has no adapter"):
+            find_model("specter2", **options)
+
+
+def test_heads_are_not_weights(tmp_path: Path) -> None:
+    heads = ("model_head.safetensors", "pytorch_model_head.bin", "model_adapter_fusion.safetensors")
+    for name in heads:
+        (tmp_path / name).touch()
+    assert find_weights(tmp_path) == []
+    for first in (
+        ["pytorch_adapter.bin"],
+        ["pytorch_model.bin"],
+        ["adapter.safetensors"],
+        ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+    ):
+        for name in first:
+            (tmp_path / name).touch()
+        assert [path.name for path in find_weights(tmp_path)] == first
+
+
+def test_too_few_tokens_without_a_position_table(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    for impossible in (2, 0, -1):
+        with pytest.raises(InputError, match=f"{impossible} tokens cannot be"):
+            settle_max_tokens(find_model(tmp_path, max_tokens=impossible), tmp_path)
+    assert settle_max_tokens(find_model(tmp_path, max_tokens=3), tmp_path) == 3
+    assert settle_max_tokens(find_model(tmp_path, max_tokens=3000), tmp_path) == 3000
 
 
 def test_positions_of_roberta_begin_behind_the_padding(tmp_path: Path) -> None:
