@@ -644,7 +644,8 @@ class Papers:
         self.kept = name_kept_columns(input_schema, columns)
         kept_fields = [pa.field(self.kept[one.name], one.type) for one in input_schema if one.name in self.kept]
         self.schema = pa.schema([*OUTPUT_COLUMNS, *kept_fields])  # of every batch
-        self.report, self._dropped = ReadReport(), bytearray()
+        self.report = ReadReport()
+        self._dropped: bytearray | None = None  # one byte a row, 1 = rejected; `None` before `scan`
         self._state = self._file_state()
 
     def _file_state(self) -> list[tuple]:
@@ -668,7 +669,7 @@ class Papers:
         start: int = 0,  # accepted papers to pass over first
         limit: int | None = None,  # stop before this many papers from the beginning; `None` for all
     ) -> Iterator[pa.RecordBatch]:  # batches of `self.schema`, in input order
-        "Stream the accepted papers; raises `InputError` where the input has changed since it was checked."
+        "Stream the accepted papers; raises `InputError` where the input was not scanned, or has changed since."
         rows = islice(self._accepted_rows(), start, limit)
         while chunk := list(islice(rows, batch_size)):
             yield self._to_batch(chunk)
@@ -681,6 +682,8 @@ class Papers:
         return pa.Table.from_batches(self.batches(limit=limit), self.schema)
 
     def _accepted_rows(self) -> Iterator[dict[str, Any]]:
+        if self._dropped is None:
+            raise InputError(f"{self.files.path} is not scanned yet: call scan(), or use read_papers")
         if self._file_state() != self._state:
             raise self._changed()
         n_rows = 0

@@ -24,6 +24,7 @@ from arxiv_embeddings.papers import (
     UNDECODABLE,
     InputError,
     collapse_white_space,
+    open_papers,
     parse_categories,
     read_papers,
     sample_papers,
@@ -372,6 +373,14 @@ def test_a_file_that_changes_while_it_is_read(change: str, tmp_path: Path) -> No
     path.write_text(HEADER + change)
     with pytest.raises(InputError, match="has changed while it was being read"):
         list(papers.batches(batch_size=1))
+
+
+def test_papers_that_were_not_scanned_say_so() -> None:
+    papers = open_papers(sample_papers())
+    for read in (papers.table, lambda: next(papers.batches())):
+        with pytest.raises(InputError, match="is not scanned yet: call scan"):
+            read()
+    assert papers.scan().table() == SAMPLE.table()
 
 
 # Properties
