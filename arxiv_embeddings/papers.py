@@ -6,12 +6,12 @@
 __all__ = ['ARXIV_PREFIX', 'ARXIV_SUFFIX', 'ARXIV_ID', 'LIST_TEXT', 'KNOWN_COLUMNS', 'OUTPUT_COLUMNS', 'RESERVED_COLUMNS',
            'MISSING_ID', 'NUMERIC_ID', 'DUPLICATE_ID', 'OLDER_VERSION', 'NO_ABSTRACT', 'UNDECODABLE', 'NOT_TEXT',
            'MALFORMED', 'NUL_OR_SURROGATE', 'FORMATS', 'COMPRESSIONS', 'FIELD_LIMIT', 'NUL_MARK', 'READ_ERRORS',
-           'N_FIRST_IDS', 'NO_VERSION', 'TEXT_RULES', 'InputError', 'split_paper_id', 'parse_categories', 'derive_year',
-           'find_columns', 'RejectedRow', 'collapse_white_space', 'parse_row', 'resolve_path', 'InputFiles',
-           'data_suffix', 'find_files', 'hash_files', 'open_csv', 'read_csv_rows', 'read_jsonl_rows',
-           'read_parquet_rows', 'read_rows', 'ReadReport', 'find_schema', 'name_kept_columns', 'find_superseded',
-           'scan_rows', 'Papers', 'open_papers', 'read_papers', 'sample_papers', 'sample_relations', 'copy_sample',
-           'make_texts', 'hash_text']
+           'N_FIRST_IDS', 'NO_VERSION', 'CHANGE_TIMES', 'TEXT_RULES', 'InputError', 'split_paper_id',
+           'parse_categories', 'derive_year', 'find_columns', 'RejectedRow', 'collapse_white_space', 'parse_row',
+           'resolve_path', 'InputFiles', 'data_suffix', 'find_files', 'hash_files', 'open_csv', 'read_csv_rows',
+           'read_jsonl_rows', 'read_parquet_rows', 'read_rows', 'ReadReport', 'find_schema', 'name_kept_columns',
+           'find_superseded', 'scan_rows', 'Papers', 'open_papers', 'read_papers', 'sample_papers', 'sample_relations',
+           'copy_sample', 'make_texts', 'hash_text']
 
 # %% ../nbs/00_papers.ipynb #00-papers-03
 import csv
@@ -631,6 +631,10 @@ def _scanned(pending: list[tuple[str, int, int]]) -> pa.Table:
     return pa.table([pa.array(v, t) for v, t in zip(values, types, strict=True)], names=names)
 
 # %% ../nbs/00_papers.ipynb #00-papers-62
+# what fsspec's file systems call the time of change: local, HDFS, S3, Google's, Azure's, memory
+CHANGE_TIMES = ("mtime", "modification_time", "LastModified", "updated", "last_modified", "created")
+
+
 class Papers:
     "The papers of one input: every row accounted for, the accepted ones streamed in input order."
 
@@ -648,10 +652,13 @@ class Papers:
         self._dropped: bytearray | None = None  # one byte a row, 1 = rejected; `None` before `scan`
         self._state = self._file_state()
 
-    def _file_state(self) -> list[tuple]:
-        "Size and time of change of each file, as far as its file system tells them."
-        found = [self.files.filesystem.info(name) for name in self.files.names]
-        return [(one.get("size"), one.get("mtime"), one.get("LastModified"), one.get("created")) for one in found]
+    def _file_state(self) -> list[list]:
+        "Size and time of change of each file, `None` for what its file system does not tell."
+        try:
+            found = [self.files.filesystem.info(name) for name in self.files.names]
+        except READ_ERRORS as error:
+            raise InputError(f"{self.files.path} is there no more ({error}): put it back and start again") from error
+        return [[one.get(name) for name in ("size", *CHANGE_TIMES)] for one in found]
 
     def scan(self) -> "Papers":
         "Read every row once and fill `report`; raises `InputError` where no paper is left."

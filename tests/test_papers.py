@@ -375,6 +375,33 @@ def test_a_file_that_changes_while_it_is_read(change: str, tmp_path: Path) -> No
         list(papers.batches(batch_size=1))
 
 
+def test_a_file_that_is_gone_after_it_was_scanned(tmp_path: Path) -> None:
+    papers = read_papers(write_csv(tmp_path / "papers.csv", "1,T,A.,"))
+    (tmp_path / "papers.csv").unlink()
+    with pytest.raises(InputError, match=r"papers\.csv is there no more"):
+        papers.table()
+
+
+@pytest.mark.parametrize("time_of_change", [None, "mtime", "modification_time", "LastModified", "updated"])
+def test_file_systems_that_tell_little(time_of_change: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, changed = fsspec.filesystem("memory"), 1
+
+    def info(path: str, **options: object) -> dict:
+        told = {"name": path, "type": "file", "size": len(memory.cat(path))}
+        return told | ({time_of_change: changed} if time_of_change else {})
+
+    memory.pipe("/little/papers.csv", HEADER.encode() + b"1,T,A.,\n")
+    monkeypatch.setattr(memory, "info", info)
+    papers = read_papers("memory://little/papers.csv")
+    assert papers.table()["abstract"].to_pylist() == ["A."]
+    if time_of_change:  # another file of the same size
+        changed = 2
+    else:
+        memory.pipe("/little/papers.csv", HEADER.encode() + b"1,T,AB.,\n")
+    with pytest.raises(InputError, match="has changed while it was being read"):
+        papers.table()
+
+
 def test_papers_that_were_not_scanned_say_so() -> None:
     papers = open_papers(sample_papers())
     for read in (papers.table, lambda: next(papers.batches())):
