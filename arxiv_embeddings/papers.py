@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ARXIV_PREFIX', 'ARXIV_SUFFIX', 'ARXIV_ID', 'LIST_TEXT', 'KNOWN_COLUMNS', 'OUTPUT_COLUMNS', 'RESERVED_COLUMNS',
            'MISSING_ID', 'NUMERIC_ID', 'DUPLICATE_ID', 'OLDER_VERSION', 'NO_ABSTRACT', 'UNDECODABLE', 'NOT_TEXT',
-           'MALFORMED', 'NUL_OR_SURROGATE', 'FORMATS', 'COMPRESSIONS', 'FIELD_LIMIT', 'NUL_MARK', 'READ_ERRORS',
-           'N_FIRST_IDS', 'NO_VERSION', 'CHANGE_TIMES', 'TEXT_RULES', 'InputError', 'split_paper_id',
+           'MALFORMED', 'NUL_OR_SURROGATE', 'UNDECODED_BYTE', 'FORMATS', 'COMPRESSIONS', 'FIELD_LIMIT', 'NUL_MARK',
+           'READ_ERRORS', 'N_FIRST_IDS', 'NO_VERSION', 'CHANGE_TIMES', 'TEXT_RULES', 'InputError', 'split_paper_id',
            'parse_categories', 'derive_year', 'find_columns', 'RejectedRow', 'collapse_white_space', 'parse_row',
            'resolve_path', 'InputFiles', 'data_suffix', 'find_files', 'hash_files', 'open_csv', 'read_csv_rows',
            'read_jsonl_rows', 'read_parquet_rows', 'read_rows', 'ReadReport', 'find_schema', 'name_kept_columns',
@@ -88,11 +88,11 @@ def parse_categories(
 # %% ../nbs/00_papers.ipynb #00-papers-16
 def derive_year(
     paper_id: str,  # id without version
-    published: Any = None,  # date or text that starts with a year, or `None`
-    given_year: Any = None,  # the file's own `year`, used when nothing better is there
+    published: Any = None,  # what begins as `2014-12` does, or a year alone; anything else tells nothing
+    given_year: Any = None,  # the file's own `year`, as `2014` or `2014.0`; used when nothing better is there
 ) -> int | None:  # year of the first version, or `None` where nothing tells it
     "Find the year in which a paper first appeared."
-    if match := re.match(r"(\d{4})-\d\d", str(published or "")):
+    if match := re.match(r"(\d{4})(?:-\d\d|$)", str(published or "")):
         return int(match[1])
     if ARXIV_ID.fullmatch(paper_id):
         two_digits, month = (int(part) for part in re.search(r"(\d\d)(\d\d)", paper_id).groups())
@@ -127,9 +127,11 @@ RESERVED_COLUMNS = {*OUTPUT_COLUMNS.names, "text_sha256", "embedding"}
 # %% ../nbs/00_papers.ipynb #00-papers-20
 def find_columns(
     names: list[str],  # the file's column names
-    **given: str | None,  # column to use for a role (`id="doi"`); `None` means: find it
+    **given: str | None,  # column to use for a role of `KNOWN_COLUMNS` (`id="doi"`); `None` means: find it
 ) -> dict[str, str]:  # role -> column name, for the roles that the file has
-    "Find which column holds what; raises `InputError` that lists the columns where id or abstract is not among them."
+    "Find which column holds what; raises `InputError` for an unknown role, and where id or abstract is not there."
+    if unknown := given.keys() - KNOWN_COLUMNS.keys():
+        raise InputError(f"no role {min(unknown)!r}; the roles are: {', '.join(KNOWN_COLUMNS)}")
     columns = {}
     for role, known in KNOWN_COLUMNS.items():
         wanted = given.get(role)
@@ -151,6 +153,7 @@ DUPLICATE_ID, OLDER_VERSION = "duplicate id", "older version"
 NO_ABSTRACT = "no abstract"
 UNDECODABLE, NOT_TEXT, MALFORMED = "not UTF-8", "NUL or lone surrogate", "malformed row"
 NUL_OR_SURROGATE = re.compile("[\x00\ud800-\udfff]")
+UNDECODED_BYTE = re.compile("[\udc80-\udcff]")  # what Python's `surrogateescape` makes of a byte that is not UTF-8
 
 
 @dataclass(frozen=True)
@@ -181,8 +184,8 @@ def parse_row(
     paper_id, version = split_paper_id(raw_id)
     if not paper_id:
         return RejectedRow(MISSING_ID)
-    if any(isinstance(value, str) and NUL_OR_SURROGATE.search(value) for value in fields.values()):
-        return RejectedRow(NOT_TEXT, NUL_OR_SURROGATE.sub("?", paper_id))
+    if flaw := _find_flaw(fields):
+        return RejectedRow(flaw, None if NUL_OR_SURROGATE.search(paper_id) else paper_id)
     raw_title, raw_abstract, primary = (
         fields.get(columns.get(role)) for role in ("title", "abstract", "primary_category")
     )
@@ -213,6 +216,14 @@ def _latest_listed_version(versions: Any) -> int | None:
         return int(re.fullmatch(r"v([1-9]\d{0,2})", versions[-1]["version"])[1])
     except (TypeError, KeyError, IndexError):
         return None
+
+
+def _find_flaw(fields: dict[str, Any]) -> str | None:
+    "The reason why the texts of a row cannot be kept, or `None`."
+    flawed = [value for value in fields.values() if isinstance(value, str) and NUL_OR_SURROGATE.search(value)]
+    if any(UNDECODED_BYTE.search(value) for value in flawed):
+        return UNDECODABLE
+    return NOT_TEXT if flawed else None
 
 # %% ../nbs/00_papers.ipynb #00-papers-31
 FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
@@ -330,7 +341,7 @@ def open_csv(
 
 def _split_rows(reader: Iterator[list[str]]) -> Iterator[list[str]]:
     "The rows of a CSV reader; broken quotes are an `InputError` that names the line."
-    first_line = 1
+    first_line = reader.line_num + 1
     try:
         for values in reader:
             first_line = reader.line_num + 1
@@ -346,17 +357,12 @@ def read_csv_rows(
     stream: io.IOBase,  # bytes of a CSV file with a header line
     delimiter: str = ",",  # tab for `.tsv`
 ) -> Iterator[dict[str, str] | RejectedRow]:  # one value a row
-    "Read the rows of a CSV file, each value as text; raises `InputError` where quotes are broken."
+    "Read the rows of a CSV file as text, undecodable bytes marked; raises `InputError` where quotes are broken."
     reader, header = open_csv(stream, delimiter)
     for values in _split_rows(reader):
         if not values:
             continue  # a blank line
-        if len(values) != len(header):
-            yield RejectedRow(MALFORMED)
-        elif any("\udc80" <= mark <= "\udcff" for mark in NUL_OR_SURROGATE.findall("".join(values))):
-            yield RejectedRow(UNDECODABLE)
-        else:
-            yield dict(zip(header, values, strict=True))
+        yield dict(zip(header, values, strict=True)) if len(values) == len(header) else RejectedRow(MALFORMED)
 
 # %% ../nbs/00_papers.ipynb #00-papers-44
 def read_jsonl_rows(

@@ -263,6 +263,15 @@ def test_each_bad_row_is_counted_with_its_reason(tmp_path: Path) -> None:
     assert papers.report.n_rows == len(lines) - 1  # a blank line is no row
     assert papers.report.n_accepted + papers.report.n_rejected == papers.report.n_rows
     assert papers.report.rejected[MALFORMED]["first_ids"] == ["row 4", "row 5", "8"]
+    assert papers.report.rejected[UNDECODABLE]["first_ids"] == ["5"]
+
+
+def test_an_undecodable_row_is_named_by_the_id_that_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "papers.csv"
+    path.write_bytes(b"id,doi,abstract\n1,10.1/x,caf\xe9\n2,10.1/\xe9,A.\n3,10.1/z,B.\n")
+    papers = read_papers(path, id_column="doi")
+    assert papers.report.rejected == {UNDECODABLE: {"count": 2, "first_ids": ["10.1/x", "row 2"]}}
+    assert papers.table()["paper_id"].to_pylist() == ["10.1/z"]
 
 
 def test_bad_rows_of_jsonl(tmp_path: Path) -> None:
@@ -322,6 +331,7 @@ def test_an_abstract_of_200000_words(tmp_path: Path) -> None:
             b'id,abstract\n1,fine\n2,"never closed\n3,fine\n4,fine\n',
             "the row that begins in line 3 are broken",
         ),
+        ("papers.csv", b'"the\nid","id",abstract\n1,2,"broken" quotes"\n', "the row that begins in line 3 are broken"),
         (
             "papers.jsonl",
             b'[\n{"id": "1", "abstract": "A."},\n{"id": "2", "abstract": "B."}\n]\n',
