@@ -8,10 +8,10 @@ __all__ = ['ARXIV_PREFIX', 'ARXIV_SUFFIX', 'ARXIV_ID', 'LIST_TEXT', 'KNOWN_COLUM
            'MALFORMED', 'NUL_OR_SURROGATE', 'UNDECODED_BYTE', 'FORMATS', 'COMPRESSIONS', 'FIELD_LIMIT', 'NUL_MARK',
            'READ_ERRORS', 'N_FIRST_IDS', 'NO_VERSION', 'CHANGE_TIMES', 'TEXT_RULES', 'InputError', 'split_paper_id',
            'parse_categories', 'derive_year', 'find_columns', 'RejectedRow', 'collapse_white_space', 'parse_row',
-           'resolve_path', 'InputFiles', 'data_suffix', 'find_files', 'hash_files', 'open_csv', 'read_csv_rows',
-           'read_jsonl_rows', 'read_parquet_rows', 'read_rows', 'ReadReport', 'find_schema', 'name_kept_columns',
-           'find_superseded', 'scan_rows', 'Papers', 'open_papers', 'read_papers', 'sample_papers', 'sample_relations',
-           'copy_sample', 'make_texts', 'hash_text']
+           'resolve_path', 'InputFiles', 'data_suffix', 'find_files', 'hash_stream', 'hash_files', 'open_csv',
+           'read_csv_rows', 'read_jsonl_rows', 'read_parquet_rows', 'read_rows', 'ReadReport', 'find_schema',
+           'name_kept_columns', 'find_superseded', 'scan_rows', 'Papers', 'open_papers', 'read_papers', 'sample_papers',
+           'sample_relations', 'copy_sample', 'make_texts', 'hash_text']
 
 # %% ../nbs/00_papers.ipynb #00-papers-03
 import csv
@@ -28,7 +28,7 @@ from importlib import resources
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 import numpy as np
@@ -301,18 +301,26 @@ def _is_data_file(name: str, root: str) -> bool:
     return name.lower().endswith(".parquet") and not any(part.startswith(("_", ".")) for part in parts)
 
 # %% ../nbs/00_papers.ipynb #00-papers-38
+def hash_stream(
+    stream: BinaryIO,  # bytes, from where it stands to its end
+) -> tuple[str, int]:  # their sha256, 64 hexadecimal digits, and how many they are
+    "Hash a stream a megabyte at a time, so that its size does not matter."
+    digest, n_bytes = hashlib.sha256(), 0
+    while chunk := stream.read(1 << 20):
+        digest.update(chunk)
+        n_bytes += len(chunk)
+    return digest.hexdigest(), n_bytes
+
+
 def hash_files(
     files: InputFiles,  # from `find_files`
 ) -> dict[str, Any]:  # `sha256` over all, and `files` with each one's name, bytes and sha256
     "Hash the input as it lies on disk, compressed or not."
     listed = []
     for name in files.names:
-        digest, n_bytes = hashlib.sha256(), 0
         with files.filesystem.open(name, "rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-                n_bytes += len(chunk)
-        listed.append({"name": PurePosixPath(name).name, "n_bytes": n_bytes, "sha256": digest.hexdigest()})
+            digest, n_bytes = hash_stream(stream)
+        listed.append({"name": PurePosixPath(name).name, "n_bytes": n_bytes, "sha256": digest})
     total = hashlib.sha256("".join(one["sha256"] for one in listed).encode())
     return {"sha256": total.hexdigest(), "files": listed}
 

@@ -16,7 +16,6 @@ import socket
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from functools import cached_property
-from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .models import hash_fingerprint, hash_settings
-from .papers import InputError, resolve_path
+from .papers import InputError, hash_stream, resolve_path
 
 # %% ../nbs/04_store.ipynb #04-store-06
 def write_atomically(
@@ -399,10 +398,10 @@ class RunWriter:
         content = make_part(
             papers, embeddings, {"position": position, "n_papers": len(papers), "counts": counts, "run": run}
         )
-        digest = sha256(content).hexdigest()
+        digest, n_bytes = hash_stream(BytesIO(content))
         name = f"part-{position:09d}-{digest[:8]}.parquet"
         write_atomically(self.folder / "parts" / name, lambda stream: stream.write(content))
-        part = {"name": name, "position": position, "n_papers": len(papers), "n_bytes": len(content), "sha256": digest}
+        part = {"name": name, "position": position, "n_papers": len(papers), "n_bytes": n_bytes, "sha256": digest}
         self.commit(n_papers=position + len(papers), parts=[*self.metadata["parts"], part | counts])
 
     def commit(
