@@ -252,6 +252,38 @@ def test_a_damaged_part_is_named(damage: str, tmp_path: Path) -> None:
             read()
 
 
+@pytest.mark.parametrize("of_another", ["position", "fingerprint_sha256"])
+def test_a_part_in_the_place_of_another_of_the_same_size(of_another: str, tmp_path: Path) -> None:
+    parts = []
+    for pooling in ("cls", "max"):
+        description = {"model": "given", "embedding_dim": 2, "fingerprint": {"pooling": pooling}}
+        with RunWriter(tmp_path / pooling, description) as writer:
+            for row in range(2):
+                papers = pa.table({"paper_id": [f"paper {row}"], "text_sha256": [str(row)]})
+                writer.add_part(papers, np.array([[row, 1]], dtype=np.float32))
+        parts.append(
+            [tmp_path / pooling / "parts" / part["name"] for part in open_run(tmp_path / pooling).metadata["parts"]]
+        )
+    place, other = parts[0][0], parts[0][1] if of_another == "position" else parts[1][0]
+    assert place.stat().st_size == other.stat().st_size
+    place.write_bytes(other.read_bytes())
+    run = open_run(tmp_path / "cls")
+    for read in (run.embeddings, run.read, lambda: run.paper_ids):
+        with pytest.raises(InputError, match=f"{place.name} is not the one .* it has another {of_another};"):
+            read()
+
+
+def test_compressing_vectors_would_save_less_than_a_tenth(sample_run) -> None:
+    content = sample_run.embeddings().tobytes()
+    assert len(pa.Codec("zstd").compress(content)) > 0.9 * len(content)
+    path = sample_run.folder / "parts" / sample_run.metadata["parts"][0]["name"]
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    compressed = {column.path_in_schema: column.compression for column in columns}
+    assert compressed["embedding.list.element"] == "UNCOMPRESSED"
+    assert compressed["abstract"] == compressed["title"] == "ZSTD"
+
+
 def test_metadata_cut_in_half(tmp_path: Path) -> None:
     run = embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder()).run
     path = run.folder / "metadata.json"
