@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 parser = ConfigParser(delimiters=["="])
 parser.read(HERE / "settings.ini", encoding="utf-8")
 settings = parser["DEFAULT"]
+minors = range(*(int(settings[name].removeprefix("3.")) for name in ("min_python", "below_python")))
 
 extras = {name: settings[f"{name}_requirements"].split() for name in ("spark", "int8", "explore", "dev")}
 extras["all"] = [requirement for extra in extras.values() for requirement in extra]
@@ -27,16 +28,14 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=[settings["lib_path"], settings["lib_path"] + ".*"]),
     package_data={settings["lib_path"]: ["sample/*"]},
-    python_requires=">=" + settings["min_python"],
+    python_requires=f">={settings['min_python']},<{settings['below_python']}",
     install_requires=settings["requirements"].split(),
     extras_require=extras,
     entry_points={"console_scripts": settings["console_scripts"].split()},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",
-        "Programming Language :: Python :: 3.10",
-        "Programming Language :: Python :: 3.11",
-        "Programming Language :: Python :: 3.12",
+        *[f"Programming Language :: Python :: 3.{minor}" for minor in minors],
     ],
     zip_safe=False,
 )

@@ -21,9 +21,9 @@ from .store import Run
 # %% ../nbs/10_evaluation.ipynb #10-evaluation-06
 def measure_category_share(
     neighbours: np.ndarray,  # rows of each paper's nearest others, int64, (n_papers, k)
-    categories: list[str | None],  # primary category of each paper; papers without one are left out of the mean
-) -> float:  # 0 to 1
-    "Measure how often neighbours share a paper's primary category."
+    categories: list[str | None],  # primary category of each row; papers without one are left out of the mean
+) -> float:  # 0 to 1, higher is better
+    "Measure how often neighbours share a paper's primary category; raises `InputError` where no paper has one."
     names = np.array([name or "" for name in categories], dtype=object)
     known = names != ""
     if not known.any():
@@ -35,12 +35,13 @@ RELATION_COLUMNS = ("src", "dst", "kind")
 
 
 def read_relations(
-    path: str | Path,  # a TSV file with the columns `src`, `dst`, `kind`
-) -> pd.DataFrame:  # the same three columns; ids without prefix and version
+    path: str | Path,  # a local TSV file with the columns `src`, `dst`, `kind`, others passed over
+) -> pd.DataFrame:  # one row a pair, these three columns as text; ids without prefix and version
     "Read which papers are related; raises `InputError` for a file that is none of relations."
     resolved = Path(resolve_path(path))
     try:
         with resolved.open(encoding="utf-8-sig", newline="") as stream:
+            # unlike titles, ids and kinds hold no tab and no line break: nothing is quoted, a quote is a character
             header, *rows = [row for row in csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE) if row] or [[]]
     except FileNotFoundError as error:
         raise InputError(f"no such file: {resolved}") from error
@@ -59,7 +60,7 @@ def read_relations(
 
 # %% ../nbs/10_evaluation.ipynb #10-evaluation-12
 def list_related(
-    relations: pd.DataFrame,  # of one kind: `src`, `dst`
+    relations: pd.DataFrame,  # pairs of one kind: `src` and `dst`, ids as text
 ) -> dict[str, dict[str, int]]:  # query id -> ids of its related papers, each with relevance 1
     "Turn pairs into queries, each with its related papers, in both directions."
     related: dict[str, dict[str, int]] = {}
@@ -72,9 +73,9 @@ def list_related(
 
 def measure_related(
     neighbours: np.ndarray,  # rows of each paper's nearest others, nearest first, int64, (n_papers, k)
-    paper_ids: list[str],  # id of each row
+    paper_ids: list[str],  # id of each row, n_papers of them
     related: dict[str, dict[str, int]],  # from `list_related`; all ids must be in `paper_ids`
-) -> dict[str, Any]:  # `n_queries`, `MRR@k` and `R@k`, each 0 to 1
+) -> dict[str, Any]:  # `n_queries`, and `MRR@k` and `R@k`, each 0 to 1, higher is better
     "Measure how far up related papers stand among the neighbours."
     import ir_measures
     from ir_measures import RR, R
@@ -89,13 +90,13 @@ def measure_related(
 
 # %% ../nbs/10_evaluation.ipynb #10-evaluation-17
 def evaluate_embeddings(
-    embeddings: np.ndarray,  # float32, (n_papers, dim)
+    embeddings: np.ndarray,  # float32, (n_papers, dim), of any length but zero
     paper_ids: list[str],  # id of each row
-    categories: list[str | None],  # primary category of each row
-    relations: pd.DataFrame | None = None,  # from `read_relations`
-    k: int = 10,  # neighbours looked at
-) -> dict[str, Any]:  # `category_share@k`, `random_cosines`, `relations`, `n_pairs_left_out`
-    "Measure vectors by their papers' categories and relations."
+    categories: list[str | None],  # primary category of each row; `None` where it has none
+    relations: pd.DataFrame | None = None,  # from `read_relations`; `None`: categories only
+    k: int = 10,  # neighbours looked at, 1 to n_papers - 1
+) -> dict[str, Any]:  # `category_share@k` (0 to 1 or `None`), `random_cosines`; `n_pairs_left_out`, `relations` by kind
+    "Measure vectors by their papers' categories and relations; raises `InputError` where no relation is among them."
     neighbours, _ = find_neighbours(embeddings, k)
     measured: dict[str, Any] = {
         f"category_share@{k}": measure_category_share(neighbours, categories) if any(categories) else None,
@@ -119,7 +120,7 @@ def evaluate_embeddings(
 def evaluate_run(
     run: Run,  # an opened run
     relations: str | Path | None = None,  # a TSV file with `src`, `dst`, `kind`; `None`: categories only
-    k: int = 10,  # neighbours looked at
+    k: int = 10,  # neighbours looked at, 1 to n_papers - 1
 ) -> dict[str, Any]:  # `n_papers`, `model`, and what `evaluate_embeddings` measures
     "Measure a run; raises `InputError` where there is nothing to measure."
     pairs = read_relations(relations) if relations else None

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['ARXIV_PREFIX', 'ARXIV_SUFFIX', 'ARXIV_ID', 'LIST_TEXT', 'KNOWN_COLUMNS', 'OUTPUT_COLUMNS', 'RESERVED_COLUMNS',
            'MISSING_ID', 'NUMERIC_ID', 'DUPLICATE_ID', 'OLDER_VERSION', 'NO_ABSTRACT', 'UNDECODABLE', 'NOT_TEXT',
-           'MALFORMED', 'NUL_OR_SURROGATE', 'FORMATS', 'COMPRESSIONS', 'FIELD_LIMIT', 'NUL_MARK', 'READ_ERRORS',
-           'N_FIRST_IDS', 'NO_VERSION', 'TEXT_RULES', 'InputError', 'split_paper_id', 'parse_categories', 'derive_year',
-           'find_columns', 'RejectedRow', 'collapse_white_space', 'parse_row', 'resolve_path', 'InputFiles',
-           'data_suffix', 'find_files', 'hash_files', 'open_csv', 'read_csv_rows', 'read_jsonl_rows',
-           'read_parquet_rows', 'read_rows', 'ReadReport', 'find_schema', 'name_kept_columns', 'find_superseded',
-           'scan_rows', 'Papers', 'open_papers', 'read_papers', 'sample_papers', 'sample_relations', 'copy_sample',
-           'make_texts', 'hash_text']
+           'MALFORMED', 'NUL_OR_SURROGATE', 'UNDECODED_BYTE', 'FORMATS', 'COMPRESSIONS', 'FIELD_LIMIT', 'NUL_MARK',
+           'READ_ERRORS', 'N_FIRST_IDS', 'NO_VERSION', 'CHANGE_TIMES', 'TEXT_RULES', 'InputError', 'split_paper_id',
+           'parse_categories', 'derive_year', 'find_columns', 'RejectedRow', 'collapse_white_space', 'parse_row',
+           'resolve_path', 'InputFiles', 'data_suffix', 'find_files', 'hash_stream', 'hash_files', 'open_csv',
+           'read_csv_rows', 'read_jsonl_rows', 'read_parquet_rows', 'read_rows', 'ReadReport', 'find_schema',
+           'name_kept_columns', 'find_superseded', 'scan_rows', 'Papers', 'open_papers', 'read_papers', 'sample_papers',
+           'sample_relations', 'copy_sample', 'make_texts', 'hash_text']
 
 # %% ../nbs/00_papers.ipynb #00-papers-03
 import csv
@@ -28,7 +28,7 @@ from importlib import resources
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 import numpy as np
@@ -88,11 +88,11 @@ def parse_categories(
 # %% ../nbs/00_papers.ipynb #00-papers-16
 def derive_year(
     paper_id: str,  # id without version
-    published: Any = None,  # date or text that starts with a year, or `None`
-    given_year: Any = None,  # the file's own `year`, used when nothing better is there
+    published: Any = None,  # what begins as `2014-12` does, or a year alone; anything else tells nothing
+    given_year: Any = None,  # the file's own `year`, as `2014` or `2014.0`; used when nothing better is there
 ) -> int | None:  # year of the first version, or `None` where nothing tells it
     "Find the year in which a paper first appeared."
-    if match := re.match(r"(\d{4})-\d\d", str(published or "")):
+    if match := re.match(r"(\d{4})(?:-\d\d|$)", str(published or "")):
         return int(match[1])
     if ARXIV_ID.fullmatch(paper_id):
         two_digits, month = (int(part) for part in re.search(r"(\d\d)(\d\d)", paper_id).groups())
@@ -127,9 +127,11 @@ RESERVED_COLUMNS = {*OUTPUT_COLUMNS.names, "text_sha256", "embedding"}
 # %% ../nbs/00_papers.ipynb #00-papers-20
 def find_columns(
     names: list[str],  # the file's column names
-    **given: str | None,  # column to use for a role (`id="doi"`); `None` means: find it
+    **given: str | None,  # column to use for a role of `KNOWN_COLUMNS` (`id="doi"`); `None` means: find it
 ) -> dict[str, str]:  # role -> column name, for the roles that the file has
-    "Find which column holds what; raises `InputError` that lists the columns where id or abstract is not among them."
+    "Find which column holds what; raises `InputError` for an unknown role, and where id or abstract is not there."
+    if unknown := given.keys() - KNOWN_COLUMNS.keys():
+        raise InputError(f"no role {min(unknown)!r}; the roles are: {', '.join(KNOWN_COLUMNS)}")
     columns = {}
     for role, known in KNOWN_COLUMNS.items():
         wanted = given.get(role)
@@ -151,6 +153,7 @@ DUPLICATE_ID, OLDER_VERSION = "duplicate id", "older version"
 NO_ABSTRACT = "no abstract"
 UNDECODABLE, NOT_TEXT, MALFORMED = "not UTF-8", "NUL or lone surrogate", "malformed row"
 NUL_OR_SURROGATE = re.compile("[\x00\ud800-\udfff]")
+UNDECODED_BYTE = re.compile("[\udc80-\udcff]")  # what Python's `surrogateescape` makes of a byte that is not UTF-8
 
 
 @dataclass(frozen=True)
@@ -181,8 +184,8 @@ def parse_row(
     paper_id, version = split_paper_id(raw_id)
     if not paper_id:
         return RejectedRow(MISSING_ID)
-    if any(isinstance(value, str) and NUL_OR_SURROGATE.search(value) for value in fields.values()):
-        return RejectedRow(NOT_TEXT, NUL_OR_SURROGATE.sub("?", paper_id))
+    if flaw := _find_flaw(fields):
+        return RejectedRow(flaw, None if NUL_OR_SURROGATE.search(paper_id) else paper_id)
     raw_title, raw_abstract, primary = (
         fields.get(columns.get(role)) for role in ("title", "abstract", "primary_category")
     )
@@ -213,6 +216,14 @@ def _latest_listed_version(versions: Any) -> int | None:
         return int(re.fullmatch(r"v([1-9]\d{0,2})", versions[-1]["version"])[1])
     except (TypeError, KeyError, IndexError):
         return None
+
+
+def _find_flaw(fields: dict[str, Any]) -> str | None:
+    "The reason why the texts of a row cannot be kept, or `None`."
+    flawed = [value for value in fields.values() if isinstance(value, str) and NUL_OR_SURROGATE.search(value)]
+    if any(UNDECODED_BYTE.search(value) for value in flawed):
+        return UNDECODABLE
+    return NOT_TEXT if flawed else None
 
 # %% ../nbs/00_papers.ipynb #00-papers-31
 FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
@@ -290,18 +301,26 @@ def _is_data_file(name: str, root: str) -> bool:
     return name.lower().endswith(".parquet") and not any(part.startswith(("_", ".")) for part in parts)
 
 # %% ../nbs/00_papers.ipynb #00-papers-38
+def hash_stream(
+    stream: BinaryIO,  # bytes, from where it stands to its end
+) -> tuple[str, int]:  # their sha256, 64 hexadecimal digits, and how many they are
+    "Hash a stream a megabyte at a time, so that its size does not matter."
+    digest, n_bytes = hashlib.sha256(), 0
+    while chunk := stream.read(1 << 20):
+        digest.update(chunk)
+        n_bytes += len(chunk)
+    return digest.hexdigest(), n_bytes
+
+
 def hash_files(
     files: InputFiles,  # from `find_files`
 ) -> dict[str, Any]:  # `sha256` over all, and `files` with each one's name, bytes and sha256
     "Hash the input as it lies on disk, compressed or not."
     listed = []
     for name in files.names:
-        digest, n_bytes = hashlib.sha256(), 0
         with files.filesystem.open(name, "rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-                n_bytes += len(chunk)
-        listed.append({"name": PurePosixPath(name).name, "n_bytes": n_bytes, "sha256": digest.hexdigest()})
+            digest, n_bytes = hash_stream(stream)
+        listed.append({"name": PurePosixPath(name).name, "n_bytes": n_bytes, "sha256": digest})
     total = hashlib.sha256("".join(one["sha256"] for one in listed).encode())
     return {"sha256": total.hexdigest(), "files": listed}
 
@@ -330,7 +349,7 @@ def open_csv(
 
 def _split_rows(reader: Iterator[list[str]]) -> Iterator[list[str]]:
     "The rows of a CSV reader; broken quotes are an `InputError` that names the line."
-    first_line = 1
+    first_line = reader.line_num + 1
     try:
         for values in reader:
             first_line = reader.line_num + 1
@@ -346,17 +365,12 @@ def read_csv_rows(
     stream: io.IOBase,  # bytes of a CSV file with a header line
     delimiter: str = ",",  # tab for `.tsv`
 ) -> Iterator[dict[str, str] | RejectedRow]:  # one value a row
-    "Read the rows of a CSV file, each value as text; raises `InputError` where quotes are broken."
+    "Read the rows of a CSV file as text, undecodable bytes marked; raises `InputError` where quotes are broken."
     reader, header = open_csv(stream, delimiter)
     for values in _split_rows(reader):
         if not values:
             continue  # a blank line
-        if len(values) != len(header):
-            yield RejectedRow(MALFORMED)
-        elif any("\udc80" <= mark <= "\udcff" for mark in NUL_OR_SURROGATE.findall("".join(values))):
-            yield RejectedRow(UNDECODABLE)
-        else:
-            yield dict(zip(header, values, strict=True))
+        yield dict(zip(header, values, strict=True)) if len(values) == len(header) else RejectedRow(MALFORMED)
 
 # %% ../nbs/00_papers.ipynb #00-papers-44
 def read_jsonl_rows(
@@ -631,6 +645,10 @@ def _scanned(pending: list[tuple[str, int, int]]) -> pa.Table:
     return pa.table([pa.array(v, t) for v, t in zip(values, types, strict=True)], names=names)
 
 # %% ../nbs/00_papers.ipynb #00-papers-62
+# what fsspec's file systems call the time of change: local, HDFS, S3, Google's, Azure's, memory
+CHANGE_TIMES = ("mtime", "modification_time", "LastModified", "updated", "last_modified", "created")
+
+
 class Papers:
     "The papers of one input: every row accounted for, the accepted ones streamed in input order."
 
@@ -644,13 +662,17 @@ class Papers:
         self.kept = name_kept_columns(input_schema, columns)
         kept_fields = [pa.field(self.kept[one.name], one.type) for one in input_schema if one.name in self.kept]
         self.schema = pa.schema([*OUTPUT_COLUMNS, *kept_fields])  # of every batch
-        self.report, self._dropped = ReadReport(), bytearray()
+        self.report = ReadReport()
+        self._dropped: bytearray | None = None  # one byte a row, 1 = rejected; `None` before `scan`
         self._state = self._file_state()
 
-    def _file_state(self) -> list[tuple]:
-        "Size and time of change of each file, as far as its file system tells them."
-        found = [self.files.filesystem.info(name) for name in self.files.names]
-        return [(one.get("size"), one.get("mtime"), one.get("LastModified"), one.get("created")) for one in found]
+    def _file_state(self) -> list[list]:
+        "Size and time of change of each file, `None` for what its file system does not tell."
+        try:
+            found = [self.files.filesystem.info(name) for name in self.files.names]
+        except READ_ERRORS as error:
+            raise InputError(f"{self.files.path} is there no more ({error}): put it back and start again") from error
+        return [[one.get(name) for name in ("size", *CHANGE_TIMES)] for one in found]
 
     def scan(self) -> "Papers":
         "Read every row once and fill `report`; raises `InputError` where no paper is left."
@@ -668,7 +690,7 @@ class Papers:
         start: int = 0,  # accepted papers to pass over first
         limit: int | None = None,  # stop before this many papers from the beginning; `None` for all
     ) -> Iterator[pa.RecordBatch]:  # batches of `self.schema`, in input order
-        "Stream the accepted papers; raises `InputError` where the input has changed since it was checked."
+        "Stream the accepted papers; raises `InputError` where the input was not scanned, or has changed since."
         rows = islice(self._accepted_rows(), start, limit)
         while chunk := list(islice(rows, batch_size)):
             yield self._to_batch(chunk)
@@ -681,6 +703,8 @@ class Papers:
         return pa.Table.from_batches(self.batches(limit=limit), self.schema)
 
     def _accepted_rows(self) -> Iterator[dict[str, Any]]:
+        if self._dropped is None:
+            raise InputError(f"{self.files.path} is not scanned yet: call scan(), or use read_papers")
         if self._file_state() != self._state:
             raise self._changed()
         n_rows = 0

@@ -29,9 +29,9 @@ DPI = 100
 
 
 def new_figure(
-    width: float,  # inches
-    height: float,  # inches
-) -> "Figure":  # empty
+    width: float,  # inches, of 100 pixels
+    height: float,  # inches, of 100 pixels
+) -> "Figure":  # empty, known to no window or notebook
     "Make a figure that belongs to nobody."
     from matplotlib.figure import Figure
 
@@ -40,7 +40,7 @@ def new_figure(
 
 def render_png(
     figure: "Figure",  # any figure
-) -> bytes:  # a PNG file of 128 colours, a third of the size of one of all colours
+) -> bytes:  # a PNG file of 128 colours, which makes it smaller than one of all colours
     "Render a figure as a small PNG, the same bytes for the same figure."
     from PIL import Image
 
@@ -52,7 +52,7 @@ def render_png(
 # %% ../nbs/11_plots.ipynb #11-plots-08
 def plot_cosine_spread(
     embeddings: np.ndarray,  # float32, (n_papers, dim), of any length but zero
-    model: str = "",  # for the title
+    model: str = "",  # name for the title; empty for none
 ) -> "Figure":  # 6.4 x 3.6 inches
     "Draw the spread of cosines: random pairs against nearest neighbours."
     random_pairs = sample_random_cosines(embeddings)
@@ -73,10 +73,10 @@ def plot_cosine_spread(
 
 # %% ../nbs/11_plots.ipynb #11-plots-11
 def choose_papers(
-    categories: list[str | None],  # primary category of each row
+    categories: list[str | None],  # primary category of each row; `None` where it has none
     n_categories: int = 4,  # how many of the largest categories
     n_each: int = 3,  # papers of each
-) -> np.ndarray:  # rows, category by category, int64
+) -> np.ndarray:  # rows, category by category, int64, (n_chosen,); without categories the first 12
     "Choose the first few papers of the largest categories."
     largest = [name for name, _ in Counter(name for name in categories if name).most_common(n_categories)]
     rows = [[row for row, name in enumerate(categories) if name == wanted][:n_each] for wanted in sorted(largest)]
@@ -85,8 +85,8 @@ def choose_papers(
 
 def shorten(
     text: str | None,  # a title, or `None`
-    n_characters: int,  # at most
-) -> str:  # safe for matplotlib, which reads `$...$` as mathematics
+    n_characters: int,  # of the label at most, 1 or more; `\$` counts as two
+) -> str:  # with `$` as `\$`, since matplotlib reads `$...$` as mathematics; empty for `None`
     "Shorten a title for a label."
     plain = (text or "").replace("$", r"\$")
     return plain if len(plain) <= n_characters else plain[: n_characters - 1].rstrip("\\ ") + "…"
@@ -94,14 +94,14 @@ def shorten(
 # %% ../nbs/11_plots.ipynb #11-plots-13
 def plot_heat_map(
     run: Run,  # an opened run
-    rows: np.ndarray | None = None,  # papers to show, int64; `None`: `choose_papers` chooses
+    rows: np.ndarray | None = None,  # papers to show, int64, (2 to 30,); `None`: `choose_papers` chooses
 ) -> "Figure":  # 9 x 4.8 inches
-    "Draw the cosines between a few papers; raises `InputError` for more than can be read."
+    "Draw the cosines between a few papers; raises `InputError` for fewer than 2 or more than 30."
     papers = run.read(["paper_id", "title", "primary_category"]).to_pandas()
     rows = choose_papers(papers["primary_category"].tolist()) if rows is None else rows
     if not 2 <= len(rows) <= 30:
         raise InputError(f"a heat map of {len(rows)} papers cannot be read: choose 2 to 30")
-    unit = scale_to_unit_length(run.embeddings()[rows])
+    unit = scale_to_unit_length(run.embeddings(), rows)
     cosines = unit @ unit.T
     shown = papers.iloc[rows]
     labels = [f"{shorten(one.title, 44)}  {one.primary_category or ''}" for one in shown.itertuples()]
@@ -123,9 +123,9 @@ MAP_LIMIT = 5000  # papers; t-SNE of more takes minutes and the points hide each
 
 
 def lay_out(
-    embeddings: np.ndarray,  # float32, (n_papers, dim), 4 papers or more
+    embeddings: np.ndarray,  # float32, (n_papers, dim), of any length but zero, 4 papers or more
     seed: int = 0,  # of the layout
-) -> np.ndarray:  # float32, (n_papers, 2)
+) -> np.ndarray:  # places on the map, float32, (n_papers, 2), row i for paper i; the unit means nothing
     "Lay papers out in two dimensions by t-SNE on cosine distance; the same seed gives the same map."
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE

@@ -8,10 +8,12 @@ __all__ = ['POOLING_FUNCTIONS', 'check_mask', 'mean_pool', 'cls_pool', 'max_pool
 # %% ../nbs/02_pooling.ipynb #02-pooling-03
 import numpy as np
 
+from .papers import InputError
+
 # %% ../nbs/02_pooling.ipynb #02-pooling-07
 def check_mask(
     token_vectors: np.ndarray,  # float32, (n_papers, n_tokens, dim)
-    token_mask: np.ndarray,  # 1 = counts, 0 = does not, (n_papers, n_tokens)
+    token_mask: np.ndarray,  # 1 = counts, 0 = does not, int64 or bool, (n_papers, n_tokens)
 ) -> None:
     "Raise `ValueError` where the mask does not fit, or leaves a paper without a token."
     if token_mask.shape != token_vectors.shape[:2]:
@@ -23,7 +25,7 @@ def check_mask(
 # %% ../nbs/02_pooling.ipynb #02-pooling-09
 def mean_pool(
     token_vectors: np.ndarray,  # float32, (n_papers, n_tokens, dim)
-    token_mask: np.ndarray,  # 1 = real token, 0 = padding, (n_papers, n_tokens)
+    token_mask: np.ndarray,  # 1 = real token, 0 = padding, int64 or bool, (n_papers, n_tokens)
 ) -> np.ndarray:  # float32, (n_papers, dim), not unit length
     "Average each paper's real token vectors."
     check_mask(token_vectors, token_mask)
@@ -33,7 +35,7 @@ def mean_pool(
 # %% ../nbs/02_pooling.ipynb #02-pooling-13
 def cls_pool(
     token_vectors: np.ndarray,  # float32, (n_papers, n_tokens, dim), `[CLS]` first and padding behind
-    token_mask: np.ndarray,  # 1 = real token, 0 = padding, (n_papers, n_tokens)
+    token_mask: np.ndarray,  # 1 = real token, 0 = padding, int64 or bool, (n_papers, n_tokens)
 ) -> np.ndarray:  # float32, (n_papers, dim), not unit length
     "Take the vector of each paper's first token; raises `ValueError` where that is padding."
     check_mask(token_vectors, token_mask)
@@ -44,7 +46,7 @@ def cls_pool(
 # %% ../nbs/02_pooling.ipynb #02-pooling-16
 def max_pool(
     token_vectors: np.ndarray,  # float32, (n_papers, n_tokens, dim)
-    token_mask: np.ndarray,  # 1 = real token, 0 = padding, (n_papers, n_tokens)
+    token_mask: np.ndarray,  # 1 = real token, 0 = padding, int64 or bool, (n_papers, n_tokens)
 ) -> np.ndarray:  # float32, (n_papers, dim), not unit length
     "Take the maximum over each paper's real tokens, dimension by dimension."
     check_mask(token_vectors, token_mask)
@@ -64,12 +66,15 @@ def first_wordpiece_mask(
 # %% ../nbs/02_pooling.ipynb #02-pooling-24
 def scale_to_unit_length(
     embeddings: np.ndarray,  # float32, (n_papers, dim)
-) -> np.ndarray:  # float32, (n_papers, dim), each row of length one
-    "Divide each row by its length; raises `ValueError` naming rows of length zero, which have no direction."
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    rows: np.ndarray | None = None,  # which of them to take, int64, (n_rows,); `None` for all
+) -> np.ndarray:  # float32, (n_rows, dim), each row of length one
+    "Divide each row by its length; raises `InputError` naming rows of length zero, which have no direction."
+    taken = embeddings if rows is None else embeddings[rows]
+    lengths = np.linalg.norm(taken, axis=1, keepdims=True)
     if not lengths.all():
-        raise ValueError(f"vectors of length zero in rows {np.flatnonzero(lengths[:, 0] == 0).tolist()}")
-    return (embeddings / lengths).astype(np.float32)
+        zero = np.flatnonzero(lengths[:, 0] == 0)
+        raise InputError(f"vectors of length zero in rows {(zero if rows is None else rows[zero]).tolist()}")
+    return (taken / lengths).astype(np.float32)
 
 # %% ../nbs/02_pooling.ipynb #02-pooling-27
 POOLING_FUNCTIONS = {"mean": mean_pool, "cls": cls_pool, "max": max_pool}

@@ -28,7 +28,7 @@ from .store import Run, read_note, utc_now, write_atomically
 def make_index(
     run: Run,  # an opened run
 ) -> Any:  # a `faiss.IndexFlatIP` with one row a paper, unit length
-    "Make an exact index in memory, part by part."
+    "Make an exact index in memory, part by part; raises `InputError` for a run without papers."
     import faiss
 
     if not run.n_papers:
@@ -66,15 +66,15 @@ class SearchIndex:
     "An index together with the run whose rows it holds."
 
     run: Run  # the run
-    index: Any  # a FAISS index of cosines
+    index: Any  # a FAISS index with one row a paper, unit length, so that inner products are cosines
     stored: bool  # whether it was read from the run's folder
 
     def search(
         self,
         vectors: np.ndarray,  # queries, float32, (n_queries, dim), of any length but zero
-        k: int = 10,  # papers for each query at most
+        k: int = 10,  # papers for each query at most, 1 or more
         among: np.ndarray | None = None,  # which rows may be found, bool, (n_papers,); `None` for all
-    ) -> list[tuple[np.ndarray, np.ndarray]]:  # rows int64 and cosines float32 for each query, nearest first, at most k
+    ) -> list[tuple[np.ndarray, np.ndarray]]:  # for each query rows int64 and cosines float32, nearest first, at most k
         "Find the rows nearest to each query; raises `InputError` for vectors of another length than the run's."
         import faiss
 
@@ -120,9 +120,9 @@ def open_index(
 
 # %% ../nbs/09_search.ipynb #09-search-15
 def select_category(
-    papers: pa.Table,  # with `categories`
+    papers: pa.Table,  # with `categories`, a list of names for each paper
     category: str,  # such as cs.CV
-) -> np.ndarray:  # bool, (n_papers,)
+) -> np.ndarray:  # bool, (n_papers,), true where the paper has it
     "Mark the papers of a category; raises `InputError` for one that no paper has, with the nearest that some have."
     if "categories" not in papers.column_names:
         raise InputError("these papers have no categories: search without one")
@@ -142,8 +142,8 @@ def select_category(
 def to_table(
     index: SearchIndex,  # where the rows were found
     rows: np.ndarray,  # int64, (n,), nearest first
-    cosines: np.ndarray,  # float32, (n,)
-) -> pd.DataFrame:  # `row`, `cosine`, `paper_id`, `title`, `categories`, `year`
+    cosines: np.ndarray,  # float32, (n,), of the same papers
+) -> pd.DataFrame:  # `row`, `cosine` (-1 to 1, four decimals), `paper_id`, and `title`, `categories`, `year` if there
     "Make a table for people of what a search found."
     found = index.papers.take(pa.array(rows)).to_pandas()
     if "categories" in found:
@@ -160,9 +160,9 @@ def find_similar(
     paper_id: str | None = None,  # the paper to start from, also with version or as URL; or else give `row`
     *,
     row: int | None = None,  # its row in the run, 0 to n_papers - 1
-    k: int = 5,  # papers to find at most
+    k: int = 5,  # papers to find at most, 1 or more
     category: str | None = None,  # only papers of this category
-) -> pd.DataFrame:  # nearest first; the paper itself is left out
+) -> pd.DataFrame:  # from `to_table`, nearest first; the paper itself is left out
     "Find the papers nearest to one of the run; raises `InputError` where that is not in it."
     run = index.run
     if (paper_id is None) == (row is None):
@@ -181,10 +181,10 @@ def search_text(
     index: SearchIndex,  # from `open_index`
     text: str,  # what to look for
     *,
-    k: int = 5,  # papers to find at most
+    k: int = 5,  # papers to find at most, 1 or more
     category: str | None = None,  # only papers of this category
     encoder: Encoder | None = None,  # an encoder at hand; `None`: the run's own is loaded
-) -> pd.DataFrame:  # nearest first
+) -> pd.DataFrame:  # from `to_table`, nearest first
     "Find the papers nearest to a text; raises `InputError` for an empty one or one that is no text."
     if not text.strip() or NUL_OR_SURROGATE.search(text):
         raise InputError("nothing to search for: give some words, in UTF-8")

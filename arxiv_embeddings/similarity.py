@@ -21,14 +21,15 @@ def find_neighbours(
     embeddings: np.ndarray,  # float32, (n_papers, dim), of any length but zero
     k: int = 10,  # neighbours for each paper, 1 to n_papers - 1
 ) -> tuple[np.ndarray, np.ndarray]:  # rows int64 and cosines float32, each (n_papers, k), nearest first
-    "Find each paper's nearest others by cosine; raises `InputError` where there are not as many."
+    "Find each paper's nearest others by cosine; raises `InputError` for too few papers, and for vectors of length zero."
     from sklearn.neighbors import NearestNeighbors
 
     if not 1 <= k < len(embeddings):
         raise InputError(
             f"{len(embeddings)} papers have no {k} neighbours each: give k from 1 to {len(embeddings) - 1}"
         )
-    search = NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute").fit(embeddings)
+    unit = scale_to_unit_length(embeddings)
+    search = NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute").fit(unit)
     distances, rows = search.kneighbors()
     return rows.astype(np.int64), (1 - distances).astype(np.float32)
 
@@ -38,19 +39,20 @@ def sample_random_cosines(
     n_pairs: int = 20_000,  # pairs to draw, with replacement, never of a paper with itself
     seed: int = 0,  # of the draw
 ) -> np.ndarray:  # cosines in [-1, 1], float32, (n_pairs,)
-    "Draw random pairs of different papers and give their cosines."
+    "Draw random pairs of different papers and give their cosines; raises `InputError` where there is no pair."
     if len(embeddings) < 2:
         raise InputError(f"{len(embeddings)} papers make no pair: two or more are needed")
     generator = np.random.default_rng(seed)
     left = generator.integers(len(embeddings), size=n_pairs)
     right = (left + generator.integers(1, len(embeddings), size=n_pairs)) % len(embeddings)
-    unit = scale_to_unit_length(embeddings)
-    return np.einsum("pd,pd->p", unit[left], unit[right])
+    drawn, places = np.unique(np.concatenate([left, right]), return_inverse=True)
+    unit = scale_to_unit_length(embeddings, drawn)
+    return np.einsum("pd,pd->p", unit[places[:n_pairs]], unit[places[n_pairs:]])
 
 # %% ../nbs/08_similarity.ipynb #08-similarity-12
 def describe_spread(
-    cosines: np.ndarray,  # (n,)
-) -> dict[str, float]:  # mean, sd, and the values below which 5, 50 and 95 % lie
+    cosines: np.ndarray,  # in [-1, 1], float32, (n_pairs,), one or more
+) -> dict[str, float]:  # `mean`, `sd`, and `p05`, `p50`, `p95`, below which 5, 50 and 95 % lie; four decimals
     "Sum up a sample of cosines in five numbers."
     quantiles = np.quantile(cosines, (0.05, 0.5, 0.95))
     numbers = {"mean": cosines.mean(), "sd": cosines.std()} | dict(zip(("p05", "p50", "p95"), quantiles, strict=True))

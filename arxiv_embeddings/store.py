@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['FORMAT', 'FOOTER_KEY', 'ROW_GROUP_SIZE', 'PART_NAME', 'UNFINISHED_PART', 'EMBEDDING_TYPE', 'REQUIRED_FIELDS',
            'LOCK_NAME', 'HOLDER_NAME', 'BEFORE_FIRST_COMMIT', 'EXPORTS', 'write_atomically', 'sync_folder',
-           'check_embeddings', 'make_part', 'read_metadata', 'local_folder', 'holds_run', 'Run', 'to_vectors',
-           'open_run', 'RunLock', 'read_note', 'utc_now', 'RunWriter', 'export_npy', 'export_parquet', 'export_run']
+           'check_embeddings', 'make_part', 'read_footer', 'read_metadata', 'local_folder', 'holds_run', 'Run',
+           'to_vectors', 'open_run', 'RunLock', 'read_note', 'utc_now', 'RunWriter', 'export_npy', 'export_parquet',
+           'export_run']
 
 # %% ../nbs/04_store.ipynb #04-store-03
 import json
@@ -16,7 +17,6 @@ import socket
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from functools import cached_property
-from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .models import hash_fingerprint, hash_settings
-from .papers import InputError, resolve_path
+from .papers import InputError, hash_stream, resolve_path
 
 # %% ../nbs/04_store.ipynb #04-store-06
 def write_atomically(
@@ -99,16 +99,25 @@ def make_part(
     columns = {name: papers[name] for name in papers.schema.names} | {"embedding": vectors}
     fields = [*papers.schema, pa.field("embedding", EMBEDDING_TYPE, nullable=False)]
     schema = pa.schema(fields, metadata={FOOTER_KEY: json.dumps(footer, ensure_ascii=False).encode()})
-    text_columns = [name for name in papers.schema.names if pa.types.is_string(papers.schema.field(name).type)]
     content = BytesIO()
     pq.write_table(
         pa.Table.from_arrays(list(columns.values()), schema=schema),
         content,
         row_group_size=ROW_GROUP_SIZE,
-        use_dictionary=[name for name in text_columns if name == "primary_category"],
-        compression={"embedding": "none"} | dict.fromkeys(papers.schema.names, "zstd"),
+        use_dictionary=["primary_category"],
+        compression=dict.fromkeys(papers.schema.names, "zstd"),  # reaches plain columns only, lists stay as they are
     )
     return content.getvalue()
+
+
+def read_footer(
+    schema: pa.Schema,  # of a part
+) -> dict[str, Any]:  # what the part says of itself; empty where it says nothing
+    "Read a part's footer."
+    try:
+        return json.loads(schema.metadata[FOOTER_KEY])
+    except (TypeError, KeyError, ValueError):
+        return {}
 
 # %% ../nbs/04_store.ipynb #04-store-18
 REQUIRED_FIELDS = {"n_papers", "embedding_dim", "model", "date_generated", "fingerprint", "fingerprint_sha256", "parts"}
@@ -210,9 +219,14 @@ class Run:
                 table = pq.read_table(path, columns=columns, partitioning=None)
             except (OSError, pa.ArrowInvalid, pa.ArrowKeyError) as error:
                 raise InputError(f"part {path} is missing or damaged: {str(error).splitlines()[0]}") from error
-            if len(table) != part["n_papers"] or path.stat().st_size != part["n_bytes"]:
+            footer = read_footer(table.schema)
+            found = {"n_papers": len(table), "n_bytes": path.stat().st_size, "position": footer.get("position")}
+            fingerprint = footer.get("run", {}).get("fingerprint_sha256")
+            differing = [name for name, value in found.items() if value != part[name]]
+            if differing or fingerprint != self.metadata["fingerprint_sha256"]:
                 raise InputError(
-                    f"part {path} is not the one that metadata.json names: it has {len(table)} papers or another size"
+                    f"part {path} is not the one that metadata.json names: "
+                    f"it has another {', '.join(differing) or 'fingerprint_sha256'}; put the right one back"
                 )
             yield table
 
@@ -399,10 +413,10 @@ class RunWriter:
         content = make_part(
             papers, embeddings, {"position": position, "n_papers": len(papers), "counts": counts, "run": run}
         )
-        digest = sha256(content).hexdigest()
+        digest, n_bytes = hash_stream(BytesIO(content))
         name = f"part-{position:09d}-{digest[:8]}.parquet"
         write_atomically(self.folder / "parts" / name, lambda stream: stream.write(content))
-        part = {"name": name, "position": position, "n_papers": len(papers), "n_bytes": len(content), "sha256": digest}
+        part = {"name": name, "position": position, "n_papers": len(papers), "n_bytes": n_bytes, "sha256": digest}
         self.commit(n_papers=position + len(papers), parts=[*self.metadata["parts"], part | counts])
 
     def commit(
@@ -442,10 +456,10 @@ def _new_metadata(description: dict[str, Any]) -> dict[str, Any]:
 def _is_ours(path: Path, metadata: dict[str, Any]) -> bool:
     "Whether a part was made for a run with this fingerprint."
     try:
-        footer = json.loads(pq.read_schema(path).metadata[FOOTER_KEY])
-        return footer["run"]["fingerprint_sha256"] == metadata["fingerprint_sha256"]
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid):
+        run = read_footer(pq.read_schema(path)).get("run", {})
+    except (OSError, pa.ArrowInvalid):
         return False
+    return run.get("fingerprint_sha256") == metadata["fingerprint_sha256"]
 
 # %% ../nbs/04_store.ipynb #04-store-35
 def export_npy(

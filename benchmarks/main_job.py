@@ -87,6 +87,14 @@ def compare_with_reference(run_folder: Path, n_abstracts: int = 200) -> float:
     return float(np.abs(ours - theirs).max())
 
 
+def name_processor() -> str:
+    "The processor's model, where Linux or the platform tells it."
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text().splitlines() if listed.exists() else []
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor())
+
+
 def time_start(*command: str, n_runs: int = 5) -> float:
     "Median seconds of a command, after one run to warm up."
     seconds = []
@@ -115,7 +123,12 @@ def main(run_folder: Path) -> None:
         "largest_difference_to_sentence_transformers": compare_with_reference(run_folder),
         "seconds_import": time_start(sys.executable, "-c", "import arxiv_embeddings"),
         "seconds_help": time_start(str(Path(sys.executable).parent / "arxiv-embeddings"), "--help"),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": {
+            "architecture": platform.machine(),
+            "processor": name_processor(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+        },
         "versions": {name: metadata.version(name) for name in ("torch", "transformers", "sentence-transformers")},
         "date": run_metadata["date_generated"],
     }

@@ -73,7 +73,7 @@ def test_a_plain_transformer_is_pooled_as_stated(pooling: str, plain_model: Path
         for name in POOLING_FUNCTIONS
         if name != pooling
     ]
-    assert all(np.abs(ours - other).max() > 0.1 for other in others)
+    assert [np.abs(ours - other).max() > 0.1 for other in others] == [True, True]
 
 
 def test_an_adapter_is_active(plain_model: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,6 +51,11 @@ def test_wheel_says_what_it_needs(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     (name,) = (one for one in archive.namelist() if one.endswith("METADATA"))
     metadata = archive.read(name).decode()
+    (accepted,) = (line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Requires-Python"))
+    versions = ("3.9.20", "3.10.0", "3.11.7", "3.12.12", "3.13.0", "4.0")
+    assert [version in SpecifierSet(accepted) for version in versions] == [False, True, True, True, False, False]
+    named = [line.split(":: ")[-1] for line in metadata.splitlines() if ":: Python :: 3." in line]
+    assert named == ["3.10", "3.11", "3.12"]
     extras = {line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Provides-Extra")}
     assert extras == {"spark", "int8", "explore", "dev", "all"}
     core = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]

@@ -24,6 +24,7 @@ from arxiv_embeddings.papers import (
     UNDECODABLE,
     InputError,
     collapse_white_space,
+    open_papers,
     parse_categories,
     read_papers,
     sample_papers,
@@ -262,6 +263,15 @@ def test_each_bad_row_is_counted_with_its_reason(tmp_path: Path) -> None:
     assert papers.report.n_rows == len(lines) - 1  # a blank line is no row
     assert papers.report.n_accepted + papers.report.n_rejected == papers.report.n_rows
     assert papers.report.rejected[MALFORMED]["first_ids"] == ["row 4", "row 5", "8"]
+    assert papers.report.rejected[UNDECODABLE]["first_ids"] == ["5"]
+
+
+def test_an_undecodable_row_is_named_by_the_id_that_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "papers.csv"
+    path.write_bytes(b"id,doi,abstract\n1,10.1/x,caf\xe9\n2,10.1/\xe9,A.\n3,10.1/z,B.\n")
+    papers = read_papers(path, id_column="doi")
+    assert papers.report.rejected == {UNDECODABLE: {"count": 2, "first_ids": ["10.1/x", "row 2"]}}
+    assert papers.table()["paper_id"].to_pylist() == ["10.1/z"]
 
 
 def test_bad_rows_of_jsonl(tmp_path: Path) -> None:
@@ -321,6 +331,7 @@ def test_an_abstract_of_200000_words(tmp_path: Path) -> None:
             b'id,abstract\n1,fine\n2,"never closed\n3,fine\n4,fine\n',
             "the row that begins in line 3 are broken",
         ),
+        ("papers.csv", b'"the\nid","id",abstract\n1,2,"broken" quotes"\n', "the row that begins in line 3 are broken"),
         (
             "papers.jsonl",
             b'[\n{"id": "1", "abstract": "A."},\n{"id": "2", "abstract": "B."}\n]\n',
@@ -372,6 +383,41 @@ def test_a_file_that_changes_while_it_is_read(change: str, tmp_path: Path) -> No
     path.write_text(HEADER + change)
     with pytest.raises(InputError, match="has changed while it was being read"):
         list(papers.batches(batch_size=1))
+
+
+def test_a_file_that_is_gone_after_it_was_scanned(tmp_path: Path) -> None:
+    papers = read_papers(write_csv(tmp_path / "papers.csv", "1,T,A.,"))
+    (tmp_path / "papers.csv").unlink()
+    with pytest.raises(InputError, match=r"papers\.csv is there no more"):
+        papers.table()
+
+
+@pytest.mark.parametrize("time_of_change", [None, "mtime", "modification_time", "LastModified", "updated"])
+def test_file_systems_that_tell_little(time_of_change: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, changed = fsspec.filesystem("memory"), 1
+
+    def info(path: str, **options: object) -> dict:
+        told = {"name": path, "type": "file", "size": len(memory.cat(path))}
+        return told | ({time_of_change: changed} if time_of_change else {})
+
+    memory.pipe("/little/papers.csv", HEADER.encode() + b"1,T,A.,\n")
+    monkeypatch.setattr(memory, "info", info)
+    papers = read_papers("memory://little/papers.csv")
+    assert papers.table()["abstract"].to_pylist() == ["A."]
+    if time_of_change:  # another file of the same size
+        changed = 2
+    else:
+        memory.pipe("/little/papers.csv", HEADER.encode() + b"1,T,AB.,\n")
+    with pytest.raises(InputError, match="has changed while it was being read"):
+        papers.table()
+
+
+def test_papers_that_were_not_scanned_say_so() -> None:
+    papers = open_papers(sample_papers())
+    for read in (papers.table, lambda: next(papers.batches())):
+        with pytest.raises(InputError, match="is not scanned yet: call scan"):
+            read()
+    assert papers.scan().table() == SAMPLE.table()
 
 
 # Properties

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,22 +53,43 @@ def start_slow_writer(folder: Path) -> subprocess.Popen:
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW_WRITER, str(folder)], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True
     )
-    process.stdout.readline()
+    assert process.stdout.readline() == "ready\n"
     return process
 
 
+def count_committed(folder: Path) -> int:
+    "How many papers a run has; 0 before it has begun."
+    return open_run(folder).n_papers if (folder / "metadata.json").exists() else 0
+
+
+def wait_until(happened: Callable[[], bool], process: subprocess.Popen, seconds: float = 60) -> None:
+    "Wait for what a process does; kills it and fails where it ends or takes longer."
+    started = time.monotonic()
+    while not happened():
+        if process.poll() is not None or time.monotonic() - started > seconds:
+            process.kill()
+            pytest.fail(f"the writer has not done it in {seconds} seconds, exit code {process.wait()}")
+        time.sleep(0.005)
+
+
 def test_killed_at_random_moments_and_continued(tmp_path: Path, whole) -> None:
-    folder, generator, n_before = tmp_path / "run", random.Random(0), 0
-    for _ in range(6):
+    folder, generator = tmp_path / "run", random.Random(0)
+    process = start_slow_writer(folder)
+    time.sleep(generator.uniform(0, 0.1))  # perhaps before anything is there
+    process.kill()
+    process.wait()
+    n_before = count_committed(folder)
+    for _ in range(4):  # a part takes 0.08 seconds or more, so that about half of the 18 are left in the end
         process = start_slow_writer(folder)
-        time.sleep(generator.uniform(0, 0.6))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if (folder / "metadata.json").exists():
-            run = open_run(folder)
-            assert run.n_papers >= n_before  # what was committed is still there
-            assert_array_equal(run.embeddings(), whole.embeddings()[: run.n_papers], strict=True)
-            n_before = run.n_papers
+        wait_until(lambda n_before=n_before: count_committed(folder) > n_before, process)
+        time.sleep(generator.uniform(0, 0.1))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL  # it had not ended by itself
+        run = open_run(folder)
+        assert n_before < run.n_papers < 144  # what was committed is still there, and there was more to do
+        assert_array_equal(run.embeddings(), whole.embeddings()[: run.n_papers], strict=True)
+        n_before = run.n_papers
+    assert 0 < n_before < 144
     assert start_slow_writer(folder).wait() == 0
     run = open_run(folder)
     assert run.metadata["complete"]
@@ -103,15 +125,16 @@ def test_every_write_may_fail(n_writes: int, tmp_path: Path, whole, monkeypatch:
 
 def test_two_writers(tmp_path: Path) -> None:
     first = start_slow_writer(tmp_path / "run")
-    while not (tmp_path / "run" / "metadata.json").exists():
-        time.sleep(0.005)
-    with pytest.raises(InputError, match=f"is being written by process {first.pid}"):
-        embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder())
-    first.send_signal(signal.SIGSTOP)  # stopped is not dead
-    with pytest.raises(InputError, match=f"is being written by process {first.pid}"):
-        embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder())
-    first.kill()
-    first.wait()
+    wait_until((tmp_path / "run" / "metadata.json").exists, first)
+    try:
+        with pytest.raises(InputError, match=f"is being written by process {first.pid}"):
+            embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder())
+        first.send_signal(signal.SIGSTOP)  # stopped is not dead
+        with pytest.raises(InputError, match=f"is being written by process {first.pid}"):
+            embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder())
+    finally:
+        first.kill()
+        first.wait()
     assert embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder()).run.metadata["complete"]
 
 
@@ -250,6 +273,38 @@ def test_a_damaged_part_is_named(damage: str, tmp_path: Path) -> None:
     for read in (run.embeddings, run.read):
         with pytest.raises(InputError, match=names[1]):
             read()
+
+
+@pytest.mark.parametrize("of_another", ["position", "fingerprint_sha256"])
+def test_a_part_in_the_place_of_another_of_the_same_size(of_another: str, tmp_path: Path) -> None:
+    parts = []
+    for pooling in ("cls", "max"):
+        description = {"model": "given", "embedding_dim": 2, "fingerprint": {"pooling": pooling}}
+        with RunWriter(tmp_path / pooling, description) as writer:
+            for row in range(2):
+                papers = pa.table({"paper_id": [f"paper {row}"], "text_sha256": [str(row)]})
+                writer.add_part(papers, np.array([[row, 1]], dtype=np.float32))
+        parts.append(
+            [tmp_path / pooling / "parts" / part["name"] for part in open_run(tmp_path / pooling).metadata["parts"]]
+        )
+    place, other = parts[0][0], parts[0][1] if of_another == "position" else parts[1][0]
+    assert place.stat().st_size == other.stat().st_size
+    place.write_bytes(other.read_bytes())
+    run = open_run(tmp_path / "cls")
+    for read in (run.embeddings, run.read, lambda: run.paper_ids):
+        with pytest.raises(InputError, match=f"{place.name} is not the one .* it has another {of_another};"):
+            read()
+
+
+def test_compressing_vectors_would_save_less_than_a_tenth(sample_run) -> None:
+    content = sample_run.embeddings().tobytes()
+    assert len(pa.Codec("zstd").compress(content)) > 0.9 * len(content)
+    path = sample_run.folder / "parts" / sample_run.metadata["parts"][0]["name"]
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    compressed = {column.path_in_schema: column.compression for column in columns}
+    assert compressed["embedding.list.element"] == "UNCOMPRESSED"
+    assert compressed["abstract"] == compressed["title"] == "ZSTD"
 
 
 def test_metadata_cut_in_half(tmp_path: Path) -> None:
