@@ -72,6 +72,7 @@ class TokenisedTexts:
     text_of_row: np.ndarray  # which text a row belongs to, int64, (n_rows,)
     n_tokens: np.ndarray  # tokens of each text before any cut, special ones counted once, int64, (n_texts,)
     max_tokens: int  # the limit for a row
+    unknown: tuple[int, ...] = ()  # texts of which the vocabulary knows no token, where such are allowed
 
     @property
     def lengths(self) -> np.ndarray:
@@ -155,18 +156,16 @@ class Tokeniser:
             for piece in pieces if self.long_text == "windows" else pieces[:1]:
                 rows.append(np.array(piece.ids, dtype=np.int32))
                 owners.append(position)
-        tokenised = TokenisedTexts(rows, np.array(owners, np.int64), np.array(n_tokens, np.int64), self.max_tokens)
-        if not self.allow_unknown and (unknown := self.find_unknown(tokenised)):
+        owners = np.array(owners, dtype=np.int64)
+        unknown = self._find_unknown(rows, owners, len(texts))
+        if unknown and not self.allow_unknown:
             raise UnknownTextError(unknown)
-        return tokenised
+        return TokenisedTexts(rows, owners, np.array(n_tokens, dtype=np.int64), self.max_tokens, tuple(unknown))
 
-    def find_unknown(
-        self,
-        tokenised: TokenisedTexts,  # of `tokenise`
-    ) -> list[int]:  # positions of texts
+    def _find_unknown(self, rows: list[np.ndarray], owners: np.ndarray, n_texts: int) -> list[int]:
         "Find the texts of which the vocabulary knows no token."
-        known = np.zeros(len(tokenised.n_tokens), dtype=bool)
-        for owner, row in zip(tokenised.text_of_row, tokenised.rows, strict=True):
+        known = np.zeros(n_texts, dtype=bool)
+        for owner, row in zip(owners, rows, strict=True):
             known[owner] |= not np.isin(row, self.meaningless).all()
         return np.flatnonzero(~known).tolist()
 

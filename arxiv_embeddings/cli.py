@@ -46,7 +46,7 @@ def describe_error(
     if isinstance(error, InputError):
         text = str(error)
     elif isinstance(error, KeyboardInterrupt):
-        text = "stopped; what was committed is safe, and the same command goes on from there"
+        text = "stopped; what a run has committed is safe, and the same embed command goes on from there"
     elif isinstance(error, OSError):
         text = f"{error.filename or 'the system'}: {error.strerror or error}"
     else:
@@ -144,13 +144,19 @@ def print_embedded(
     from arxiv_embeddings.papers import ReadReport
 
     run, kept = result.run, result.run.metadata["input"]
-    n_cut = sum(part["n_cut"] for part in run.metadata["parts"])
+    # runs made by version 0.1.0 count only what was cut
+    n_cut, n_in_windows, n_unknown = (
+        sum(part.get(name, 0) for part in run.metadata["parts"]) for name in ("n_cut", "n_in_windows", "n_unknown")
+    )
     if as_json:
         counts = {
             "n_embedded": result.n_embedded,
             "seconds": round(result.seconds, 1),
             "n_papers": run.n_papers,
             "n_cut": n_cut,
+            "n_in_windows": n_in_windows,
+            "n_unknown": n_unknown,
+            "int8_check": run.metadata.get("int8_check"),
         }
         state = {"folder": str(run.folder), **counts, "complete": run.metadata["complete"]}
         return print_json(state | {name: kept[name] for name in REPORTED})
@@ -160,8 +166,19 @@ def print_embedded(
         typer.echo(f"{result.n_embedded:,} papers embedded in {result.seconds:.1f} s, {rate:.1f} a second")
     else:
         typer.echo("nothing to do: these papers are there already")
-    cut = f", {n_cut:,} of them cut to {run.metadata['fingerprint']['max_tokens']} tokens" if n_cut else ""
-    typer.echo(f"{run.folder} holds {run.n_papers:,} papers{cut}")
+    if check := run.metadata.get("int8_check"):
+        typer.echo(
+            f"int8 against float32 on {check['n_papers']} of these papers: cosine {check['mean_cosine']:.4f} on average, "
+            f"{check['smallest_cosine']:.4f} at worst"
+        )
+    max_tokens = run.metadata["fingerprint"]["max_tokens"]
+    notes = {
+        f"cut to {max_tokens} tokens": n_cut,
+        f"read in windows of {max_tokens} tokens": n_in_windows,
+        "without a token that the model knows": n_unknown,
+    }
+    said = "".join(f", {count:,} of them {note}" for note, count in notes.items() if count)
+    typer.echo(f"{run.folder} holds {run.n_papers:,} papers{said}")
 
 # %% ../nbs/12_cli.ipynb #12-cli-13
 @app.command()
@@ -180,9 +197,27 @@ def embed(
     pooling: Annotated[str | None, typer.Option(help="mean, cls or max, for a plain transformer.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=3, help="Cut texts to this many tokens.")] = None,
     revision: Annotated[str | None, typer.Option(help="Hub commit, tag or branch of the model.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="Hub id or folder of an adapter.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="Hub id, folder or known name of an adapter.")] = None,
+    query_adapter: Annotated[
+        str | None, typer.Option(help="The same for text queries; default: the model's own, if any.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="float32; int8 on CPUs; bfloat16 or float16 where the processor has it.")
+    ] = "float32",
+    engine: Annotated[str | None, typer.Option(help="openvino or torch; default: what is fastest here.")] = None,
     device: Device = None,
-    id_column: Annotated[str | None, typer.Option(help="Column with the ids.")] = None,
+    long_text: Annotated[
+        str, typer.Option(help="Texts beyond the limit: cut, or windows (read in pieces and averaged).")
+    ] = "cut",
+    allow_unknown: Annotated[
+        bool, typer.Option("--allow-unknown", help="Embed papers of which the model knows no token, counted.")
+    ] = False,
+    minimum_cosine: Annotated[
+        float, typer.Option(min=-1, max=1, help="Stop an int8 run that is farther from float32 than this.")
+    ] = 0.99,
+    id_column: Annotated[
+        str | None, typer.Option(help="Column with the ids; default: paper_id, arxiv_id or id.")
+    ] = None,
     abstract_column: Annotated[str | None, typer.Option(help="Column with the abstracts.")] = None,
     title_column: Annotated[str | None, typer.Option(help="Column with the titles.")] = None,
     categories_column: Annotated[str | None, typer.Option(help="Column with the categories.")] = None,
@@ -203,7 +238,13 @@ def embed(
         max_tokens=max_tokens,
         revision=revision,
         adapter=adapter,
+        query_adapter=query_adapter,
+        precision=precision,
+        engine=engine,
         device=device,
+        long_text=long_text,
+        allow_unknown=allow_unknown,
+        minimum_cosine=minimum_cosine,
         progress=not quiet,
         id_column=id_column,
         abstract_column=abstract_column,
@@ -234,6 +275,10 @@ def describe(run: RunFolder, as_json: AsJson = False, debug: Debug = False) -> N
         "model": f"{described['model']}, {described['embedding_dim']} dimensions, {described['fingerprint']['pooling']} pooling",
         "text": f"{described['fingerprint']['text']}, up to {described['fingerprint']['max_tokens']} tokens",
         "cut": f"{described['n_cut']:,} texts were longer",
+        "int8": f"cosine to float32 {described['int8_check']['mean_cosine']:.4f} on average, "
+        f"{described['int8_check']['smallest_cosine']:.4f} at worst, of {described['int8_check']['n_papers']} papers"
+        if described["int8_check"]
+        else None,
         "engine": f"{described['settings']['engine']}, {described['settings'].get('precision')}",
         "made": described["date_generated"],
         "parts": f"{described['n_parts']:,}, {described['n_bytes'] / 1e6:,.1f} MB",
@@ -243,7 +288,8 @@ def describe(run: RunFolder, as_json: AsJson = False, debug: Debug = False) -> N
         "same text twice": "; ".join(" = ".join(group) for group in duplicates[:5]) or "none",
     }
     for name, value in lines.items():
-        typer.echo(f"{name + ':':17}{as_plain(value)}")
+        if value is not None:
+            typer.echo(f"{name + ':':17}{as_plain(value)}")
 
 # %% ../nbs/12_cli.ipynb #12-cli-16
 @app.command()
@@ -269,7 +315,7 @@ def models(as_json: AsJson = False, debug: Debug = False) -> None:
 def similar(
     run: RunFolder,
     paper_id: Annotated[
-        str | None, typer.Argument(help="Id of the paper to start from, or else give --row.", metavar="[ID]")
+        str | None, typer.Argument(help="Id of the paper to start from, or else give --row.", metavar="ID")
     ] = None,
     row: Annotated[int | None, typer.Option(help="Row of the paper in the run, from 0.")] = None,
     k: HowMany = 5,
@@ -298,12 +344,14 @@ def search(
     debug: Debug = False,
 ) -> None:
     "Find the papers nearest to a text."
-    from arxiv_embeddings.pipeline import load_run_encoder
+    from arxiv_embeddings.pipeline import load_query_encoder
     from arxiv_embeddings.search import open_index, search_text
     from arxiv_embeddings.store import open_run
 
     index = open_index(open_run(run))
-    print_papers(search_text(index, text, k=k, category=category, encoder=load_run_encoder(index.run, device)), as_json)
+    print_papers(
+        search_text(index, text, k=k, category=category, encoder=load_query_encoder(index.run, device)), as_json
+    )
 
 
 @app.command()
@@ -316,9 +364,9 @@ def index(run: RunFolder, as_json: AsJson = False, debug: Debug = False) -> None
     opened = open_run(run)
     path = build_index(opened)
     summary = {"index": str(path), "n_papers": opened.n_papers, "n_bytes": path.stat().st_size}
-    print_json(summary) if as_json else typer.echo(
-        f"{path}: {opened.n_papers:,} papers, {summary['n_bytes'] / 1e6:.1f} MB"
-    )
+    if as_json:
+        return print_json(summary)
+    typer.echo(f"{path}: {opened.n_papers:,} papers, {summary['n_bytes'] / 1e6:.1f} MB")
 
 # %% ../nbs/12_cli.ipynb #12-cli-20
 @app.command()
@@ -326,7 +374,7 @@ def index(run: RunFolder, as_json: AsJson = False, debug: Debug = False) -> None
 def evaluate(
     run: RunFolder,
     relations: Annotated[str | None, typer.Option(help="Tab-separated file of related papers: src, dst, kind.")] = None,
-    k: HowMany = 10,
+    k: Annotated[int, typer.Option("-k", help="How many neighbours of each paper count.", min=1)] = 10,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -353,7 +401,9 @@ def evaluate(
 @reports_errors
 def export(
     run: RunFolder,
-    to: Annotated[list[str] | None, typer.Option(help="npy or parquet, may be repeated; default: all.")] = None,
+    to: Annotated[
+        list[str] | None, typer.Option(help="npy or parquet, may be repeated; default: all.", metavar="FORM")
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['log', 'WEIGHTS_NAMES', 'CONVERTED_FILES', 'CONVERSION_FORMAT', 'SMALLEST_COSINE', 'SMOOTH_QUANT_ALPHA',
            'load_openvino', 'has_amx', 'count_cores', 'find_precisions', 'check_precision', 'convert_graph',
-           'calibration_texts', 'check_conversion', 'cache_folder', 'make_folder_once', 'ConvertedModel',
+           'calibration_texts', 'check_conversion', 'cache_folder', 'make_folder_whole', 'ConvertedModel',
            'describe_converted', 'open_converted', 'name_converted', 'convert_model', 'quantise_model',
            'fetch_converted', 'choose_streams', 'OpenVINOEncoder']
 
@@ -169,22 +169,15 @@ def cache_folder() -> Path:  # may not exist yet
 
 
 @contextlib.contextmanager
-def make_folder_once(
-    folder: Path,  # what is wanted
-) -> Iterator[Path | None]:  # a folder to fill, which becomes the wanted one at the end; `None` where that is there
-    "Make a folder whole or not at all, by one process at a time."
-    from filelock import FileLock
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if folder.exists():
-            yield None
-            return
-        partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        yield partial
-        partial.rename(folder)
+def make_folder_whole(
+    folder: Path,  # what is wanted; not there yet
+) -> Iterator[Path]:  # a folder to fill, which becomes the wanted one at the end
+    "Make a folder whole or not at all; one process at a time may do so."
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    partial.rename(folder)
 
 # %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-18
 @dataclass(frozen=True)
@@ -193,13 +186,13 @@ class ConvertedModel:
 
     folder: Path  # with model.xml, model.bin, tokenizer.json, model.json
     description: dict[str, Any]  # of model.json
+    spec: ModelSpec  # the model that was asked for; the same weights may have been converted under another name
 
     @property
     def files(self) -> ModelFiles:
         "The model as the other rooms know it; its own files need not be there any more."
-        spec = ModelSpec(**self.description["spec"])
         modules = [(name, self.folder) for name in self.description["modules"]]
-        return ModelFiles(spec, self.folder, self.folder, modules)
+        return ModelFiles(self.spec, self.folder, self.folder, modules)
 
     @property
     def sha256(self) -> str:
@@ -219,6 +212,7 @@ def describe_converted(
 
 def open_converted(
     folder: Path,  # a converted folder
+    spec: ModelSpec | None = None,  # the model that was asked for; `None`: as it was when it was converted
 ) -> ConvertedModel:  # with every file as it was written
     "Open a converted model; raises `InputError` where it is not whole or not as it was written."
     description = read_json(folder / "model.json")
@@ -229,7 +223,7 @@ def open_converted(
             raise InputError(
                 f"{folder / name} is damaged or missing: delete the folder {folder}, it will be made again"
             )
-    return ConvertedModel(folder, description)
+    return ConvertedModel(folder, description, spec or ModelSpec(**description["spec"]))
 
 # %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-19
 def name_converted(
@@ -317,15 +311,19 @@ def fetch_converted(
     precision: str = "float32",  # float32 (also for bfloat16) or int8
 ) -> ConvertedModel:  # from the cache, or made now
     "Find a model's converted form, making it the first time; raises `InputError` saying why it cannot be made."
+    from filelock import FileLock
+
     folder = cache_folder() / name_converted(files, precision)
-    if not folder.exists():
-        source = fetch_converted(files) if precision == "int8" else None
-        with make_folder_once(folder) as partial:
-            if partial and source:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists() and precision == "int8":
+            source = fetch_converted(files)
+            with make_folder_whole(folder) as partial:
                 quantise_model(source, partial)
-            elif partial:
+        elif not folder.exists():
+            with make_folder_whole(folder) as partial:
                 convert_model(files, partial)
-    return open_converted(folder)
+    return open_converted(folder, files.spec)
 
 # %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-24
 def choose_streams(

@@ -18,9 +18,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .encoder import Encoder
+from .batching import Encoder
 from .papers import NUL_OR_SURROGATE, InputError, split_paper_id
-from .pipeline import load_run_encoder
+from .pipeline import load_query_encoder
 from .pooling import scale_to_unit_length
 from .store import Run, read_note, utc_now, write_atomically
 
@@ -183,11 +183,12 @@ def search_text(
     *,
     k: int = 5,  # papers to find at most, 1 or more
     category: str | None = None,  # only papers of this category
-    encoder: Encoder | None = None,  # an encoder at hand; `None`: the run's own is loaded
+    encoder: Encoder
+    | None = None,  # an encoder at hand; `None`: the run's own is loaded, or the one for queries that goes with it
 ) -> pd.DataFrame:  # from `to_table`, nearest first
     "Find the papers nearest to a text; raises `InputError` for an empty one or one that is no text."
     if not text.strip() or NUL_OR_SURROGATE.search(text):
         raise InputError("nothing to search for: give some words, in UTF-8")
     among = select_category(index.papers, category) if category else None
-    encoder = encoder or load_run_encoder(index.run)
+    encoder = encoder or load_query_encoder(index.run)
     return to_table(index, *index.search(encoder.encode([text]), k, among)[0])

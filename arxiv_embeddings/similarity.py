@@ -110,6 +110,7 @@ def describe_run(
         **{name: kept[name] for name in ("n_papers", "embedding_dim", "model", "date_generated", "complete")},
         "fingerprint": kept["fingerprint"],
         "settings": kept["settings"],
+        "int8_check": kept.get("int8_check"),  # runs made by version 0.1.0 have none
         "input": {name: kept["input"][name] for name in ("path", "n_rows", "n_accepted", "rejected")},
         "n_parts": len(kept["parts"]),
         **{name: sum(part[name] for part in kept["parts"]) for name in ("n_bytes", "n_cut", "n_tokens")},

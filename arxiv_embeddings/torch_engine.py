@@ -132,12 +132,18 @@ def add_adapter(
     "Put the adapter into the transformer and switch it on; raises `InputError` where it does not fit."
     import adapters
 
+    read_weight_names(files.adapter_folder)
     adapters.init(transformer)
     safe = any(path.suffix == ".safetensors" for path in find_weights(files.adapter_folder))
+    found = {}
     try:
-        name = transformer.load_adapter(
-            str(files.adapter_folder), set_active=True, with_head=False, use_safetensors=safe
-        )
+        options = {"with_head": False, "use_safetensors": safe, "loading_info": found}
+        name = transformer.load_adapter(str(files.adapter_folder), set_active=True, **options)
+        # adapters fills up what is missing with random numbers, and passes over what it does not need
+        if found["missing_keys"] or found["unexpected_keys"]:
+            raise ValueError(
+                f"{len(found['missing_keys'])} weights are missing and {len(found['unexpected_keys'])} are too many"
+            )
     except Exception as error:  # adapters raises whatever its parts raise
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"the adapter {files.spec.adapter} does not fit {files.spec.source}: {reason}") from error

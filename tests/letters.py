@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arxiv_embeddings.encoder import TokenisedTexts
+from arxiv_embeddings.batching import TokenisedTexts
 from arxiv_embeddings.models import ModelFiles, ModelSpec
 
 
@@ -16,15 +16,16 @@ class LetterEncoder:
     def __init__(self, pooling: str = "mean"):
         spec = ModelSpec("letters", "letters", pooling=pooling, separator="|", max_tokens=64)
         self.files = ModelFiles(spec, Path(), Path(), [])
-        self.fingerprint = {"pooling": pooling, "text": "title+abstract"}
-        self.settings = {"engine": "letters", "token_budget": 64}
+        self.fingerprint = {"pooling": pooling, "text": "title+abstract", "precision": "float32"}
+        self.settings, self.batching = {"engine": "letters"}, {"token_budget": 64}
 
     def tokenise(self, texts):
+        rows = [np.array([len(text), *text.encode()[:3]], dtype=np.int32) for text in texts]
         n_tokens = np.array([len(text) for text in texts], dtype=np.int64)
-        return TokenisedTexts({"input_ids": [[len(text), *text.encode()[:3]] for text in texts]}, n_tokens, 64)
+        return TokenisedTexts(rows, np.arange(len(texts)), n_tokens, 64)
 
     def run(self, tokenised, on_batch=None):
-        return np.array(tokenised.features["input_ids"], dtype=np.float32)
+        return np.array(tokenised.rows, dtype=np.float32)
 
     def encode(self, texts):
         return self.run(self.tokenise(texts))

@@ -21,7 +21,7 @@ from letters import LetterEncoder
 from numpy.testing import assert_array_equal
 
 from arxiv_embeddings import pipeline, store
-from arxiv_embeddings.encoder import TorchEncoder
+from arxiv_embeddings.torch_engine import TorchEncoder
 from arxiv_embeddings.papers import InputError, hash_text, make_texts, read_papers, sample_papers
 from arxiv_embeddings.pipeline import embed_papers, load_run_encoder
 from arxiv_embeddings.store import FOOTER_KEY, RunWriter, export_run, open_run
