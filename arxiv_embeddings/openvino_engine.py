@@ -186,13 +186,7 @@ class ConvertedModel:
 
     folder: Path  # with model.xml, model.bin, tokenizer.json, model.json
     description: dict[str, Any]  # of model.json
-    spec: ModelSpec  # the model that was asked for; the same weights may have been converted under another name
-
-    @property
-    def files(self) -> ModelFiles:
-        "The model as the other rooms know it; its own files need not be there any more."
-        modules = [(name, self.folder) for name in self.description["modules"]]
-        return ModelFiles(self.spec, self.folder, self.folder, modules)
+    files: ModelFiles  # the model that it was made of, or where that is gone, what is known of it
 
     @property
     def sha256(self) -> str:
@@ -212,7 +206,7 @@ def describe_converted(
 
 def open_converted(
     folder: Path,  # a converted folder
-    spec: ModelSpec | None = None,  # the model that was asked for; `None`: as it was when it was converted
+    files: ModelFiles | None = None,  # the model that was asked for; `None`: what the folder itself says of it
 ) -> ConvertedModel:  # with every file as it was written
     "Open a converted model; raises `InputError` where it is not whole or not as it was written."
     description = read_json(folder / "model.json")
@@ -223,7 +217,10 @@ def open_converted(
             raise InputError(
                 f"{folder / name} is damaged or missing: delete the folder {folder}, it will be made again"
             )
-    return ConvertedModel(folder, description, spec or ModelSpec(**description["spec"]))
+    modules = [(name, folder) for name in description["modules"]]
+    return ConvertedModel(
+        folder, description, files or ModelFiles(ModelSpec(**description["spec"]), folder, folder, modules)
+    )
 
 # %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-19
 def name_converted(
@@ -268,7 +265,7 @@ def convert_model(
         lower_case=tokeniser.lower_case,
         versions={name: metadata.version(name) for name in ("openvino", "torch", "transformers")},
     )
-    check_conversion(OpenVINOEncoder(open_converted(folder)), model)
+    check_conversion(OpenVINOEncoder(open_converted(folder, files)), model)
 
 # %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-21
 SMOOTH_QUANT_ALPHA = 0.7  # 0: outliers stay in the activations, 1: all goes into the weights
@@ -323,7 +320,7 @@ def fetch_converted(
         elif not folder.exists():
             with make_folder_whole(folder) as partial:
                 convert_model(files, partial)
-    return open_converted(folder, files.spec)
+    return open_converted(folder, files)
 
 # %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-24
 def choose_streams(

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -275,9 +275,9 @@ def load_kept_model(
     "Load the quantised model that lies in a run's folder; raises `InputError` where it is not the run's."
     batching = {name: run.metadata["batching"][name] for name in ("token_budget", "streams")}
     rest = run.metadata["fingerprint"]["rest_precision"]
-    encoder = OpenVINOEncoder(
-        open_converted(run.folder / "model", read_spec(run)), **({"rest": rest} | batching | options)
-    )
+    kept = open_converted(run.folder / "model")
+    kept = replace(kept, files=replace(kept.files, spec=read_spec(run)))
+    encoder = OpenVINOEncoder(kept, **({"rest": rest} | batching | options))
     if encoder.converted.sha256 != run.metadata["fingerprint"]["quantised_sha256"]:
         raise InputError(f"{run.folder / 'model'} is not the model that made this run's vectors")
     return encoder

@@ -2,11 +2,16 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from arxiv_embeddings.encoder import Encoder, load_encoder
+# converted models are made anew by each run of the tests, unless it is told to use a cache (as `make test` does)
+os.environ.setdefault("ARXIV_EMBEDDINGS_CACHE", tempfile.mkdtemp(prefix="arxiv_embeddings-"))
+
+from arxiv_embeddings.batching import Encoder
+from arxiv_embeddings.encoder import load_encoder
 from arxiv_embeddings.papers import sample_papers
 from arxiv_embeddings.pipeline import embed_papers
 from arxiv_embeddings.store import Run

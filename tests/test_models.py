@@ -349,13 +349,9 @@ def test_unit_length_is_told_truly(minilm, plain_model: Path) -> None:
 
 
 @pytest.mark.parametrize("token_budget", [1, 300, 4096, 100_000])
-def test_neighbours_in_a_batch_change_nothing(token_budget: int, minilm) -> None:
+def test_neighbours_in_a_batch_change_nothing(token_budget: int, minilm, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [*TEXTS, "short", "word " * 1000]
-    settings = minilm.settings
-    minilm.settings = settings | {"token_budget": token_budget}
-    try:
-        ours = minilm.encode(texts)
-    finally:
-        minilm.settings = settings
+    monkeypatch.setitem(minilm.batching, "token_budget", token_budget)
+    ours = minilm.encode(texts)
     alone = np.concatenate([minilm.encode([text]) for text in texts])
     assert_allclose(ours, alone, atol=1e-6, strict=True)

@@ -21,7 +21,7 @@ from letters import LetterEncoder
 from numpy.testing import assert_array_equal
 
 from arxiv_embeddings import pipeline, store
-from arxiv_embeddings.torch_engine import TorchEncoder
+from arxiv_embeddings.encoder import make_encoder
 from arxiv_embeddings.papers import InputError, hash_text, make_texts, read_papers, sample_papers
 from arxiv_embeddings.pipeline import embed_papers, load_run_encoder
 from arxiv_embeddings.store import FOOTER_KEY, RunWriter, export_run, open_run
@@ -30,6 +30,7 @@ SLOW_WRITER = """
 import sys, time
 from letters import LetterEncoder
 from arxiv_embeddings.papers import sample_papers
+from arxiv_embeddings.encoder import make_encoder
 from arxiv_embeddings.pipeline import embed_papers
 
 class SlowEncoder(LetterEncoder):
@@ -358,20 +359,21 @@ def test_exports_are_the_run(tmp_path: Path) -> None:
 def test_the_model_of_a_run_is_found_again(sample_run) -> None:
     encoder = load_run_encoder(sample_run, device="cpu")
     assert encoder.fingerprint == sample_run.metadata["fingerprint"]
-    assert encoder.settings["token_budget"] == sample_run.metadata["batching"]["token_budget"]
+    assert encoder.batching["token_budget"] == sample_run.metadata["batching"]["token_budget"]
 
 
 def test_a_continued_run_keeps_its_batches(tmp_path: Path, minilm, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder, budgets = TorchEncoder(minilm.files, "cpu", token_budget=777), []
-
-    def load(files, device, token_budget):
-        budgets.append(token_budget)
-        return encoder
-
+    encoder = make_encoder(minilm.files, engine="openvino", token_budget=777, streams=1)
     embed_papers(sample_papers(), tmp_path / "run", limit=4, part_size=2, encoder=encoder)
-    monkeypatch.setattr(pipeline, "TorchEncoder", load)
-    run = embed_papers(sample_papers(), tmp_path / "run", limit=9, device="cpu").run
-    assert budgets == [777]
+    made = []
+
+    def make(*positional, **options):
+        made.append(make_encoder(*positional, **options))
+        return made[-1]
+
+    monkeypatch.setattr(pipeline, "make_encoder", make)
+    run = embed_papers(sample_papers(), tmp_path / "run", limit=9, engine="openvino").run
+    assert made[0].batching == {"token_budget": 777, "streams": 1}
     assert [part["n_papers"] for part in run.metadata["parts"]] == [2, 2, 2, 2, 1]
 
 
