@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CACHE_BYTES', 'TOKENS_AT_LEAST', 'LONG_TEXTS', 'plan_batches', 'second_level_cache', 'choose_token_budget',
-           'TokenisedTexts', 'check_texts', 'UnknownTextError', 'Tokeniser', 'pad_batch', 'average_windows', 'Encoder',
-           'BatchEncoder']
+           'TokenisedTexts', 'check_texts', 'UnknownTextError', 'Tokeniser', 'round_up', 'pad_batch', 'average_windows',
+           'Encoder', 'BatchEncoder']
 
 # %% ../nbs/02a_batching.ipynb #02a-batching-03
 import os
@@ -170,15 +170,22 @@ class Tokeniser:
         return np.flatnonzero(~known).tolist()
 
 # %% ../nbs/02a_batching.ipynb #02a-batching-28
+def round_up(
+    lengths: np.ndarray,  # int64
+    multiple: int,  # 1 leaves them as they are
+) -> np.ndarray:  # int64, the next multiples
+    "Round lengths up."
+    return -(-lengths // multiple) * multiple
+
+
 def pad_batch(
     rows: list[np.ndarray],  # token ids, int32, at least one
     pad_id: int,  # what fills up the shorter ones
-) -> tuple[
-    np.ndarray, np.ndarray
-]:  # token ids and mask (1 = token, 0 = padding), int64, (n_rows, length of the longest)
+    multiple: int = 1,  # the rectangle's length is a multiple of this
+) -> tuple[np.ndarray, np.ndarray]:  # token ids and mask (1 = token, 0 = padding), int64, (n_rows, padded length)
     "Pad rows on the right to a rectangle."
     lengths = np.array([len(row) for row in rows])
-    mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
+    mask = (np.arange(round_up(lengths.max(), multiple)) < lengths[:, None]).astype(np.int64)
     ids = np.full(mask.shape, pad_id, dtype=np.int64)
     ids[mask == 1] = np.concatenate(rows)
     return ids, mask
@@ -245,7 +252,7 @@ class BatchEncoder(ABC):
     fingerprint: dict[str, Any]  # everything that changes a vector
     dim: int  # numbers in a vector
     settings: dict[str, Any]  # engine, device, precision, versions
-    batching: dict[str, Any]  # `token_budget` and what else decides about batches
+    batching: dict[str, Any]  # `token_budget`, `length_multiple`, and what else decides about batches
     tokeniser: Tokeniser  # the model's
 
     @abstractmethod
@@ -270,9 +277,11 @@ class BatchEncoder(ABC):
         "Embed tokenised texts, batch by batch, and put the vectors back in the order of the texts."
         vectors = np.empty((len(tokenised.rows), self.dim), dtype=np.float32)
         starts_text = tokenised.starts_text
+        multiple = self.batching.get("length_multiple", 1)
+        planned = plan_batches(round_up(tokenised.lengths, multiple), self.batching["token_budget"])
         batches = (
-            (batch, *pad_batch([tokenised.rows[row] for row in batch], self.tokeniser.pad_id))
-            for batch in plan_batches(tokenised.lengths, self.batching["token_budget"])
+            (batch, *pad_batch([tokenised.rows[row] for row in batch], self.tokeniser.pad_id, multiple))
+            for batch in planned
         )
         for batch, batch_vectors in self.embed_batches(batches):
             vectors[batch] = batch_vectors

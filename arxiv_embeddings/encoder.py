@@ -68,7 +68,7 @@ def make_encoder(
     device: str | None = None,  # `cpu`, `cuda`, ...; `None`: a GPU if there is one
     long_text: str = "cut",  # what becomes of texts beyond the limit: cut, or read in windows that are averaged
     allow_unknown: bool = False,  # embed a text of which the model knows no token, instead of refusing it
-    **batching: int,  # `token_budget` and `streams`, as a run has kept them; left out: chosen for model and machine
+    **batching: int,  # `token_budget`, `length_multiple` and `streams`, as a run has kept them; left out: chosen for model and machine
 ) -> Encoder:  # ready to `encode`
     "Load a model that is on this machine; raises `InputError` for what engine, processor or installation cannot give."
     engine = choose_engine(engine, device, precision)

@@ -189,7 +189,7 @@ def _resolve_source(name: str) -> str:
     meant = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(REGISTRY)};"
     raise InputError(f"no model {name!r}: {meant} Else give a hub id (org/name) or the path of a model folder")
 
-# %% ../nbs/01_models.ipynb #01-models-49
+# %% ../nbs/01_models.ipynb #01-models-15
 def find_query_model(
     spec: ModelSpec,  # the model that made the papers' vectors
 ) -> ModelSpec | None:  # the model for text queries; `None` where it is the same
@@ -204,7 +204,7 @@ def find_query_model(
         query_adapter_revision=None,
     )
 
-# %% ../nbs/01_models.ipynb #01-models-15
+# %% ../nbs/01_models.ipynb #01-models-20
 SMALL_FILES = ["*.json", "*.txt", "*.model"]
 # one file or several shards, but not the heads that lie beside some adapters (`pytorch_model_head.bin`)
 SAFE_WEIGHTS = ["model[.-]*safetensors", "*/model.safetensors", "adapter.safetensors"]
@@ -282,7 +282,7 @@ def _first_reason(error: BaseException) -> str:
     text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
     return text.strip().splitlines()[0] if text.strip() else type(error).__name__
 
-# %% ../nbs/01_models.ipynb #01-models-17
+# %% ../nbs/01_models.ipynb #01-models-22
 def read_json(
     path: Path,  # a JSON file; may be missing
     expected: type = dict,  # what it must hold
@@ -298,7 +298,7 @@ def read_json(
         raise InputError(f"{path} is broken ({error}); get the model again") from error
     return content
 
-# %% ../nbs/01_models.ipynb #01-models-18
+# %% ../nbs/01_models.ipynb #01-models-23
 def find_weights(
     folder: Path,  # a folder with one module's weights
 ) -> list[Path]:  # its weight files, sorted; safetensors where there are any; empty where there are none
@@ -306,7 +306,7 @@ def find_weights(
     patterns = ("model[.-]*safetensors", "adapter.safetensors", "pytorch_model[.-]*bin", "pytorch_adapter.bin")
     return next((found for pattern in patterns if (found := sorted(folder.glob(pattern)))), [])
 
-# %% ../nbs/01_models.ipynb #01-models-19
+# %% ../nbs/01_models.ipynb #01-models-24
 # Module of sentence-transformers by its class name: those whose meaning a fingerprint can state.
 KNOWN_MODULES = ("Transformer", "Pooling", "Normalize", "Dense")
 
@@ -331,7 +331,7 @@ def read_modules(
         modules.append((class_name, folder / entry["path"]))
     return modules
 
-# %% ../nbs/01_models.ipynb #01-models-21
+# %% ../nbs/01_models.ipynb #01-models-26
 def read_own_pooling(
     modules: list[tuple[str, Path]],  # from `read_modules`
 ) -> str | None:  # mean, cls, max or another of sentence-transformers' names; `None` where none is stated
@@ -348,7 +348,7 @@ def read_own_pooling(
             return stated if isinstance(stated, str) else "+".join(stated)
     return None
 
-# %% ../nbs/01_models.ipynb #01-models-22
+# %% ../nbs/01_models.ipynb #01-models-27
 def settle_pooling(
     spec: ModelSpec,  # what was asked for
     modules: list[tuple[str, Path]],  # from `read_modules`
@@ -366,7 +366,7 @@ def settle_pooling(
         )
     return own or spec.pooling
 
-# %% ../nbs/01_models.ipynb #01-models-24
+# %% ../nbs/01_models.ipynb #01-models-29
 def settle_max_tokens(
     spec: ModelSpec,  # what was asked for
     folder: Path,  # the transformer's folder, with `config.json`
@@ -404,7 +404,7 @@ def settle_separator(
         return "[SEP]"  # BERT's own default, for the old folders that hold no tokenizer settings
     return ". "  # a model without a separator token reads one sentence after the other
 
-# %% ../nbs/01_models.ipynb #01-models-25
+# %% ../nbs/01_models.ipynb #01-models-30
 @dataclass(frozen=True)
 class ModelFiles:
     "A model on this machine, checked, with everything about it settled."
@@ -426,7 +426,7 @@ class ModelFiles:
         "Whether the model's last module makes vectors of length one."
         return bool(self.modules) and self.modules[-1][0] == "Normalize"
 
-# %% ../nbs/01_models.ipynb #01-models-26
+# %% ../nbs/01_models.ipynb #01-models-31
 # where transformers looks for the names of a model's own classes
 CONFIGURATIONS = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 
@@ -471,7 +471,7 @@ def _commit_of(folder: Path) -> str | None:
     "The commit that a folder of the hub's cache holds, so that a branch or none given is pinned from then on."
     return folder.name if folder.parent.name == "snapshots" else None
 
-# %% ../nbs/01_models.ipynb #01-models-30
+# %% ../nbs/01_models.ipynb #01-models-35
 INCIDENTAL_KEYS = {"transformers_version", "_name_or_path", "torch_dtype", "dtype", "__version__"}
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -507,7 +507,7 @@ def _digest(stream) -> bytes:
         digest.update(chunk)
     return digest.digest()
 
-# %% ../nbs/01_models.ipynb #01-models-31
+# %% ../nbs/01_models.ipynb #01-models-36
 def hash_settings(
     *settings: Any,  # anything that JSON can hold
 ) -> str:  # sha256 of their canonical JSON, 64 hexadecimal digits
@@ -518,7 +518,7 @@ def hash_settings(
     ]
     return hashlib.sha256(json.dumps(kept, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
-# %% ../nbs/01_models.ipynb #01-models-32
+# %% ../nbs/01_models.ipynb #01-models-37
 def fingerprint_model(
     files: ModelFiles,  # from `fetch_model`
     precision: str = "float32",  # the numbers in which the model computes: float32, bfloat16, float16 or int8
@@ -547,10 +547,9 @@ def fingerprint_model(
         "long_text": long_text,
         "precision": precision,
         "quantised_sha256": None,  # one model can be quantised in many ways: the engine says in which
-        "rest_precision": None,  # what an int8 model computes beside matrix products in
     }
 
-# %% ../nbs/01_models.ipynb #01-models-38
+# %% ../nbs/01_models.ipynb #01-models-43
 def hash_fingerprint(
     fingerprint: dict[str, Any],  # from `fingerprint_model`
 ) -> str:  # sha256, 64 hexadecimal digits

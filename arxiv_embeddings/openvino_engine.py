@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['log', 'WEIGHTS_NAMES', 'CONVERTED_FILES', 'CONVERSION_FORMAT', 'SMALLEST_COSINE', 'SMOOTH_QUANT_ALPHA',
-           'load_openvino', 'has_amx', 'count_cores', 'find_precisions', 'check_precision', 'convert_graph',
-           'calibration_texts', 'check_conversion', 'cache_folder', 'make_folder_whole', 'ConvertedModel',
-           'describe_converted', 'open_converted', 'name_converted', 'convert_model', 'quantise_model',
-           'fetch_converted', 'choose_streams', 'OpenVINOEncoder']
+           'LENGTH_MULTIPLE', 'load_openvino', 'has_amx', 'count_cores', 'find_precisions', 'check_precision',
+           'convert_graph', 'calibration_texts', 'check_conversion', 'cache_folder', 'make_folder_whole',
+           'ConvertedModel', 'describe_converted', 'open_converted', 'name_converted', 'convert_model',
+           'quantise_model', 'fetch_converted', 'choose_streams', 'OpenVINOEncoder']
 
 # %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-03
 import contextlib
@@ -323,6 +323,9 @@ def fetch_converted(
     return open_converted(folder, files)
 
 # %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-24
+LENGTH_MULTIPLE = 16  # of padded lengths: fewer shapes for which OpenVINO prepares and keeps kernels
+
+
 def choose_streams(
     n_cores: int,  # physical cores
 ) -> int:  # batches under way at a time, 2 or more where there are two cores
@@ -340,9 +343,8 @@ class OpenVINOEncoder(BatchEncoder):
         long_text: str = "cut",  # cut or windows, one of `LONG_TEXTS`
         allow_unknown: bool = False,  # embed a text of which no token is known, instead of refusing it
         token_budget: int | None = None,  # padded tokens in a batch at most; `None`: chosen for model and processor
+        length_multiple: int | None = None,  # padded lengths are multiples of this; `None`: 16
         streams: int | None = None,  # batches under way at a time; `None`: chosen for the processor
-        rest: str
-        | None = None,  # what an int8 model computes beside matrix products in; `None`: chosen for the processor
     ):
         from tokenizers import Tokenizer
 
@@ -354,9 +356,6 @@ class OpenVINOEncoder(BatchEncoder):
                 f"{converted.folder} holds a model in {about['precision']}, which cannot run in {precision}"
             )
         self.converted, self.files, self.dim = converted, converted.files, about["dim"]
-        rest = (rest or ("bfloat16" if has_amx() else "float32")) if precision == "int8" else None
-        if rest == "bfloat16":
-            check_precision("bfloat16")
         self.tokeniser = Tokeniser(
             Tokenizer.from_file(str(converted.folder / "tokenizer.json")),
             max_tokens=self.files.spec.max_tokens,
@@ -368,11 +367,12 @@ class OpenVINOEncoder(BatchEncoder):
         )
         changed = {"precision": precision, "long_text": long_text}
         if precision == "int8":
-            changed |= {"quantised_sha256": converted.sha256, "rest_precision": rest}
+            changed["quantised_sha256"] = converted.sha256
         self.fingerprint = about["fingerprint"] | changed
         n_cores = count_cores()
         self.batching = {
             "token_budget": token_budget or choose_token_budget(about["hidden_size"]),
+            "length_multiple": length_multiple or LENGTH_MULTIPLE,
             "streams": streams or choose_streams(n_cores),
         }
         self.settings = {
@@ -384,7 +384,10 @@ class OpenVINOEncoder(BatchEncoder):
         }
         openvino = load_openvino()
         hints = {
-            "INFERENCE_PRECISION_HINT": "bf16" if "bfloat16" in (precision, rest) else "f32",
+            # float32 must be asked for: with AMX, OpenVINO would take bfloat16 by itself. An int8 model computes in float32
+            # what is no matrix product; bfloat16 made it 1.1 to 1.2 times as fast with AMX, but then no other processor
+            # could have continued the run
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
             "PERFORMANCE_HINT": "THROUGHPUT",
             "NUM_STREAMS": self.batching["streams"],
             "INFERENCE_NUM_THREADS": n_cores,

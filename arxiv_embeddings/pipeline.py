@@ -34,7 +34,7 @@ from arxiv_embeddings.models import (
     find_query_model,
     fingerprint_model,
 )
-from .openvino_engine import OpenVINOEncoder, find_precisions, make_folder_whole, open_converted
+from .openvino_engine import OpenVINOEncoder, make_folder_whole, open_converted
 from .papers import InputError, Papers, hash_files, hash_text, make_texts, open_papers
 from .store import Run, RunWriter, holds_run, local_folder, open_run
 
@@ -233,8 +233,7 @@ class EmbedOptions:
         "State what would make the vectors, without loading a model; an int8 run goes on with its own quantised model."
         expected = fingerprint_model(fetch_model(self.spec), self.precision, self.long_text)
         if run and self.precision == "int8":
-            theirs = run.metadata["fingerprint"]
-            expected |= {name: theirs.get(name) for name in ("quantised_sha256", "rest_precision")}
+            expected["quantised_sha256"] = run.metadata["fingerprint"].get("quantised_sha256")
         return expected
 
     def load(self, run: Run | None) -> Encoder:
@@ -273,11 +272,10 @@ def load_kept_model(
     **options: Any,  # further options of `OpenVINOEncoder`
 ) -> Encoder:  # of the run's own quantised model
     "Load the quantised model that lies in a run's folder; raises `InputError` where it is not the run's."
-    batching = {name: run.metadata["batching"][name] for name in ("token_budget", "streams")}
-    rest = run.metadata["fingerprint"]["rest_precision"]
+    batching = {name: value for name, value in run.metadata["batching"].items() if name != "part_size"}
     kept = open_converted(run.folder / "model")
     kept = replace(kept, files=replace(kept.files, spec=read_spec(run)))
-    encoder = OpenVINOEncoder(kept, **({"rest": rest} | batching | options))
+    encoder = OpenVINOEncoder(kept, **batching, **options)
     if encoder.converted.sha256 != run.metadata["fingerprint"]["quantised_sha256"]:
         raise InputError(f"{run.folder / 'model'} is not the model that made this run's vectors")
     return encoder
@@ -409,9 +407,8 @@ def load_query_encoder(
     spec, theirs = read_spec(run), run.metadata["fingerprint"]
     query_spec = find_query_model(spec)
     if theirs["precision"] == "int8" and not query_spec:
-        rest = theirs["rest_precision"] if theirs["rest_precision"] in find_precisions() else "float32"
-        return load_kept_model(run, rest=rest)
+        return load_kept_model(run)
     encoder = make_encoder(fetch_model(query_spec or spec), device=device, long_text=theirs["long_text"])
-    left_out = {"precision", "quantised_sha256", "rest_precision"} | ({"adapter_sha256"} if query_spec else set())
+    left_out = {"precision", "quantised_sha256"} | ({"adapter_sha256"} if query_spec else set())
     check_same_fingerprint(run, encoder.fingerprint | {name: theirs.get(name) for name in left_out})
     return encoder
