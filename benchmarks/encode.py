@@ -1,25 +1,67 @@
 """How fast texts become vectors: this package beside others, in one run, on real abstracts.
 
 Every contender is a process of its own that has its model loaded and waits. Round after round each gets the same
-texts, one after the other, the order changing from round to round: whatever slows the machine slows all of them.
-Real data is looked for in ARXIV_EMBEDDINGS_DATA, else in ../shared/data.
+texts, one after the other, the order changing from round to round: whatever slows the machine slows all of them. The
+machine's own rate of matrix products is measured in the same rounds. Then how cost grows with papers and lengths.
+
+Real data is looked for in ARXIV_EMBEDDINGS_DATA, else in ../shared/data. Takes about half an hour on two cores and
+10 GB of memory; `--quick` takes a few minutes and writes nothing unless told where to.
 """
 
 import argparse
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
+import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contenders import CONTENDERS, MAX_TOKENS, MODELS, REFERENCE
+from contenders import CONTENDERS, GEMM, MAX_TOKENS, MODELS, REFERENCE, count_cores
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", ROOT.parent / "shared" / "data"))
 CONTENDERS_FILE = Path(__file__).parent / "contenders.py"
+ROUNDS = {"minilm": 8, "specter2": 6}
+TEXTS_PER_ROUND = {"minilm": 128, "specter2": 64}
+GPU_FACTOR = 32  # times as many texts a round
+GROWTH_MODEL = "minilm"
+GROWTH_PAPERS = (200, 1_000, 10_000)
+LENGTHS = (32, 64, 128, 256, 512)
+TOKENS_PER_LENGTH = 16_384  # in a round
+TITLES = {
+    "minilm": "all-MiniLM-L6-v2",
+    "specter2": "SPECTER2's shape: BERT-base with an adapter, random weights",
+}
+VERSIONS = (
+    "arxiv-embeddings",
+    "sentence-transformers",
+    "transformers",
+    "adapters",
+    "torch",
+    "openvino",
+    "nncf",
+    "optimum-intel",
+    "onnxruntime",
+    "tokenizers",
+    "numpy",
+)
+INSTRUCTIONS = (
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "i8mm",
+    "bf16",
+)
 
 
 class WorkerError(Exception):
@@ -29,14 +71,24 @@ class WorkerError(Exception):
 class Worker:
     "A contender in a process of its own."
 
-    def __init__(self, name: str, model_file: Path, device: str):
+    def __init__(
+        self,
+        name: str,  # a contender, or `GEMM`
+        model_file: Path,  # what `contenders.py prepare` wrote
+        device: str,  # cpu or cuda
+    ):
         self.name = name
-        self.log = tempfile.TemporaryFile("w+", errors="replace")
+        self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (as long as the process)
         command = [sys.executable, str(CONTENDERS_FILE), "serve", name, "--model", str(model_file), "--device", device]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=worker_environment()
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment()
         )
-        self.seconds_load = self.read()["seconds_load"]
+        try:
+            ready = self.read()
+        except WorkerError:
+            self.kill()
+            raise
+        self.seconds_load, self.facts = ready["seconds_load"], ready["facts"]
 
     def read(self) -> dict[str, Any]:
         "Wait for an answer; raises `WorkerError` where there is none."
@@ -49,7 +101,7 @@ class Worker:
     def ask(self, **order: Any) -> dict[str, Any]:
         "Give an order and wait for the answer."
         try:
-            self.process.stdin.write(json.dumps(order) + "\n")
+            self.process.stdin.write(json.dumps(order, default=str) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
             pass  # `read` says why
@@ -64,23 +116,33 @@ class Worker:
     def stop(self) -> dict[str, Any]:
         "End the process and return its peak memory."
         answer = self.ask(do="stop")
-        self.process.communicate(timeout=60)
+        self.process.communicate()
+        self.log.close()
         return answer
 
+    def kill(self) -> None:
+        "End the process whatever it does."
+        self.process.kill()
+        self.process.communicate()
+        self.log.close()
 
-def worker_environment() -> dict[str, str]:
+
+def environment() -> dict[str, str]:
     "Nothing is fetched from a hub while time is measured."
     return os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
-# Pure parts
+# Figures from measurements
 
 
-def count_operations(lengths: np.ndarray, model: dict[str, Any]) -> float:
+def count_operations(
+    lengths: np.ndarray,  # tokens of each text, (n_texts,)
+    model: dict[str, Any],  # its shape
+) -> float:
     """Floating-point operations of the matrix products that texts of these lengths need, padding left out.
 
     Of each layer and token: four products with hidden x hidden weights, two with hidden x intermediate ones, two with
-    an adapter's; of each layer and text: scores and weighted sums, tokens x tokens. Two operations per product.
+    an adapter's; of each layer and text: scores and weighted sums, tokens x tokens. Two operations for each of them.
     """
     hidden, intermediate = model["hidden_size"], model["intermediate_size"]
     per_token = 8 * hidden * hidden + 4 * hidden * intermediate
@@ -90,22 +152,28 @@ def count_operations(lengths: np.ndarray, model: dict[str, Any]) -> float:
     return float(model["num_hidden_layers"] * (per_token * lengths.sum() + 4 * hidden * (lengths**2).sum()))
 
 
-def compare_rounds(reference: list[float], seconds: list[float]) -> dict[str, float]:
+def compare_rounds(
+    reference: list[float],  # seconds of the reference in each round
+    seconds: list[float],  # of the contender
+) -> dict[str, float]:  # above 1 is faster than the reference
     "How many times faster than the reference: ratio of the sums, its 95 % bootstrap interval, extreme rounds."
-    reference, seconds = np.asarray(reference), np.asarray(seconds)
-    draws = np.random.default_rng(0).integers(len(seconds), size=(2000, len(seconds)))
-    low, high = np.quantile(reference[draws].sum(axis=1) / seconds[draws].sum(axis=1), [0.025, 0.975])
-    rounds = reference / seconds
-    return {
-        "ratio": float(reference.sum() / seconds.sum()),
-        "low": float(low),
-        "high": float(high),
-        "min": float(rounds.min()),
-        "max": float(rounds.max()),
+    theirs, ours = np.asarray(reference), np.asarray(seconds)
+    draws = np.random.default_rng(0).integers(len(ours), size=(2000, len(ours)))
+    low, high = np.quantile(theirs[draws].sum(axis=1) / ours[draws].sum(axis=1), [0.025, 0.975])
+    figures = {
+        "ratio": theirs.sum() / ours.sum(),
+        "low": low,
+        "high": high,
+        "min": (theirs / ours).min(),
+        "max": (theirs / ours).max(),
     }
+    return {name: round(float(value), 3) for name, value in figures.items()}
 
 
-def compare_vectors(reference: np.ndarray, vectors: np.ndarray) -> dict[str, float]:
+def compare_vectors(
+    reference: np.ndarray,  # float32, (n_texts, dim)
+    vectors: np.ndarray,  # the same texts', float32, (n_texts, dim)
+) -> dict[str, float]:  # cosines in [-1, 1], 1 is the same direction
     """Cosine of each vector with the reference's, as they are and with the reference's mean taken from both.
 
     Vectors of random weights lie close to their mean: only without it do they show that the same was computed.
@@ -115,137 +183,462 @@ def compare_vectors(reference: np.ndarray, vectors: np.ndarray) -> dict[str, flo
         return (left * right).sum(axis=1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
 
     mean = reference.mean(axis=0)
-    raw, centred = cosines(reference, vectors), cosines(reference - mean, vectors - mean)
-    return {"min": float(raw.min()), "centred_min": float(centred.min()), "centred_mean": float(centred.mean())}
+    found = {"": cosines(reference, vectors), "centred_": cosines(reference - mean, vectors - mean)}
+    figures = {f"{kind}{name}": getattr(one, name)() for kind, one in found.items() for name in ("mean", "min")}
+    return {name: round(float(value), 6) for name, value in figures.items()}
+
+
+def find_rates(
+    measured: list[dict[str, float]],  # operations per second by library and precision, of each round
+) -> dict[str, float]:  # by precision: the better library's mean over the rounds
+    "The machine's rate of matrix products in each precision."
+    rates: dict[str, float] = {}
+    for name in measured[0]:
+        precision = name.split()[-1]
+        rates[precision] = max(rates.get(precision, 0.0), float(np.mean([one[name] for one in measured])))
+    return rates
+
+
+# Texts
+
+
+def read_texts(
+    path: Path,  # a file of papers
+    separator: str,  # between title and abstract
+    n_texts: int,  # begins anew where there are fewer papers
+    rule: str = "title+abstract",  # what a text is made of
+) -> list[str]:
+    "The texts of papers in random order, always the same one."
+    from arxiv_embeddings.papers import make_texts, read_papers
+
+    table = read_papers(path).table()
+    chosen = np.resize(np.random.default_rng(0).permutation(len(table)), n_texts)
+    return make_texts(table.take(chosen), rule, separator)
+
+
+def load_tokenizer(model: dict[str, Any]) -> Any:
+    "A model's tokenizer, that neither cuts nor pads."
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(Path(model["folder"]) / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def count_tokens(texts: list[str], tokenizer: Any) -> np.ndarray:
+    "Tokens of each text after the cut."
+    return np.minimum([len(one.ids) for one in tokenizer.encode_batch(texts)], MAX_TOKENS)
+
+
+def cut_texts(
+    abstracts: list[str],  # real ones
+    n_tokens: int,  # of each text, special ones included
+    n_texts: int,
+    tokenizer: Any,  # from `load_tokenizer`
+) -> list[str]:
+    "Texts of exactly so many tokens: abstracts joined to be long enough, and cut at the end of a token."
+    texts = []
+    for number in range(n_texts):
+        joined = " ".join(abstracts[(number + more) % len(abstracts)] for more in range(2 + n_tokens // 64))
+        end = tokenizer.encode(joined, add_special_tokens=False).offsets[n_tokens - 3][1]
+        texts.append(joined[:end])
+    return texts
+
+
+def write_texts(path: Path, texts: list[str]) -> Path:
+    "Write texts for the workers."
+    path.write_text(json.dumps(texts), encoding="utf-8")
+    return path
 
 
 # Measuring
 
 
-def start_workers(names: list[str], model_file: Path, device: str) -> tuple[list[Worker], dict[str, str]]:
-    "Start contenders one by one; also name those that cannot take part, and why."
-    workers, left_out = [], {}
-    for name in names:
+def prepare_model(name: str, device: str, work: Path) -> tuple[Path, dict[str, Any]]:
+    "Make a model's files, in a process that ends."
+    command = [sys.executable, str(CONTENDERS_FILE), "prepare", name, "--work", str(work), "--device", device]
+    found = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    if found.returncode:
+        sys.exit(f"{name} cannot be prepared: {(found.stderr.strip() or 'no reason given').splitlines()[-1]}")
+    model_file = work / f"{name}.json"
+    return model_file, json.loads(model_file.read_text(encoding="utf-8"))
+
+
+class Race:
+    "All contenders on one model, loaded and waiting."
+
+    def __init__(self, names: list[str], model_file: Path, device: str):
+        self.left_out: dict[str, str] = {}  # contender -> why
+        self.first_load: dict[str, float] = {}  # seconds of loads that may have converted the model
+        self.workers: list[Worker] = []
+        for name in names:
+            try:
+                if name in CONTENDERS and CONTENDERS[name].ours:
+                    # the first load may convert the model and keep the result, which is measured apart
+                    first = Worker(name, model_file, device)
+                    self.first_load[name] = first.seconds_load
+                    first.stop()
+                self.workers.append(Worker(name, model_file, device))
+            except WorkerError as error:
+                self.leave_out(name, error)
+
+    def leave_out(self, name: str, error: WorkerError) -> None:
+        "Go on without a contender; nothing can be compared without the reference."
+        label = CONTENDERS[name].label if name in CONTENDERS else "the rate of matrix products"
+        if name == REFERENCE:
+            self.stop()
+            sys.exit(f"{label}: {error}")
+        self.left_out[name] = str(error)
+        self.workers = [worker for worker in self.workers if worker.name != name]
+        print(f"left out: {label}: {error}", file=sys.stderr)
+
+    def give(self, worker: Worker, **order: Any) -> dict[str, Any] | None:
+        "Ask a worker; `None` where it fails, and it takes part no more."
         try:
-            workers.append(Worker(name, model_file, device))
+            return worker.ask(**order)
         except WorkerError as error:
-            left_out[name] = str(error)
-            print(f"left out: {CONTENDERS[name].label}: {error}", file=sys.stderr)
-    return workers, left_out
+            worker.kill()
+            self.leave_out(worker.name, error)
+            return None
 
+    def check_vectors(self, texts_file: Path, n_texts: int, folder: Path) -> dict[str, dict[str, float]]:
+        "Let all embed the first texts, which warms them up too, and compare with the reference's vectors."
+        vectors = {}
+        for worker in [one for one in self.workers if one.name != GEMM]:
+            kept = folder / f"{worker.name}.npy"
+            if self.give(worker, do="encode", texts=texts_file, start=0, stop=n_texts, keep=kept):
+                vectors[worker.name] = np.load(kept)
+        return {name: compare_vectors(vectors[REFERENCE], found) for name, found in vectors.items()}
 
-def run_rounds(
-    workers: list[Worker], texts_file: Path, n_rounds: int, n_texts: int
-) -> dict[str, list[float]]:  # seconds of each round, by contender
-    "Give every contender the same texts, round after round, in rotating order."
-    seconds = {worker.name: [] for worker in workers}
-    for number in range(n_rounds):
-        start = (number + 1) * n_texts
-        first = number % len(workers)
-        for worker in workers[first:] + workers[:first]:
-            answer = worker.ask(do="encode", texts=str(texts_file), start=start, stop=start + n_texts)
-            seconds[worker.name].append(answer["seconds"])
-    return seconds
+    def run(
+        self,
+        slices: list[tuple[Path, int, int]],  # file of texts, first and last of them plus one, for each round
+    ) -> tuple[dict[str, list[float]], list[dict[str, float]]]:  # seconds by contender, rates of matrix products
+        "Give every contender the same texts, round after round, in rotating order."
+        seconds: dict[str, list[float]] = {worker.name: [] for worker in self.workers}
+        rates = []
+        for number, (texts_file, start, stop) in enumerate(slices):
+            first = number % len(self.workers)
+            for worker in self.workers[first:] + self.workers[:first]:
+                if worker.name == GEMM:
+                    answer = self.give(worker, do=GEMM)
+                    rates += [answer["rates"]] if answer else []
+                elif answer := self.give(worker, do="encode", texts=texts_file, start=start, stop=stop):
+                    seconds[worker.name].append(answer["seconds"])
+        return {name: found for name, found in seconds.items() if len(found) == len(slices)}, rates
 
-
-def check_vectors(workers: list[Worker], texts_file: Path, n_texts: int, folder: Path) -> dict[str, dict[str, float]]:
-    "Let every contender embed the first texts, which warms it up too, and compare with the reference's vectors."
-    vectors = {}
-    for worker in workers:
-        kept = folder / f"{worker.name}.npy"
-        worker.ask(do="encode", texts=str(texts_file), start=0, stop=n_texts, keep=str(kept))
-        vectors[worker.name] = np.load(kept)
-    return {name: compare_vectors(vectors[REFERENCE], found) for name, found in vectors.items()}
-
-
-def count_tokens(texts: list[str], folder: Path) -> np.ndarray:
-    "Tokens of each text after the cut."
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return np.minimum([len(one.ids) for one in tokenizer.encode_batch(texts)], MAX_TOKENS)
-
-
-def write_texts(path: Path, separator: str, n_texts: int, papers_file: Path) -> list[str]:
-    "Write texts of papers drawn at random, always the same ones."
-    from arxiv_embeddings.papers import make_texts, read_papers
-
-    table = read_papers(papers_file).table()
-    chosen = np.random.default_rng(0).permutation(len(table))
-    texts = make_texts(table.take(np.resize(chosen, n_texts)), separator=separator)
-    path.write_text(json.dumps(texts), encoding="utf-8")
-    return texts
+    def stop(self) -> dict[str, dict[str, int]]:
+        "End all processes; the peak memory of each."
+        return {worker.name: answer for worker in self.workers if (answer := self.give(worker, do="stop"))}
 
 
 def measure_model(name: str, options: argparse.Namespace, work: Path) -> dict[str, Any]:
-    "Prepare a model and measure all contenders on it."
-    subprocess.run(
-        [sys.executable, str(CONTENDERS_FILE), "prepare", name, "--work", str(work)],
-        check=True,
-        env=worker_environment(),
-        stdout=sys.stderr,
-    )
-    model = json.loads((work / f"{name}.json").read_text(encoding="utf-8"))
-    texts_file, n_texts = work / f"{name}_texts.json", options.texts_per_round
-    texts = write_texts(texts_file, model["separator"], (options.rounds + 1) * n_texts, options.papers)
-    names = [one for one in CONTENDERS if options.device in CONTENDERS[one].devices]
-    workers, left_out = start_workers(names, work / f"{name}.json", options.device)
-    cosines = check_vectors(workers, texts_file, n_texts, work)
-    seconds = run_rounds(workers, texts_file, options.rounds, n_texts)
-    peaks = {worker.name: worker.stop()["peak_bytes"] for worker in workers}
-    lengths = count_tokens(texts[n_texts:], Path(model["folder"]))
-    table = {
-        contender: compare_rounds(seconds[REFERENCE], found)
-        | {
-            "papers_per_second": len(lengths) / sum(found),
-            "peak_megabytes": peaks[contender] / 1e6,
+    "Measure all contenders on one model."
+    model_file, model = prepare_model(name, options.device, work)
+    n_rounds, n_texts = options.rounds or ROUNDS[name], options.texts_per_round or TEXTS_PER_ROUND[name]
+    if options.device == "cuda" and not options.texts_per_round:
+        n_texts *= GPU_FACTOR
+    texts = read_texts(options.papers, model["separator"], (n_rounds + 1) * n_texts)
+    texts_file = write_texts(work / f"{name}_texts.json", texts)
+    slices = [(texts_file, start, start + n_texts) for start in range(n_texts, len(texts), n_texts)]
+    race = Race([*choose_contenders(options.device), GEMM], model_file, options.device)
+    try:
+        cosines = race.check_vectors(texts_file, n_texts, work)
+        seconds, measured_rates = race.run(slices)
+        facts = {worker.name: worker.facts | {"seconds_load": round(worker.seconds_load, 2)} for worker in race.workers}
+    finally:
+        peaks = race.stop()
+    lengths = count_tokens(texts[n_texts:], load_tokenizer(model))
+    rates = find_rates(measured_rates) if measured_rates else {}
+    operations = count_operations(lengths, model)
+    rows = {}
+    for contender, found in seconds.items():
+        facts[contender]["seconds_first_load"] = race.first_load.get(contender)
+        rows[contender] = compare_rounds(seconds[REFERENCE], found) | {
+            "label": CONTENDERS[contender].label,
+            "papers_per_second": round(len(lengths) / sum(found), 2),
+            "share_of_gemm": share_of_rate(operations / sum(found), rates.get(facts[contender]["precision"])),
             "cosines": cosines[contender],
             "seconds": [round(one, 4) for one in found],
+            **in_megabytes(peaks[contender]),
+            **facts[contender],
         }
-        for contender, found in seconds.items()
+    return {
+        "title": TITLES[name],
+        "n_rounds": n_rounds,
+        "n_texts": n_texts,
+        "mean_tokens": round(float(lengths.mean()), 1),
+        "operations_per_paper": round(operations / len(lengths)),
+        "gemm": facts.get(GEMM, {}),
+        "gemm_gigaops": {precision: round(rate / 1e9) for precision, rate in rates.items()},
+        "gemm_rounds": [{key: round(rate / 1e9) for key, rate in one.items()} for one in measured_rates],
+        "contenders": rows,
+        "left_out": race.left_out,
     }
-    return {"mean_tokens": float(lengths.mean()), "contenders": table, "left_out": left_out}
 
 
-def print_table(name: str, measured: dict[str, Any]) -> None:
+def choose_contenders(device: str, in_growth: bool = False) -> list[str]:
+    "Names of the contenders for a device, the reference first."
+    return [name for name, one in CONTENDERS.items() if device in one.devices and (one.in_growth or not in_growth)]
+
+
+def share_of_rate(achieved: float, rate: float | None) -> float | None:
+    "Part of the machine's rate, 0 to 1; `None` where the rate is not known."
+    return round(achieved / rate, 3) if rate else None
+
+
+def in_megabytes(peaks: dict[str, int]) -> dict[str, int]:
+    "Peaks of memory for people."
+    return {name.replace("_bytes", "_megabytes"): round(value / 1e6) for name, value in peaks.items()}
+
+
+def measure_growth(options: argparse.Namespace, work: Path) -> dict[str, list[dict[str, Any]]]:
+    "Seconds and peak memory by number of papers, each in a fresh process, the contenders in turn."
+    model_file, model = prepare_model(GROWTH_MODEL, options.device, work)
+    texts = read_texts(options.papers, model["separator"], max(options.growth_papers))
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for n_papers in options.growth_papers:
+        texts_file = write_texts(work / "growth_texts.json", texts[:n_papers])
+        for name in choose_contenders(options.device, in_growth=True):
+            try:
+                worker = Worker(name, model_file, options.device)
+                seconds = worker.ask(do="encode", texts=texts_file, start=0, stop=n_papers)["seconds"]
+                row = {
+                    "papers": n_papers,
+                    "seconds": round(seconds, 2),
+                    "papers_per_second": round(n_papers / seconds, 1),
+                }
+                row["seconds_load"] = round(worker.seconds_load, 2)
+                rows.setdefault(name, []).append(row | in_megabytes(worker.stop()))
+            except WorkerError as error:
+                print(f"left out: {CONTENDERS[name].label}, {n_papers:,} papers: {error}", file=sys.stderr)
+    return rows
+
+
+def measure_lengths(options: argparse.Namespace, work: Path) -> dict[str, list[dict[str, Any]]]:
+    "Papers and tokens per second by length of text, in interleaved rounds; a warm-up round is not counted."
+    model_file, model = prepare_model(GROWTH_MODEL, options.device, work)
+    tokenizer = load_tokenizer(model)
+    abstracts = read_texts(options.papers, "", 2_000, rule="abstract")
+    race = Race(choose_contenders(options.device, in_growth=True), model_file, options.device)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    try:
+        for n_tokens in options.lengths:
+            n_texts = options.tokens_per_length // n_tokens
+            texts = cut_texts(abstracts, n_tokens, n_texts, tokenizer)
+            total = int(count_tokens(texts, tokenizer).sum())
+            texts_file = write_texts(work / f"length_{n_tokens}.json", texts)
+            race.run([(texts_file, 0, max(1, n_texts // 8))])
+            seconds, _ = race.run([(texts_file, 0, n_texts)] * options.length_rounds)
+            for name, found in seconds.items():
+                row = {"tokens": total / n_texts, "papers_per_second": round(n_texts * len(found) / sum(found), 1)}
+                row["tokens_per_second"] = round(total * len(found) / sum(found))
+                rows.setdefault(name, []).append(row | compare_rounds(seconds[REFERENCE], found))
+    finally:
+        race.stop()
+    return rows
+
+
+# Results
+
+
+def describe_machine() -> dict[str, Any]:
+    "What decides how fast this machine is."
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    known = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    known = {name.strip(): value.strip() for name, value in known.items()}
+    flags = set(known.get("flags", known.get("Features", "")).split())
+    return {
+        "architecture": platform.machine(),
+        "processor": known.get("model name") or platform.processor(),
+        "cores": count_cores(),
+        "instructions": [name for name in INSTRUCTIONS if name in flags],
+        "load_average_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
+    }
+
+
+def list_versions() -> dict[str, str]:
+    "Versions of what takes part and is installed."
+    versions = {}
+    for name in VERSIONS:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def print_table(measured: dict[str, Any]) -> None:
     "Print a model's table."
-    print(f"\n{name}, {measured['mean_tokens']:.0f} tokens a paper on average")
-    print(f"{'':40}{'papers/s':>9}{'ratio':>7}{'95 %':>13}{'peak MB':>9}{'cosine':>9}")
-    for contender, row in measured["contenders"].items():
-        interval = f"{row['low']:.2f}-{row['high']:.2f}"
+    rates = ", ".join(f"{precision} {rate:,}" for precision, rate in measured["gemm_gigaops"].items())
+    print(f"\n{measured['title']}: {measured['mean_tokens']:.0f} tokens a paper, {measured['n_rounds']} rounds")
+    print(f"matrix products of this shape, billion operations a second: {rates or 'not measured'}")
+    print(
+        f"{'':42}{'precision':>10}{'papers/s':>10}{'ratio':>7}{'95 %':>14}{'of GEMM':>9}{'peak MB':>9}"
+        f"{'cosine, least':>15}"
+    )
+    notes = []
+    for row in measured["contenders"].values():
+        interval = f"{row['low']:.2f} - {row['high']:.2f}"
+        share = f"{row['share_of_gemm']:.0%}" if row["share_of_gemm"] is not None else ""
+        notes += [row["note"]] if row.get("note") else []
         print(
-            f"{CONTENDERS[contender].label:40}{row['papers_per_second']:9.1f}{row['ratio']:7.2f}{interval:>13}"
-            f"{row['peak_megabytes']:9.0f}{row['cosines']['centred_min']:9.4f}"
+            f"{row['label'] + ' *' * bool(row.get('note')):42}{row['precision']:>10}{row['papers_per_second']:10.1f}"
+            f"{row['ratio']:7.2f}{interval:>14}{share:>9}"
+            f"{row.get('peak_device_megabytes', row['peak_megabytes']):9,}{row['cosines']['centred_min']:15.4f}"
         )
+    for note in dict.fromkeys(notes):
+        print(f"* {note}")
+    for name, reason in measured["left_out"].items():
+        print(f"left out: {CONTENDERS[name].label if name in CONTENDERS else name}: {reason}")
+
+
+def print_growth(growth: dict[str, list[dict[str, Any]]]) -> None:
+    "Print what numbers of papers cost."
+    print(f"\n{TITLES[GROWTH_MODEL]}, by number of papers, a fresh process each")
+    print(f"{'':42}{'papers':>10}{'seconds':>10}{'papers/s':>10}{'peak MB':>9}")
+    for name, rows in growth.items():
+        for row in rows:
+            print(
+                f"{CONTENDERS[name].label:42}{row['papers']:10,}{row['seconds']:10.1f}{row['papers_per_second']:10.1f}"
+                f"{row['peak_megabytes']:9,}"
+            )
+
+
+def print_lengths(lengths: dict[str, list[dict[str, Any]]]) -> None:
+    "Print what lengths of texts cost."
+    print(f"\n{TITLES[GROWTH_MODEL]}, by tokens of a text")
+    print(f"{'':42}{'tokens':>10}{'papers/s':>10}{'tokens/s':>10}{'ratio':>9}")
+    for name, rows in lengths.items():
+        for row in rows:
+            print(
+                f"{CONTENDERS[name].label:42}{row['tokens']:10.0f}{row['papers_per_second']:10.1f}"
+                f"{row['tokens_per_second']:10,}{row['ratio']:9.2f}"
+            )
+
+
+def draw_figure(
+    results: dict[str, Any],  # as written to the JSON file
+    path: Path,  # .png or .svg
+) -> None:
+    "Draw how many times faster than sentence-transformers each contender is."
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    models = list(results["models"].values())
+    longest = max(len(measured["contenders"]) for measured in models)
+    size = (4.6 + 3.2 * len(models), 1.3 + 0.34 * longest)
+    figure, axes = pyplot.subplots(1, len(models), figsize=size, sharey=True, squeeze=False)
+    for axis, measured in zip(axes[0], models, strict=True):
+        draw_bars(axis, measured)
+    machine = results["machine"]
+    where = machine.get("gpu") or f"{machine['cores']} cores {machine['architecture']}"
+    figure.supxlabel(f"papers per second, times sentence-transformers' default in the same run ({where})", fontsize=9)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, facecolor="white", metadata={"Software": None} if path.suffix == ".png" else None)
+    pyplot.close(figure)
+
+
+def draw_bars(axis: Any, measured: dict[str, Any]) -> None:
+    "Draw one model's bars: ours blue, others grey, the interval as a line, the ratio in words."
+    rows = sorted(measured["contenders"].items(), key=lambda item: CONTENDERS[item[0]].ours)
+    labels = [
+        row["label"] + (f" ({row['precision']})" if row["label"].endswith("OpenVINO, default") else "")
+        for _, row in rows
+    ]
+    ratios = [row["ratio"] for _, row in rows]
+    spread = [
+        [max(0.0, row["ratio"] - row["low"]) for _, row in rows],
+        [max(0.0, row["high"] - row["ratio"]) for _, row in rows],
+    ]
+    colours = ["#0072B2" if CONTENDERS[name].ours else "#9a9a9a" for name, _ in rows]
+    axis.barh(labels, ratios, xerr=spread, color=colours, height=0.7, error_kw={"linewidth": 1, "ecolor": "#333333"})
+    for place, (_, row) in enumerate(rows):
+        axis.text(row["high"] + 0.02 * max(ratios), place, f" {row['ratio']:.1f}x", va="center", fontsize=9)
+    axis.axvline(1, color="#333333", linewidth=0.8, linestyle=":")
+    axis.set_xlim(0, 1.18 * max(row["high"] for _, row in rows))
+    axis.set_title(measured["title"].replace(": ", ":\n"), fontsize=10)
+    axis.tick_params(labelsize=9)
+    axis.spines[["top", "right"]].set_visible(False)
+    if not axis.yaxis_inverted():
+        axis.invert_yaxis()
 
 
 def read_options() -> argparse.Namespace:
     "The command line."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--texts-per-round", type=int, default=64)
+    parser.add_argument("--parts", nargs="+", choices=["rounds", "growth", "lengths"])
+    parser.add_argument("--rounds", type=int, help=f"default: {ROUNDS}")
+    parser.add_argument("--texts-per-round", type=int, help=f"default: {TEXTS_PER_ROUND}, {GPU_FACTOR} times on a GPU")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--cores", type=int, help="use only so many (Linux)")
+    parser.add_argument("--quick", action="store_true", help="few and small rounds, to see whether it works")
     parser.add_argument("--papers", type=Path, default=DATA / "arxiv_cs_10k.csv", help="another file of papers")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "encode.json")
-    return parser.parse_args()
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/encode.json, encode_cuda.json on a GPU")
+    parser.add_argument("--figure", type=Path, help="default: nbs/images/encode.png, encode_cuda.png on a GPU")
+    parser.add_argument("--draw-only", action="store_true", help="draw the figure from --out and measure nothing")
+    options = parser.parse_args()
+    options.growth_papers, options.lengths, options.length_rounds = GROWTH_PAPERS, LENGTHS, 3
+    options.tokens_per_length = TOKENS_PER_LENGTH * (GPU_FACTOR if options.device == "cuda" else 1)
+    if options.quick:
+        options.rounds, options.texts_per_round = options.rounds or 2, options.texts_per_round or 8
+        options.growth_papers, options.lengths, options.length_rounds = (8, 24), (32, 128), 1
+        options.tokens_per_length = 1024
+    else:
+        suffix = "_cuda" if options.device == "cuda" else ""
+        options.out = options.out or ROOT / "benchmarks" / "results" / f"encode{suffix}.json"
+        options.figure = options.figure or ROOT / "nbs" / "images" / f"encode{suffix}.png"
+    return options
+
+
+def write_results(results: dict[str, Any], path: Path | None) -> None:
+    "Write what is known so far."
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def main(options: argparse.Namespace) -> None:
-    "Measure, print, and write the results."
-    results = {"models": {}}
-    with tempfile.TemporaryDirectory() as work:
-        for name in options.models:
-            results["models"][name] = measure_model(name, options, Path(work))
-            print_table(name, results["models"][name])
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    "Measure, print, write the results, and draw."
+    if options.cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+    parts = options.parts or ["rounds", "growth", "lengths"]
+    results = {"machine": describe_machine(), "versions": list_versions(), "device": options.device}
+    results |= {"date": time.strftime("%Y-%m-%d"), "reference": REFERENCE, "models": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        for name in options.models if "rounds" in parts else ():
+            results["models"][name] = measured = measure_model(name, options, work)
+            if "device" in measured["gemm"]:
+                results["machine"]["gpu"] = measured["gemm"]["device"]
+            print_table(measured)
+            write_results(results, options.out)
+        for part, measure, show in (
+            ("growth", measure_growth, print_growth),
+            ("lengths", measure_lengths, print_lengths),
+        ):
+            if part in parts:
+                results[part] = measure(options, work)
+                show(results[part])
+                write_results(results, options.out)
+    if options.figure and results["models"]:
+        draw_figure(results, options.figure)
 
 
 if __name__ == "__main__":
     given = read_options()
-    if not given.papers.exists():
+    if given.draw_only:
+        draw_figure(json.loads(given.out.read_text(encoding="utf-8")), given.figure)
+    elif not given.papers.exists():
         sys.exit(f"no papers in {given.papers}: set ARXIV_EMBEDDINGS_DATA, or give a file with --papers")
-    main(given)
+    else:
+        main(given)
