@@ -292,7 +292,9 @@ CONTENDERS = {
         "sentence-transformers, OpenVINO, float32", load_sentence_transformers_openvino
     ),
     "sentence_transformers_openvino_default": Contender(
-        "sentence-transformers, OpenVINO, default", load_sentence_transformers_openvino, {"default_precision": True}
+        "sentence-transformers, OpenVINO, default precision",
+        load_sentence_transformers_openvino,
+        {"default_precision": True},
     ),
     "onnxruntime": Contender("ONNX Runtime, our batches", load_onnxruntime),
     "batches_of_64": Contender("torch, batches of 64 as they come", load_batches_of_64, devices=("cpu", "cuda")),
@@ -385,7 +387,11 @@ class Gemm:
     def __init__(self, model: dict[str, Any], device: str):
         hidden = model["hidden_size"]
         self.shape = (2048 if device == "cpu" else 16384, hidden, 4 * hidden)
-        precisions = ["float32", "bfloat16"] if device == "cuda" or has_bfloat16() else ["float32"]
+        precisions = ["float32"]
+        if device == "cuda":
+            precisions += ["bfloat16", "float16"]
+        elif has_bfloat16():
+            precisions += ["bfloat16"]
         self.products = {f"torch {one}": make_torch_product(self.shape, one, device) for one in precisions}
         if device == "cpu":
             for one in [*precisions, "int8"]:

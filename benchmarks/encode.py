@@ -93,7 +93,7 @@ class Worker:
     def read(self) -> dict[str, Any]:
         "Wait for an answer; raises `WorkerError` where there is none."
         line = self.process.stdout.readline()
-        answer = json.loads(line) if line else {"error": f"its process ended: {self.last_words()}"}
+        answer = json.loads(line) if line else {"error": self.last_words()}
         if "error" in answer:
             raise WorkerError(answer["error"])
         return answer
@@ -108,10 +108,10 @@ class Worker:
         return self.read()
 
     def last_words(self) -> str:
-        "The last line of the log."
+        "Why the process ended: its exit status and the last line of its log."
         self.log.seek(0)
         lines = self.log.read().strip().splitlines()
-        return lines[-1] if lines else "no reason given"
+        return ": ".join([f"its process ended with {self.process.wait()}", *lines[-1:]])
 
     def stop(self) -> dict[str, Any]:
         "End the process and return its peak memory."
@@ -268,17 +268,16 @@ def prepare_model(name: str, device: str, work: Path) -> tuple[Path, dict[str, A
 class Race:
     "All contenders on one model, loaded and waiting."
 
-    def __init__(self, names: list[str], model_file: Path, device: str):
+    def __init__(
+        self,
+        names: list[str],  # contenders, and `GEMM`
+        model_file: Path,  # from `prepare_model`
+        device: str,  # cpu or cuda
+    ):
         self.left_out: dict[str, str] = {}  # contender -> why
-        self.first_load: dict[str, float] = {}  # seconds of loads that may have converted the model
         self.workers: list[Worker] = []
         for name in names:
             try:
-                if name in CONTENDERS and CONTENDERS[name].ours:
-                    # the first load may convert the model and keep the result, which is measured apart
-                    first = Worker(name, model_file, device)
-                    self.first_load[name] = first.seconds_load
-                    first.stop()
                 self.workers.append(Worker(name, model_file, device))
             except WorkerError as error:
                 self.leave_out(name, error)
@@ -286,11 +285,11 @@ class Race:
     def leave_out(self, name: str, error: WorkerError) -> None:
         "Go on without a contender; nothing can be compared without the reference."
         label = CONTENDERS[name].label if name in CONTENDERS else "the rate of matrix products"
+        self.left_out[name] = str(error)
+        self.workers = [worker for worker in self.workers if worker.name != name]
         if name == REFERENCE:
             self.stop()
             sys.exit(f"{label}: {error}")
-        self.left_out[name] = str(error)
-        self.workers = [worker for worker in self.workers if worker.name != name]
         print(f"left out: {label}: {error}", file=sys.stderr)
 
     def give(self, worker: Worker, **order: Any) -> dict[str, Any] | None:
@@ -330,7 +329,28 @@ class Race:
 
     def stop(self) -> dict[str, dict[str, int]]:
         "End all processes; the peak memory of each."
-        return {worker.name: answer for worker in self.workers if (answer := self.give(worker, do="stop"))}
+        workers, self.workers = self.workers, []
+        peaks = {}
+        for worker in workers:
+            try:
+                peaks[worker.name] = worker.stop()
+            except WorkerError:
+                worker.kill()
+        return peaks
+
+
+def load_first(names: list[str], model_file: Path, device: str) -> dict[str, float]:
+    "Seconds of our first loads, which may convert the model and keep the result, in processes of their own."
+    seconds = {}
+    for name in names:
+        if CONTENDERS[name].ours:
+            try:
+                worker = Worker(name, model_file, device)
+                seconds[name] = round(worker.seconds_load, 2)
+                worker.stop()
+            except WorkerError:
+                continue  # it will fail again in the race, which says why
+    return seconds
 
 
 def measure_model(name: str, options: argparse.Namespace, work: Path) -> dict[str, Any]:
@@ -342,50 +362,58 @@ def measure_model(name: str, options: argparse.Namespace, work: Path) -> dict[st
     texts = read_texts(options.papers, model["separator"], (n_rounds + 1) * n_texts)
     texts_file = write_texts(work / f"{name}_texts.json", texts)
     slices = [(texts_file, start, start + n_texts) for start in range(n_texts, len(texts), n_texts)]
-    race = Race([*choose_contenders(options.device), GEMM], model_file, options.device)
+    names = choose_contenders(options.device)
+    first_loads = load_first(names, model_file, options.device)
+    race = Race([*names, GEMM], model_file, options.device)
     try:
         cosines = race.check_vectors(texts_file, n_texts, work)
-        seconds, measured_rates = race.run(slices)
-        facts = {worker.name: worker.facts | {"seconds_load": round(worker.seconds_load, 2)} for worker in race.workers}
+        seconds, rates = race.run(slices)
+        facts = {one.name: one.facts | {"seconds_load": round(one.seconds_load, 2)} for one in race.workers}
     finally:
         peaks = race.stop()
+    for contender in seconds:
+        facts[contender] |= {"cosines": cosines[contender], "seconds_first_load": first_loads.get(contender)}
+        facts[contender] |= in_megabytes(peaks.get(contender, {}))
     lengths = count_tokens(texts[n_texts:], load_tokenizer(model))
+    return {"title": TITLES[name], "n_rounds": n_rounds, "n_texts": n_texts} | summarise(
+        seconds, rates, lengths, count_operations(lengths, model), facts, race.left_out
+    )
+
+
+def summarise(
+    seconds: dict[str, list[float]],  # of each round, by contender
+    measured_rates: list[dict[str, float]],  # from the matrix products, of each round
+    lengths: np.ndarray,  # tokens of each text of the rounds
+    operations: float,  # from `count_operations`
+    facts: dict[str, dict[str, Any]],  # what else there is to say, by contender
+    left_out: dict[str, str],  # contender -> why
+) -> dict[str, Any]:
+    "A model's figures."
     rates = find_rates(measured_rates) if measured_rates else {}
-    operations = count_operations(lengths, model)
     rows = {}
-    for contender, found in seconds.items():
-        facts[contender]["seconds_first_load"] = race.first_load.get(contender)
-        rows[contender] = compare_rounds(seconds[REFERENCE], found) | {
-            "label": CONTENDERS[contender].label,
+    for name, found in seconds.items():
+        rate = rates.get(facts[name]["precision"])
+        rows[name] = compare_rounds(seconds[REFERENCE], found) | {
+            "label": CONTENDERS[name].label,
             "papers_per_second": round(len(lengths) / sum(found), 2),
-            "share_of_gemm": share_of_rate(operations / sum(found), rates.get(facts[contender]["precision"])),
-            "cosines": cosines[contender],
+            "share_of_gemm": round(operations / sum(found) / rate, 3) if rate else None,
             "seconds": [round(one, 4) for one in found],
-            **in_megabytes(peaks[contender]),
-            **facts[contender],
+            **facts[name],
         }
     return {
-        "title": TITLES[name],
-        "n_rounds": n_rounds,
-        "n_texts": n_texts,
         "mean_tokens": round(float(lengths.mean()), 1),
         "operations_per_paper": round(operations / len(lengths)),
         "gemm": facts.get(GEMM, {}),
         "gemm_gigaops": {precision: round(rate / 1e9) for precision, rate in rates.items()},
         "gemm_rounds": [{key: round(rate / 1e9) for key, rate in one.items()} for one in measured_rates],
         "contenders": rows,
-        "left_out": race.left_out,
+        "left_out": left_out,
     }
 
 
 def choose_contenders(device: str, in_growth: bool = False) -> list[str]:
     "Names of the contenders for a device, the reference first."
     return [name for name, one in CONTENDERS.items() if device in one.devices and (one.in_growth or not in_growth)]
-
-
-def share_of_rate(achieved: float, rate: float | None) -> float | None:
-    "Part of the machine's rate, 0 to 1; `None` where the rate is not known."
-    return round(achieved / rate, 3) if rate else None
 
 
 def in_megabytes(peaks: dict[str, int]) -> dict[str, int]:
@@ -473,13 +501,19 @@ def list_versions() -> dict[str, str]:
     return versions
 
 
+def peak_megabytes(row: dict[str, Any]) -> str:
+    "The peak memory that a table shows: the card's where there is one."
+    peak = row.get("peak_device_megabytes", row.get("peak_megabytes"))
+    return f"{peak:,}" if peak else ""
+
+
 def print_table(measured: dict[str, Any]) -> None:
     "Print a model's table."
     rates = ", ".join(f"{precision} {rate:,}" for precision, rate in measured["gemm_gigaops"].items())
     print(f"\n{measured['title']}: {measured['mean_tokens']:.0f} tokens a paper, {measured['n_rounds']} rounds")
     print(f"matrix products of this shape, billion operations a second: {rates or 'not measured'}")
     print(
-        f"{'':42}{'precision':>10}{'papers/s':>10}{'ratio':>7}{'95 %':>14}{'of GEMM':>9}{'peak MB':>9}"
+        f"{'':52}{'precision':>10}{'papers/s':>10}{'ratio':>7}{'95 %':>14}{'of GEMM':>9}{'peak MB':>9}"
         f"{'cosine, least':>15}"
     )
     notes = []
@@ -488,9 +522,9 @@ def print_table(measured: dict[str, Any]) -> None:
         share = f"{row['share_of_gemm']:.0%}" if row["share_of_gemm"] is not None else ""
         notes += [row["note"]] if row.get("note") else []
         print(
-            f"{row['label'] + ' *' * bool(row.get('note')):42}{row['precision']:>10}{row['papers_per_second']:10.1f}"
+            f"{row['label'] + ' *' * bool(row.get('note')):52}{row['precision']:>10}{row['papers_per_second']:10.1f}"
             f"{row['ratio']:7.2f}{interval:>14}{share:>9}"
-            f"{row.get('peak_device_megabytes', row['peak_megabytes']):9,}{row['cosines']['centred_min']:15.4f}"
+            f"{peak_megabytes(row):>9}{row['cosines']['centred_min']:15.4f}"
         )
     for note in dict.fromkeys(notes):
         print(f"* {note}")
@@ -501,23 +535,23 @@ def print_table(measured: dict[str, Any]) -> None:
 def print_growth(growth: dict[str, list[dict[str, Any]]]) -> None:
     "Print what numbers of papers cost."
     print(f"\n{TITLES[GROWTH_MODEL]}, by number of papers, a fresh process each")
-    print(f"{'':42}{'papers':>10}{'seconds':>10}{'papers/s':>10}{'peak MB':>9}")
+    print(f"{'':52}{'papers':>10}{'seconds':>10}{'papers/s':>10}{'peak MB':>9}")
     for name, rows in growth.items():
         for row in rows:
             print(
-                f"{CONTENDERS[name].label:42}{row['papers']:10,}{row['seconds']:10.1f}{row['papers_per_second']:10.1f}"
-                f"{row['peak_megabytes']:9,}"
+                f"{CONTENDERS[name].label:52}{row['papers']:10,}{row['seconds']:10.1f}{row['papers_per_second']:10.1f}"
+                f"{peak_megabytes(row):>9}"
             )
 
 
 def print_lengths(lengths: dict[str, list[dict[str, Any]]]) -> None:
     "Print what lengths of texts cost."
     print(f"\n{TITLES[GROWTH_MODEL]}, by tokens of a text")
-    print(f"{'':42}{'tokens':>10}{'papers/s':>10}{'tokens/s':>10}{'ratio':>9}")
+    print(f"{'':52}{'tokens':>10}{'papers/s':>10}{'tokens/s':>10}{'ratio':>9}")
     for name, rows in lengths.items():
         for row in rows:
             print(
-                f"{CONTENDERS[name].label:42}{row['tokens']:10.0f}{row['papers_per_second']:10.1f}"
+                f"{CONTENDERS[name].label:52}{row['tokens']:10.0f}{row['papers_per_second']:10.1f}"
                 f"{row['tokens_per_second']:10,}{row['ratio']:9.2f}"
             )
 
@@ -533,43 +567,41 @@ def draw_figure(
     from matplotlib import pyplot
 
     models = list(results["models"].values())
-    longest = max(len(measured["contenders"]) for measured in models)
-    size = (4.6 + 3.2 * len(models), 1.3 + 0.34 * longest)
+    shown = {name: row for measured in models for name, row in measured["contenders"].items()}
+    names = sorted(shown, key=list(CONTENDERS).index, reverse=True)  # bars are drawn from below
+    size = (3.8 + 3.2 * len(models), 1.2 + 0.36 * len(names))
     figure, axes = pyplot.subplots(1, len(models), figsize=size, sharey=True, squeeze=False)
     for axis, measured in zip(axes[0], models, strict=True):
-        draw_bars(axis, measured)
+        draw_bars(axis, names, measured)
+    chosen = {
+        name: f" ({row['precision']})" * (row["label"].endswith(", default precision")) for name, row in shown.items()
+    }
+    axes[0][0].set_yticks(range(len(names)), [shown[name]["label"] + chosen[name] for name in names])
     machine = results["machine"]
-    where = machine.get("gpu") or f"{machine['cores']} cores {machine['architecture']}"
-    figure.supxlabel(f"papers per second, times sentence-transformers' default in the same run ({where})", fontsize=9)
+    where = machine.get("gpu") or f"{machine['cores']} cores, {machine['architecture']}"
+    figure.supxlabel(f"times the papers per second of sentence-transformers' default, same run ({where})", fontsize=9)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, facecolor="white", metadata={"Software": None} if path.suffix == ".png" else None)
+    figure.savefig(path, dpi=110, facecolor="white")
     pyplot.close(figure)
 
 
-def draw_bars(axis: Any, measured: dict[str, Any]) -> None:
-    "Draw one model's bars: ours blue, others grey, the interval as a line, the ratio in words."
-    rows = sorted(measured["contenders"].items(), key=lambda item: CONTENDERS[item[0]].ours)
-    labels = [
-        row["label"] + (f" ({row['precision']})" if row["label"].endswith("OpenVINO, default") else "")
-        for _, row in rows
-    ]
-    ratios = [row["ratio"] for _, row in rows]
-    spread = [
-        [max(0.0, row["ratio"] - row["low"]) for _, row in rows],
-        [max(0.0, row["high"] - row["ratio"]) for _, row in rows],
-    ]
-    colours = ["#0072B2" if CONTENDERS[name].ours else "#9a9a9a" for name, _ in rows]
-    axis.barh(labels, ratios, xerr=spread, color=colours, height=0.7, error_kw={"linewidth": 1, "ecolor": "#333333"})
-    for place, (_, row) in enumerate(rows):
-        axis.text(row["high"] + 0.02 * max(ratios), place, f" {row['ratio']:.1f}x", va="center", fontsize=9)
-    axis.axvline(1, color="#333333", linewidth=0.8, linestyle=":")
-    axis.set_xlim(0, 1.18 * max(row["high"] for _, row in rows))
+def draw_bars(axis: Any, names: list[str], measured: dict[str, Any]) -> None:
+    "Draw one model's bars: ours blue, others grey, the 95 % interval as a line, the ratio as a number."
+    rows = measured["contenders"]
+    farthest = max(row["high"] for row in rows.values())
+    for place, name in enumerate(names):
+        if name not in rows:
+            continue
+        ratio, low, high = (rows[name][key] for key in ("ratio", "low", "high"))
+        axis.barh(place, ratio, color="#0072B2" if CONTENDERS[name].ours else "#9a9a9a", height=0.7)
+        axis.plot([low, high], [place, place], color="#222222", linewidth=1.2)
+        axis.text(max(ratio, high) + 0.02 * farthest, place, f"{ratio:.1f}x", va="center", fontsize=9)
+    axis.axvline(1, color="#222222", linewidth=0.8, linestyle=":", zorder=0)
+    axis.set_xlim(0, 1.18 * farthest)
     axis.set_title(measured["title"].replace(": ", ":\n"), fontsize=10)
     axis.tick_params(labelsize=9)
     axis.spines[["top", "right"]].set_visible(False)
-    if not axis.yaxis_inverted():
-        axis.invert_yaxis()
 
 
 def read_options() -> argparse.Namespace:
