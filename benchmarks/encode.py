@@ -1,0 +1,698 @@
+"""How fast texts become vectors: this package beside others, in one run, on real abstracts.
+
+Every contender is a process of its own that has its model loaded and waits. Round after round each gets the same
+texts, one after the other, the order changing from round to round: whatever slows the machine slows all of them. The
+machine's own rate of matrix products is measured in the same rounds. Then how cost grows with papers and lengths.
+
+Real data is looked for in ARXIV_EMBEDDINGS_DATA, else in ../shared/data. Takes about half an hour on two cores, half of
+it for the growth to 10,000 papers (`--parts rounds lengths` leaves that out), and 14 GB of memory. `--quick` takes a few
+minutes and writes nothing unless told where to.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from contenders import CONTENDERS, GEMM, MAX_TOKENS, MODELS, REFERENCE, count_cores
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", ROOT.parent / "shared" / "data"))
+CONTENDERS_FILE = Path(__file__).parent / "contenders.py"
+ROUNDS = {"minilm": 6, "specter2": 5}
+TEXTS_PER_ROUND = {"minilm": 128, "specter2": 48}
+TEXTS_CHECKED = 32  # whose vectors are compared, before the rounds
+GPU_FACTOR = 32  # times as many texts a round
+GROWTH_MODEL = "minilm"
+GROWTH_PAPERS = (200, 1_000, 10_000)
+LENGTHS = (32, 64, 128, 256, 512)
+TOKENS_PER_LENGTH = 16_384  # in a round
+TITLES = {
+    "minilm": "all-MiniLM-L6-v2",
+    "specter2": "SPECTER2's shape (BERT-base, adapter, random weights)",
+}
+VERSIONS = (
+    "arxiv-embeddings",
+    "sentence-transformers",
+    "transformers",
+    "adapters",
+    "torch",
+    "openvino",
+    "nncf",
+    "optimum-intel",
+    "onnxruntime",
+    "tokenizers",
+    "numpy",
+)
+INSTRUCTIONS = (
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "i8mm",
+    "bf16",
+)
+
+
+class WorkerError(Exception):
+    "A contender that cannot take part, with the reason in one line."
+
+
+class Worker:
+    "A contender in a process of its own."
+
+    def __init__(
+        self,
+        name: str,  # a contender, or `GEMM`
+        model_file: Path,  # what `contenders.py prepare` wrote
+        device: str,  # cpu or cuda
+    ):
+        self.name = name
+        self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (as long as the process)
+        command = [sys.executable, str(CONTENDERS_FILE), "serve", name, "--model", str(model_file), "--device", device]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            env=environment(model_file),
+        )
+        try:
+            ready = self.read()
+        except WorkerError:
+            self.kill()
+            raise
+        self.seconds_load, self.facts = ready["seconds_load"], ready["facts"]
+
+    def read(self) -> dict[str, Any]:
+        "Wait for an answer; raises `WorkerError` where there is none."
+        line = self.process.stdout.readline()
+        answer = json.loads(line) if line else {"error": self.last_words()}
+        if "error" in answer:
+            raise WorkerError(answer["error"])
+        return answer
+
+    def ask(self, **order: Any) -> dict[str, Any]:
+        "Give an order and wait for the answer."
+        try:
+            self.process.stdin.write(json.dumps(order, default=str) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # `read` says why
+        return self.read()
+
+    def last_words(self) -> str:
+        "Why the process ended: its exit status and the last line of its log."
+        self.log.seek(0)
+        lines = self.log.read().strip().splitlines()
+        return ": ".join([f"its process ended with {self.process.wait()}", *lines[-1:]])
+
+    def stop(self) -> dict[str, Any]:
+        "End the process and return its peak memory."
+        answer = self.ask(do="stop")
+        self.process.communicate()
+        self.log.close()
+        return answer
+
+    def kill(self) -> None:
+        "End the process whatever it does."
+        self.process.kill()
+        self.process.communicate()
+        self.log.close()
+
+
+def environment(model_file: Path) -> dict[str, str]:
+    "Nothing is fetched from a hub while time is measured; what we convert is kept beside the benchmark's models."
+    cache = str(model_file.parent / "cache")
+    return os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "ARXIV_EMBEDDINGS_CACHE": cache}
+
+
+# Figures from measurements
+
+
+def count_operations(
+    lengths: np.ndarray,  # tokens of each text, (n_texts,)
+    model: dict[str, Any],  # its shape
+) -> float:
+    """Floating-point operations of the matrix products that texts of these lengths need, padding left out.
+
+    Of each layer and token: four products with hidden x hidden weights, two with hidden x intermediate ones, two with
+    an adapter's; of each layer and text: scores and weighted sums, tokens x tokens. Two operations for each of them.
+    """
+    hidden, intermediate = model["hidden_size"], model["intermediate_size"]
+    per_token = 8 * hidden * hidden + 4 * hidden * intermediate
+    if model["reduction"]:
+        per_token += 4 * hidden * (hidden // model["reduction"])
+    lengths = np.asarray(lengths, dtype=np.float64)
+    return float(model["num_hidden_layers"] * (per_token * lengths.sum() + 4 * hidden * (lengths**2).sum()))
+
+
+def compare_rounds(
+    reference: list[float],  # seconds of the reference in each round
+    seconds: list[float],  # of the contender
+) -> dict[str, float]:  # above 1 is faster than the reference
+    "How many times faster than the reference: ratio of the sums, its 95 % bootstrap interval, extreme rounds."
+    theirs, ours = np.asarray(reference), np.asarray(seconds)
+    draws = np.random.default_rng(0).integers(len(ours), size=(2000, len(ours)))
+    low, high = np.quantile(theirs[draws].sum(axis=1) / ours[draws].sum(axis=1), [0.025, 0.975])
+    figures = {
+        "ratio": theirs.sum() / ours.sum(),
+        "low": low,
+        "high": high,
+        "min": (theirs / ours).min(),
+        "max": (theirs / ours).max(),
+    }
+    return {name: round(float(value), 3) for name, value in figures.items()}
+
+
+def compare_vectors(
+    reference: np.ndarray,  # float32, (n_texts, dim)
+    vectors: np.ndarray,  # the same texts', float32, (n_texts, dim)
+) -> dict[str, float]:  # cosines in [-1, 1], 1 is the same direction
+    """Cosine of each vector with the reference's, as they are and with the reference's mean taken from both.
+
+    Vectors of random weights lie close to their mean: only without it do they show that the same was computed.
+    """
+
+    def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return (left * right).sum(axis=1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
+
+    mean = reference.mean(axis=0)
+    found = {"": cosines(reference, vectors), "centred_": cosines(reference - mean, vectors - mean)}
+    figures = {f"{kind}{name}": getattr(one, name)() for kind, one in found.items() for name in ("mean", "min")}
+    return {name: round(float(value), 6) for name, value in figures.items()}
+
+
+def find_rates(
+    measured: list[dict[str, float]],  # operations per second by library and precision, of each round
+) -> dict[str, float]:  # by precision: the better library's mean over the rounds
+    "The machine's rate of matrix products in each precision."
+    rates: dict[str, float] = {}
+    for name in measured[0]:
+        precision = name.split()[-1]
+        rates[precision] = max(rates.get(precision, 0.0), float(np.mean([one[name] for one in measured])))
+    return rates
+
+
+# Texts
+
+
+def read_texts(
+    path: Path,  # a file of papers
+    separator: str,  # between title and abstract
+    n_texts: int,  # begins anew where there are fewer papers
+    rule: str = "title+abstract",  # what a text is made of
+) -> list[str]:
+    "The texts of papers in random order, always the same one."
+    from arxiv_embeddings.papers import make_texts, read_papers
+
+    table = read_papers(path).table()
+    chosen = np.resize(np.random.default_rng(0).permutation(len(table)), n_texts)
+    return make_texts(table.take(chosen), rule, separator)
+
+
+def load_tokenizer(model: dict[str, Any]) -> Any:
+    "A model's tokenizer, that neither cuts nor pads."
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(Path(model["folder"]) / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def count_tokens(texts: list[str], tokenizer: Any) -> np.ndarray:
+    "Tokens of each text after the cut."
+    return np.minimum([len(one.ids) for one in tokenizer.encode_batch(texts)], MAX_TOKENS)
+
+
+def cut_texts(
+    abstracts: list[str],  # real ones
+    n_tokens: int,  # of each text, special ones included
+    n_texts: int,
+    tokenizer: Any,  # from `load_tokenizer`
+) -> list[str]:
+    "Texts of exactly so many tokens: abstracts joined to be long enough, and cut at the end of a token."
+    texts = []
+    for number in range(n_texts):
+        joined = " ".join(abstracts[(number + more) % len(abstracts)] for more in range(2 + n_tokens // 64))
+        end = tokenizer.encode(joined, add_special_tokens=False).offsets[n_tokens - 3][1]
+        texts.append(joined[:end])
+    return texts
+
+
+def write_texts(path: Path, texts: list[str]) -> Path:
+    "Write texts for the workers."
+    path.write_text(json.dumps(texts), encoding="utf-8")
+    return path
+
+
+# Measuring
+
+
+def prepare_model(name: str, device: str, work: Path) -> tuple[Path, dict[str, Any]]:
+    "Make a model's files, in a process that ends."
+    command = [sys.executable, str(CONTENDERS_FILE), "prepare", name, "--work", str(work), "--device", device]
+    model_file = work / f"{name}.json"
+    found = subprocess.run(command, env=environment(model_file), capture_output=True, text=True)
+    if found.returncode:
+        sys.exit(f"{name} cannot be prepared: {(found.stderr.strip() or 'no reason given').splitlines()[-1]}")
+    return model_file, json.loads(model_file.read_text(encoding="utf-8"))
+
+
+class Race:
+    "All contenders on one model, loaded and waiting."
+
+    def __init__(
+        self,
+        names: list[str],  # contenders, and `GEMM`
+        model_file: Path,  # from `prepare_model`
+        device: str,  # cpu or cuda
+    ):
+        self.left_out: dict[str, str] = {}  # contender -> why
+        self.workers: list[Worker] = []
+        for name in names:
+            try:
+                self.workers.append(Worker(name, model_file, device))
+            except WorkerError as error:
+                self.leave_out(name, error)
+
+    def leave_out(self, name: str, error: WorkerError) -> None:
+        "Go on without a contender; nothing can be compared without the reference."
+        label = CONTENDERS[name].label if name in CONTENDERS else "the rate of matrix products"
+        self.left_out[name] = str(error)
+        self.workers = [worker for worker in self.workers if worker.name != name]
+        if name == REFERENCE:
+            self.stop()
+            sys.exit(f"{label}: {error}")
+        print(f"left out: {label}: {error}", file=sys.stderr)
+
+    def give(self, worker: Worker, **order: Any) -> dict[str, Any] | None:
+        "Ask a worker; `None` where it fails, and it takes part no more."
+        try:
+            return worker.ask(**order)
+        except WorkerError as error:
+            worker.kill()
+            self.leave_out(worker.name, error)
+            return None
+
+    def check_vectors(self, texts_file: Path, n_texts: int, folder: Path) -> dict[str, dict[str, float]]:
+        "Let all embed the first texts, which warms them up too, and compare with the reference's vectors."
+        vectors = {}
+        for worker in [one for one in self.workers if one.name != GEMM]:
+            kept = folder / f"{worker.name}.npy"
+            if self.give(worker, do="encode", texts=texts_file, start=0, stop=n_texts, keep=kept):
+                vectors[worker.name] = np.load(kept)
+        return {name: compare_vectors(vectors[REFERENCE], found) for name, found in vectors.items()}
+
+    def run(
+        self,
+        slices: list[tuple[Path, int, int]],  # file of texts, first and last of them plus one, for each round
+    ) -> tuple[dict[str, list[float]], list[dict[str, float]]]:  # seconds by contender, rates of matrix products
+        "Give every contender the same texts, round after round, in rotating order."
+        seconds: dict[str, list[float]] = {worker.name: [] for worker in self.workers}
+        rates = []
+        for number, (texts_file, start, stop) in enumerate(slices):
+            first = number % len(self.workers)
+            for worker in self.workers[first:] + self.workers[:first]:
+                if worker.name == GEMM:
+                    answer = self.give(worker, do=GEMM)
+                    rates += [answer["rates"]] if answer else []
+                elif answer := self.give(worker, do="encode", texts=texts_file, start=start, stop=stop):
+                    seconds[worker.name].append(answer["seconds"])
+        return {name: found for name, found in seconds.items() if len(found) == len(slices)}, rates
+
+    def stop(self) -> dict[str, dict[str, int]]:
+        "End all processes; the peak memory of each."
+        workers, self.workers = self.workers, []
+        peaks = {}
+        for worker in workers:
+            try:
+                peaks[worker.name] = worker.stop()
+            except WorkerError:
+                worker.kill()
+        return peaks
+
+
+def load_first(names: list[str], model_file: Path, device: str) -> dict[str, float]:
+    "Seconds of our first loads, which may convert the model and keep the result, in processes of their own."
+    seconds = {}
+    for name in names:
+        if CONTENDERS[name].ours:
+            try:
+                worker = Worker(name, model_file, device)
+                seconds[name] = round(worker.seconds_load, 2)
+                worker.stop()
+            except WorkerError:
+                continue  # it will fail again in the race, which says why
+    return seconds
+
+
+def measure_model(name: str, options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    "Measure all contenders on one model."
+    model_file, model = prepare_model(name, options.device, work)
+    n_rounds, n_texts = options.rounds or ROUNDS[name], options.texts_per_round or TEXTS_PER_ROUND[name]
+    if options.device == "cuda" and not options.texts_per_round:
+        n_texts *= GPU_FACTOR
+    texts = read_texts(options.papers, model["separator"], (n_rounds + 1) * n_texts)
+    texts_file = write_texts(work / f"{name}_texts.json", texts)
+    slices = [(texts_file, start, start + n_texts) for start in range(n_texts, len(texts), n_texts)]
+    names = choose_contenders(options.device)
+    first_loads = load_first(names, model_file, options.device)
+    race = Race([*names, GEMM], model_file, options.device)
+    try:
+        cosines = race.check_vectors(texts_file, min(n_texts, TEXTS_CHECKED), work)
+        seconds, rates = race.run(slices)
+        facts = {one.name: one.facts | {"seconds_load": round(one.seconds_load, 2)} for one in race.workers}
+    finally:
+        peaks = race.stop()
+    for contender in seconds:
+        facts[contender] |= {"cosines": cosines[contender], "seconds_first_load": first_loads.get(contender)}
+        facts[contender] |= in_megabytes(peaks.get(contender, {}))
+    lengths = count_tokens(texts[n_texts:], load_tokenizer(model))
+    return {"title": TITLES[name], "n_rounds": n_rounds, "n_texts": n_texts} | summarise(
+        seconds, rates, lengths, count_operations(lengths, model), facts, race.left_out
+    )
+
+
+def summarise(
+    seconds: dict[str, list[float]],  # of each round, by contender
+    measured_rates: list[dict[str, float]],  # from the matrix products, of each round
+    lengths: np.ndarray,  # tokens of each text of the rounds
+    operations: float,  # from `count_operations`
+    facts: dict[str, dict[str, Any]],  # what else there is to say, by contender
+    left_out: dict[str, str],  # contender -> why
+) -> dict[str, Any]:
+    "A model's figures."
+    rates = find_rates(measured_rates) if measured_rates else {}
+    rows = {}
+    for name, found in seconds.items():
+        rate = rates.get(facts[name]["precision"])
+        rows[name] = compare_rounds(seconds[REFERENCE], found) | {
+            "label": CONTENDERS[name].label,
+            "papers_per_second": round(len(lengths) / sum(found), 2),
+            "share_of_gemm": round(operations / sum(found) / rate, 3) if rate else None,
+            "seconds": [round(one, 4) for one in found],
+            **facts[name],
+        }
+    return {
+        "mean_tokens": round(float(lengths.mean()), 1),
+        "operations_per_paper": round(operations / len(lengths)),
+        "gemm": facts.get(GEMM, {}),
+        "gemm_gigaops": {precision: round(rate / 1e9) for precision, rate in rates.items()},
+        "gemm_rounds": [{key: round(rate / 1e9) for key, rate in one.items()} for one in measured_rates],
+        "contenders": rows,
+        "left_out": left_out,
+    }
+
+
+def choose_contenders(device: str, in_growth: bool = False) -> list[str]:
+    "Names of the contenders for a device, the reference first."
+    return [name for name, one in CONTENDERS.items() if device in one.devices and (one.in_growth or not in_growth)]
+
+
+def in_megabytes(peaks: dict[str, int]) -> dict[str, int]:
+    "Peaks of memory for people."
+    return {name.replace("_bytes", "_megabytes"): round(value / 1e6) for name, value in peaks.items()}
+
+
+def measure_growth(options: argparse.Namespace, work: Path) -> dict[str, list[dict[str, Any]]]:
+    "Seconds and peak memory by number of papers, each in a fresh process, the contenders in turn."
+    model_file, model = prepare_model(GROWTH_MODEL, options.device, work)
+    texts = read_texts(options.papers, model["separator"], max(options.growth_papers))
+    load_first(choose_contenders(options.device, in_growth=True), model_file, options.device)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for n_papers in options.growth_papers:
+        texts_file = write_texts(work / "growth_texts.json", texts[:n_papers])
+        for name in choose_contenders(options.device, in_growth=True):
+            try:
+                worker = Worker(name, model_file, options.device)
+                seconds = worker.ask(do="encode", texts=texts_file, start=0, stop=n_papers)["seconds"]
+                row = {
+                    "papers": n_papers,
+                    "seconds": round(seconds, 2),
+                    "papers_per_second": round(n_papers / seconds, 1),
+                }
+                row["seconds_load"] = round(worker.seconds_load, 2)
+                rows.setdefault(name, []).append(row | in_megabytes(worker.stop()))
+            except WorkerError as error:
+                print(f"left out: {CONTENDERS[name].label}, {n_papers:,} papers: {error}", file=sys.stderr)
+    return rows
+
+
+def measure_lengths(options: argparse.Namespace, work: Path) -> dict[str, list[dict[str, Any]]]:
+    "Papers and tokens per second by length of text, in interleaved rounds; a warm-up round is not counted."
+    model_file, model = prepare_model(GROWTH_MODEL, options.device, work)
+    tokenizer = load_tokenizer(model)
+    abstracts = read_texts(options.papers, "", 2_000, rule="abstract")
+    names = choose_contenders(options.device, in_growth=True)
+    load_first(names, model_file, options.device)
+    race = Race(names, model_file, options.device)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    try:
+        for n_tokens in options.lengths:
+            n_texts = options.tokens_per_length // n_tokens
+            texts = cut_texts(abstracts, n_tokens, n_texts, tokenizer)
+            total = int(count_tokens(texts, tokenizer).sum())
+            texts_file = write_texts(work / f"length_{n_tokens}.json", texts)
+            race.run([(texts_file, 0, max(1, n_texts // 8))])
+            seconds, _ = race.run([(texts_file, 0, n_texts)] * options.length_rounds)
+            for name, found in seconds.items():
+                row = {"tokens": total / n_texts, "papers_per_second": round(n_texts * len(found) / sum(found), 1)}
+                row["tokens_per_second"] = round(total * len(found) / sum(found))
+                rows.setdefault(name, []).append(row | compare_rounds(seconds[REFERENCE], found))
+    finally:
+        race.stop()
+    return rows
+
+
+# Results
+
+
+def describe_machine() -> dict[str, Any]:
+    "What decides how fast this machine is."
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    known = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    known = {name.strip(): value.strip() for name, value in known.items()}
+    flags = set(known.get("flags", known.get("Features", "")).split())
+    return {
+        "architecture": platform.machine(),
+        "processor": known.get("model name") or platform.processor(),
+        "cores": count_cores(),
+        "instructions": [name for name in INSTRUCTIONS if name in flags],
+        "load_average_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
+    }
+
+
+def list_versions() -> dict[str, str]:
+    "Versions of what takes part and is installed."
+    versions = {}
+    for name in VERSIONS:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def peak_megabytes(row: dict[str, Any]) -> str:
+    "The peak memory that a table shows: the card's where there is one."
+    peak = row.get("peak_device_megabytes", row.get("peak_megabytes"))
+    return f"{peak:,}" if peak else ""
+
+
+def print_table(measured: dict[str, Any]) -> None:
+    "Print a model's table."
+    rates = ", ".join(f"{precision} {rate:,}" for precision, rate in measured["gemm_gigaops"].items())
+    print(f"\n{measured['title']}: {measured['mean_tokens']:.0f} tokens a paper, {measured['n_rounds']} rounds")
+    print(f"matrix products of this shape, billion operations a second: {rates or 'not measured'}")
+    print(
+        f"{'':52}{'precision':>10}{'papers/s':>10}{'ratio':>7}{'95 %':>14}{'of GEMM':>9}{'peak MB':>9}"
+        f"{'cosine':>9}{'less mean':>11}"
+    )
+    notes = []
+    for row in measured["contenders"].values():
+        interval = f"{row['low']:.2f} - {row['high']:.2f}"
+        share = f"{row['share_of_gemm']:.0%}" if row["share_of_gemm"] is not None else ""
+        notes += [row["note"]] if row.get("note") else []
+        print(
+            f"{row['label'] + ' *' * bool(row.get('note')):52}{row['precision']:>10}{row['papers_per_second']:10.1f}"
+            f"{row['ratio']:7.2f}{interval:>14}{share:>9}"
+            f"{peak_megabytes(row):>9}{row['cosines']['min']:9.4f}{row['cosines']['centred_min']:11.4f}"
+        )
+    print("cosine: the least of any text with sentence-transformers' vector, also with their common mean taken away")
+    for note in dict.fromkeys(notes):
+        print(f"* {note}")
+    for name, reason in measured["left_out"].items():
+        print(f"left out: {CONTENDERS[name].label if name in CONTENDERS else name}: {reason}")
+
+
+def print_growth(growth: dict[str, list[dict[str, Any]]]) -> None:
+    "Print what numbers of papers cost."
+    print(f"\n{TITLES[GROWTH_MODEL]}, by number of papers, a fresh process each")
+    print(f"{'':52}{'papers':>10}{'seconds':>10}{'papers/s':>10}{'peak MB':>9}")
+    for name, rows in growth.items():
+        for row in rows:
+            print(
+                f"{CONTENDERS[name].label:52}{row['papers']:10,}{row['seconds']:10.1f}{row['papers_per_second']:10.1f}"
+                f"{peak_megabytes(row):>9}"
+            )
+
+
+def print_lengths(lengths: dict[str, list[dict[str, Any]]]) -> None:
+    "Print what lengths of texts cost."
+    print(f"\n{TITLES[GROWTH_MODEL]}, by tokens of a text")
+    print(f"{'':52}{'tokens':>10}{'papers/s':>10}{'tokens/s':>10}{'ratio':>9}")
+    for name, rows in lengths.items():
+        for row in rows:
+            print(
+                f"{CONTENDERS[name].label:52}{row['tokens']:10.0f}{row['papers_per_second']:10.1f}"
+                f"{row['tokens_per_second']:10,}{row['ratio']:9.2f}"
+            )
+
+
+def draw_figure(
+    results: dict[str, Any],  # as written to the JSON file
+    path: Path,  # .png or .svg
+) -> None:
+    "Draw how many times faster than sentence-transformers each contender is."
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    models = list(results["models"].values())
+    shown = {name: row for measured in models for name, row in measured["contenders"].items()}
+    names = sorted(shown, key=list(CONTENDERS).index, reverse=True)  # bars are drawn from below
+    size = (3.8 + 3.2 * len(models), 1.2 + 0.36 * len(names))
+    figure, axes = pyplot.subplots(1, len(models), figsize=size, sharey=True, squeeze=False)
+    for axis, measured in zip(axes[0], models, strict=True):
+        draw_bars(axis, names, measured)
+    chosen = {
+        name: f" ({row['precision']})" * (row["label"].endswith(", default precision")) for name, row in shown.items()
+    }
+    axes[0][0].set_yticks(range(len(names)), [shown[name]["label"] + chosen[name] for name in names])
+    machine = results["machine"]
+    where = machine.get("gpu") or f"{machine['cores']} cores, {machine['architecture']}"
+    figure.supxlabel(f"times the papers per second of sentence-transformers' default, same run ({where})", fontsize=9)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, facecolor="white")
+    if path.suffix == ".png":  # 64 colours are plenty here, and a third of the bytes
+        from PIL import Image
+
+        with Image.open(path) as image:
+            small = image.convert("RGB").quantize(64)
+        small.save(path, optimize=True)
+    pyplot.close(figure)
+
+
+def draw_bars(axis: Any, names: list[str], measured: dict[str, Any]) -> None:
+    "Draw one model's bars: ours blue, others grey, the 95 % interval as a line, the ratio as a number."
+    rows = measured["contenders"]
+    farthest = max(row["high"] for row in rows.values())
+    for place, name in enumerate(names):
+        if name not in rows:
+            continue
+        ratio, low, high = (rows[name][key] for key in ("ratio", "low", "high"))
+        axis.barh(place, ratio, color="#0072B2" if CONTENDERS[name].ours else "#9a9a9a", height=0.7)
+        axis.plot([low, high], [place, place], color="#222222", linewidth=1.2)
+        axis.text(max(ratio, high) + 0.02 * farthest, place, f"{ratio:.1f}x", va="center", fontsize=9)
+    axis.axvline(1, color="#222222", linewidth=0.8, linestyle=":", zorder=0)
+    axis.set_xlim(0, 1.18 * farthest)
+    axis.set_title(measured["title"].replace(" (", "\n("), fontsize=10)
+    axis.tick_params(labelsize=9)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def read_options() -> argparse.Namespace:
+    "The command line."
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--parts", nargs="+", choices=["rounds", "growth", "lengths"])
+    parser.add_argument("--rounds", type=int, help=f"default: {ROUNDS}")
+    parser.add_argument("--texts-per-round", type=int, help=f"default: {TEXTS_PER_ROUND}, {GPU_FACTOR} times on a GPU")
+    parser.add_argument("--growth-papers", type=int, nargs="+", help=f"default: {GROWTH_PAPERS}")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--cores", type=int, help="use only so many (Linux)")
+    parser.add_argument("--quick", action="store_true", help="few and small rounds, to see whether it works")
+    parser.add_argument("--papers", type=Path, default=DATA / "arxiv_cs_10k.csv", help="another file of papers")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/encode.json, encode_cuda.json on a GPU")
+    parser.add_argument("--figure", type=Path, help="default: nbs/images/encode.png, encode_cuda.png on a GPU")
+    parser.add_argument("--draw-only", action="store_true", help="draw the figure from --out and measure nothing")
+    options = parser.parse_args()
+    options.lengths, options.length_rounds = LENGTHS, 3
+    options.tokens_per_length = TOKENS_PER_LENGTH * (GPU_FACTOR if options.device == "cuda" else 1)
+    if options.draw_only and options.quick:
+        parser.error("--draw-only draws what was measured, --quick measures")
+    if options.quick:
+        options.rounds, options.texts_per_round = options.rounds or 2, options.texts_per_round or 8
+        options.growth_papers = options.growth_papers or (8, 24)
+        options.lengths, options.length_rounds, options.tokens_per_length = (32, 128), 1, 1024
+    else:
+        options.growth_papers = options.growth_papers or GROWTH_PAPERS
+        suffix = "_cuda" if options.device == "cuda" else ""
+        options.out = options.out or ROOT / "benchmarks" / "results" / f"encode{suffix}.json"
+        options.figure = options.figure or ROOT / "nbs" / "images" / f"encode{suffix}.png"
+    return options
+
+
+def write_results(results: dict[str, Any], path: Path | None) -> None:
+    "Write what is known so far."
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def main(options: argparse.Namespace) -> None:
+    "Measure, print, write the results, and draw."
+    if options.cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+    parts = options.parts or ["rounds", "growth", "lengths"]
+    results = {"machine": describe_machine(), "versions": list_versions(), "device": options.device}
+    results |= {"date": time.strftime("%Y-%m-%d"), "reference": REFERENCE, "models": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        for name in options.models if "rounds" in parts else ():
+            results["models"][name] = measured = measure_model(name, options, work)
+            if "device" in measured["gemm"]:
+                results["machine"]["gpu"] = measured["gemm"]["device"]
+            print_table(measured)
+            write_results(results, options.out)
+        for part, measure, show in (
+            ("growth", measure_growth, print_growth),
+            ("lengths", measure_lengths, print_lengths),
+        ):
+            if part in parts:
+                results[part] = measure(options, work)
+                show(results[part])
+                write_results(results, options.out)
+    if options.figure and results["models"]:
+        draw_figure(results, options.figure)
+
+
+if __name__ == "__main__":
+    given = read_options()
+    if given.draw_only:
+        draw_figure(json.loads(given.out.read_text(encoding="utf-8")), given.figure)
+    elif not given.papers.exists():
+        sys.exit(f"no papers in {given.papers}: set ARXIV_EMBEDDINGS_DATA, or give a file with --papers")
+    else:
+        main(given)
