@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 # uv where there is one (several times faster than pip), else it is installed inside the environment.
 UV = $(shell command -v uv || echo $(BIN)/uv)
 
-.PHONY: help env demo test lint format figures readme lab constraints clean
+.PHONY: help env demo test bench lint format figures readme lab constraints clean
 
 help: ## What can be made
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -45,6 +45,11 @@ demo: env ## The main job on the sample corpus: papers, vectors, index, exports,
 test: env ## Every cell of every notebook, then every other test
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_test --flags "slow spark" --n_workers 0 --timing
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pytest
+
+bench: env ## How fast, beside others, about half an hour; written to benchmarks/results
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt \
+	  $$(sed -n 's/^bench_requirements = //p' settings.ini)
+	$(BIN)/python benchmarks/encode.py
 
 lint: env ## Lint and format, checked; package, notebooks and README are checked by the tests
 	$(BIN)/ruff check .

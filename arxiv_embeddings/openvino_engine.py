@@ -6,7 +6,7 @@
 __all__ = ['log', 'WEIGHTS_NAMES', 'CONVERTED_FILES', 'CONVERSION_FORMAT', 'SMALLEST_COSINE', 'SMOOTH_QUANT_ALPHA',
            'LENGTH_MULTIPLE', 'load_openvino', 'has_amx', 'count_cores', 'find_precisions', 'check_precision',
            'convert_graph', 'calibration_texts', 'check_conversion', 'cache_folder', 'make_folder_whole',
-           'ConvertedModel', 'describe_converted', 'open_converted', 'name_converted', 'convert_model',
+           'ConvertedModel', 'describe_converted', 'open_converted', 'name_converted', 'convert_model', 'quiet_rich',
            'quantise_model', 'fetch_converted', 'choose_streams', 'OpenVINOEncoder']
 
 # %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-03
@@ -268,6 +268,21 @@ def convert_model(
     check_conversion(OpenVINOEncoder(open_converted(folder, files)), model)
 
 # %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-21
+@contextlib.contextmanager
+def quiet_rich() -> Iterator[None]:
+    "Keep the progress bars that nncf draws with rich off terminals and notebooks."
+    import rich
+
+    console = rich.get_console()
+    before = dict(console.__dict__)
+    with contextlib.redirect_stdout(io.StringIO()) as nowhere:
+        rich.reconfigure(file=nowhere, force_jupyter=False)
+        try:
+            yield
+        finally:
+            console.__dict__ = before
+
+# %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-22
 SMOOTH_QUANT_ALPHA = 0.7  # 0: outliers stay in the activations, 1: all goes into the weights
 
 
@@ -277,7 +292,7 @@ def quantise_model(
 ) -> None:
     "Quantise a converted model to int8 into a folder, calibrated on the sample corpus."
     openvino = load_openvino()
-    with contextlib.redirect_stdout(io.StringIO()):
+    with quiet_rich():
         try:
             import nncf
         except ImportError as error:
@@ -302,7 +317,7 @@ def quantise_model(
     versions = kept.pop("versions") | {name: metadata.version(name) for name in ("openvino", "nncf")}
     describe_converted(folder, precision="int8", **kept, versions=versions)
 
-# %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-22
+# %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-23
 def fetch_converted(
     files: ModelFiles,  # from `fetch_model`
     precision: str = "float32",  # float32 (also for bfloat16) or int8
@@ -322,7 +337,7 @@ def fetch_converted(
                 convert_model(files, partial)
     return open_converted(folder, files)
 
-# %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-24
+# %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-25
 LENGTH_MULTIPLE = 16  # of padded lengths: fewer shapes for which OpenVINO prepares and keeps kernels
 
 
