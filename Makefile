@@ -42,7 +42,10 @@ demo: env ## The main job on the sample corpus: papers, vectors, index, exports,
 	@echo "  $(CLI) embed YOUR_PAPERS.csv --out YOUR_RUN"
 	@echo "  make lab"
 
+# Models are converted anew by each `make test`, once for all of its parts.
+test: export ARXIV_EMBEDDINGS_CACHE = $(abspath $(VENV))/converted-models
 test: env ## Every cell of every notebook, then every other test
+	rm -rf $(ARXIV_EMBEDDINGS_CACHE)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_test --flags "slow spark" --n_workers 0 --timing
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pytest
 
@@ -60,8 +63,10 @@ format: env ## Format notebooks and scripts, clean notebooks, export the package
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_clean
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_export
 
-figures: env ## The figures on real data, about 15 minutes; written to benchmarks/results
+figures: env ## The figures on real data, about 25 minutes; written to benchmarks/results
 	$(BIN)/python benchmarks/main_job.py
+	$(BIN)/python benchmarks/precisions.py
+	$(BIN)/python benchmarks/parity.py
 
 readme: env ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/make_readme.py

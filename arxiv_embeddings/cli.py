@@ -10,6 +10,7 @@ __all__ = ['app', 'RunFolder', 'AsJson', 'Debug', 'Device', 'Category', 'HowMany
 # %% ../nbs/12_cli.ipynb #12-cli-03
 import functools
 import json
+import logging
 import os
 import re
 import sys
@@ -221,13 +222,15 @@ def embed(
     abstract_column: Annotated[str | None, typer.Option(help="Column with the abstracts.")] = None,
     title_column: Annotated[str | None, typer.Option(help="Column with the titles.")] = None,
     categories_column: Annotated[str | None, typer.Option(help="Column with the categories.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no notes.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     "Embed papers into a run folder, or go on with it."
     from arxiv_embeddings.pipeline import embed_papers
 
+    if quiet:
+        logging.getLogger("arxiv_embeddings").setLevel(logging.WARNING)
     result = embed_papers(
         papers,
         out,
@@ -273,7 +276,8 @@ def describe(run: RunFolder, as_json: AsJson = False, debug: Debug = False) -> N
         "complete": "yes" if described["complete"] else "no: the embed command goes on",
         "input": described["input"]["path"],
         "model": f"{described['model']}, {described['embedding_dim']} dimensions, {described['fingerprint']['pooling']} pooling",
-        "text": f"{described['fingerprint']['text']}, up to {described['fingerprint']['max_tokens']} tokens",
+        "text": f"{described['fingerprint']['text']}, up to {described['fingerprint']['max_tokens']} tokens, longer ones "
+        + ("cut" if described["fingerprint"]["long_text"] == "cut" else "read in windows"),
         "cut": f"{described['n_cut']:,} texts were longer",
         "int8": f"cosine to float32 {described['int8_check']['mean_cosine']:.4f} on average, "
         f"{described['int8_check']['smallest_cosine']:.4f} at worst, of {described['int8_check']['n_papers']} papers"
@@ -463,6 +467,9 @@ def common(
 
 def main() -> None:
     "Run the command line."
+    notes = logging.getLogger("arxiv_embeddings")  # such as that a model is converted, which takes a while
+    notes.addHandler(logging.StreamHandler())
+    notes.setLevel(logging.INFO)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a terminal that knows only ASCII still shows the rest
     app()

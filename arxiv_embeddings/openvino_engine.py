@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'WEIGHTS_NAMES', 'CONVERTED_FILES', 'CONVERSION_FORMAT', 'SMALLEST_COSINE', 'SMOOTH_QUANT_ALPHA',
-           'LENGTH_MULTIPLE', 'load_openvino', 'has_amx', 'count_cores', 'find_precisions', 'check_precision',
+           'LENGTH_MULTIPLES', 'load_openvino', 'has_amx', 'count_cores', 'find_precisions', 'check_precision',
            'convert_graph', 'calibration_texts', 'check_conversion', 'cache_folder', 'make_folder_whole',
            'ConvertedModel', 'describe_converted', 'open_converted', 'name_converted', 'convert_model', 'quiet_rich',
            'quantise_model', 'fetch_converted', 'choose_streams', 'OpenVINOEncoder']
@@ -12,6 +12,7 @@ __all__ = ['log', 'WEIGHTS_NAMES', 'CONVERTED_FILES', 'CONVERSION_FORMAT', 'SMAL
 # %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-03
 import contextlib
 import functools
+import importlib.util
 import io
 import json
 import logging
@@ -293,10 +294,8 @@ def quantise_model(
     "Quantise a converted model to int8 into a folder, calibrated on the sample corpus."
     openvino = load_openvino()
     with quiet_rich():
-        try:
-            import nncf
-        except ImportError as error:
-            raise InputError("int8 needs nncf to quantise a model: pip install 'arxiv-embeddings[int8]'") from error
+        import nncf
+
         nncf.set_log_level(logging.ERROR)
         log.info("quantising %s to int8, once", source.files.spec.name)
         rows = OpenVINOEncoder(source).tokenise(calibration_texts(source.files.spec)).rows
@@ -325,6 +324,9 @@ def fetch_converted(
     "Find a model's converted form, making it the first time; raises `InputError` saying why it cannot be made."
     from filelock import FileLock
 
+    load_openvino()
+    if precision == "int8" and not importlib.util.find_spec("nncf"):
+        raise InputError("int8 needs nncf to quantise a model: pip install 'arxiv-embeddings[int8]'")
     folder = cache_folder() / name_converted(files, precision)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
@@ -338,7 +340,7 @@ def fetch_converted(
     return open_converted(folder, files)
 
 # %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-25
-LENGTH_MULTIPLE = 16  # of padded lengths: fewer shapes for which OpenVINO prepares and keeps kernels
+LENGTH_MULTIPLES = {"float32": 4, "bfloat16": 16, "int8": 16}  # of padded lengths; see `pad_batch`
 
 
 def choose_streams(
@@ -358,7 +360,7 @@ class OpenVINOEncoder(BatchEncoder):
         long_text: str = "cut",  # cut or windows, one of `LONG_TEXTS`
         allow_unknown: bool = False,  # embed a text of which no token is known, instead of refusing it
         token_budget: int | None = None,  # padded tokens in a batch at most; `None`: chosen for model and processor
-        length_multiple: int | None = None,  # padded lengths are multiples of this; `None`: 16
+        length_multiple: int | None = None,  # padded lengths are multiples of this; `None`: chosen for the precision
         streams: int | None = None,  # batches under way at a time; `None`: chosen for the processor
     ):
         from tokenizers import Tokenizer
@@ -387,7 +389,7 @@ class OpenVINOEncoder(BatchEncoder):
         n_cores = count_cores()
         self.batching = {
             "token_budget": token_budget or choose_token_budget(about["hidden_size"]),
-            "length_multiple": length_multiple or LENGTH_MULTIPLE,
+            "length_multiple": length_multiple or LENGTH_MULTIPLES[precision],
             "streams": streams or choose_streams(n_cores),
         }
         self.settings = {

@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_nothing_heavy_is_imported_for_help() -> None:
-    heavy = "{'torch', 'transformers', 'pyarrow', 'pandas', 'faiss', 'sklearn', 'matplotlib', 'nbdev', 'fastcore'}"
+    heavy = "{'torch', 'openvino', 'transformers', 'pyarrow', 'pandas', 'faiss', 'sklearn', 'matplotlib', 'nbdev', 'fastcore'}"
     script = f"import sys, arxiv_embeddings.cli as cli; cli.app(['--help'], standalone_mode=False); print({heavy} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert shown.strip().endswith("set()")
@@ -45,7 +45,7 @@ def test_nothing_heavy_is_imported_for_help() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["embed", "describe", "similar", "search", "index", "evaluate", "export", "models", "plot"]
+    "name", ["embed", "describe", "similar", "search", "index", "evaluate", "export", "models", "plot", "sample"]
 )
 def test_every_command_has_help(name: str) -> None:
     result = invoke(name, "--help")
@@ -99,6 +99,49 @@ def test_a_limit_is_continued_by_the_same_command_without_it(tmp_path: Path, run
     assert [one["complete"] for one in counts] == [False, False, False, True, True]
     assert open_run(tmp_path / "run").paper_ids == run.paper_ids
     assert abs(open_run(tmp_path / "run").embeddings() - run.embeddings()).max() < 1e-6
+
+
+def test_what_int8_and_windows_did_is_said(tmp_path: Path) -> None:
+    words = (
+        "embed",
+        sample_papers(),
+        "--out",
+        tmp_path / "run",
+        "--precision",
+        "int8",
+        "--limit",
+        70,
+        "--max-tokens",
+        64,
+    )
+    said = invoke(*words, "--long-text", "windows", "-q")
+    assert said.exit_code == 0, said.output
+    assert "int8 against float32 on 64 of these papers: cosine 0.99" in said.stdout
+    assert "70 of them read in windows of 64 tokens" in said.stdout
+    summary = json.loads(invoke(*words, "--long-text", "windows", "--json").stdout)
+    assert (summary["n_cut"], summary["n_in_windows"], summary["n_unknown"], summary["n_embedded"]) == (0, 70, 0, 0)
+    assert 0.99 < summary["int8_check"]["smallest_cosine"] <= summary["int8_check"]["mean_cosine"] < 0.9999
+    described = invoke("describe", tmp_path / "run").stdout
+    assert "longer ones read in windows" in described
+    assert "openvino, int8" in described
+    refused = invoke(*words)
+    assert (refused.exit_code, "long_text: windows there, cut here" in refused.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--precision", "int4"), "no precision 'int4'; there are: float32, bfloat16, float16, int8"),
+        (("--engine", "onnx"), "no engine 'onnx'; there are: openvino, torch"),
+        (("--long-text", "drop"), "no such way with long texts: 'drop'; there are: cut, windows"),
+        (("--precision", "int8", "--minimum-cosine", "0.99999"), "int8 changes these papers too much"),
+    ],
+)
+def test_what_cannot_be_is_one_line(words: tuple[str, ...], line: str, tmp_path: Path) -> None:
+    result = invoke("embed", sample_papers(), "--out", tmp_path / "run", "--device", "cpu", *words)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1), result.output
+    assert line in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_stale_index_is_refused(tmp_path: Path) -> None:

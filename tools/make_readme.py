@@ -35,6 +35,7 @@ def render_readme() -> str:
     notebook.cells = cells
     notebook.metadata["language_info"] = {"name": "python"}  # nbdev_clean takes it out
     body, _ = MarkdownExporter(exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(notebook)
+    body = body.replace("](images/", "](nbs/images/")
     lines = [line.rstrip() for line in body.replace("```python\n\n```", "").splitlines()]
     compact = [line for i, line in enumerate(lines) if line or (i and lines[i - 1])]
     return NOTE + "\n".join(compact).strip() + "\n"
