@@ -46,7 +46,9 @@ def measure_model(model: str | Path, n_abstracts: int, **options: str) -> Iterat
         yield f"{engine} {precision}", measure_agreement(encoder.encode(texts), reference)
 
 
-def measure_all(n_abstracts: int = N_ABSTRACTS) -> dict[str, dict[str, dict[str, float]]]:
+def measure_all(
+    n_abstracts: int = N_ABSTRACTS, n_in_specter2: int = N_ABSTRACTS
+) -> dict[str, dict[str, dict[str, float]]]:
     "Measure MiniLM and SPECTER2's shape: model -> engine and precision -> figures."
     sys.path.insert(0, str(ROOT / "tests"))
     from specter_shape import make_adapter, make_base
@@ -56,7 +58,7 @@ def measure_all(n_abstracts: int = N_ABSTRACTS) -> dict[str, dict[str, dict[str,
         adapter = make_adapter(base, Path(folder) / "adapter")
         return {
             "minilm": dict(measure_model("minilm", n_abstracts)),
-            "SPECTER2's shape": dict(measure_model(base, n_abstracts, pooling="cls", adapter=str(adapter))),
+            "SPECTER2's shape": dict(measure_model(base, n_in_specter2, pooling="cls", adapter=str(adapter))),
         }
 
 
