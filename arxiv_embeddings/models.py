@@ -19,7 +19,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .papers import TEXT_RULES, InputError, resolve_path
+from .papers import TEXT_RULES, InputError, hash_stream, resolve_path
 
 # %% ../nbs/01_models.ipynb #01-models-06
 @dataclass(frozen=True)
@@ -494,18 +494,8 @@ def hash_contents(
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as stream:
-            digest.update(
-                hashlib.file_digest(stream, "sha256").digest() if hasattr(hashlib, "file_digest") else _digest(stream)
-            )
+            digest.update(bytes.fromhex(hash_stream(stream)[0]))
     return digest.hexdigest()
-
-
-def _digest(stream) -> bytes:
-    "What `hashlib.file_digest` does from Python 3.11 on."
-    digest = hashlib.sha256()
-    while chunk := stream.read(1 << 20):
-        digest.update(chunk)
-    return digest.digest()
 
 # %% ../nbs/01_models.ipynb #01-models-36
 def hash_settings(
