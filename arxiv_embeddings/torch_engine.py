@@ -117,7 +117,7 @@ def load_modules(
             if files.adapter_folder:
                 add_adapter(model[0].auto_model, files)
                 model.to(model.device)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, AssertionError) as error:  # the last: torch without CUDA
         if isinstance(error, InputError):
             raise
         raise InputError(f"{files.folder} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
