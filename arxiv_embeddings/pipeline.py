@@ -407,7 +407,7 @@ def load_query_encoder(
     spec, theirs = read_spec(run), run.metadata["fingerprint"]
     query_spec = find_query_model(spec)
     if theirs["precision"] == "int8" and not query_spec:
-        return load_kept_model(run)
+        return load_run_encoder(run)
     encoder = make_encoder(fetch_model(query_spec or spec), device=device, long_text=theirs["long_text"])
     left_out = {"precision", "quantised_sha256"} | ({"adapter_sha256"} if query_spec else set())
     check_same_fingerprint(run, encoder.fingerprint | {name: theirs.get(name) for name in left_out})
