@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -150,11 +151,13 @@ def main(run_folder: Path) -> None:
         sys.exit(f"not reproduced: {', '.join(off) or 'see above'}")
 
 
-if __name__ == "__main__":
+def start(measure: Callable[[Path], None]) -> None:
+    "Measure in the folder that the first argument names, which is kept, or else in a temporary one."
     if not DATA.is_dir():
         sys.exit(f"no real data in {DATA}: set ARXIV_EMBEDDINGS_DATA")
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            main(Path(folder) / "run")
+    with tempfile.TemporaryDirectory() as folder:
+        measure(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(folder) / "run")
+
+
+if __name__ == "__main__":
+    start(main)

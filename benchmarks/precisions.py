@@ -6,10 +6,9 @@ figures as `main_job.py`. A folder given as the first argument keeps the runs, a
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 
-from main_job import DATA, REFERENCE, flatten, run_cli
+from main_job import DATA, REFERENCE, flatten, run_cli, start
 
 from arxiv_embeddings.encoder import measure_agreement
 from arxiv_embeddings.openvino_engine import has_amx
@@ -49,10 +48,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if not DATA.is_dir():
-        sys.exit(f"no real data in {DATA}: set ARXIV_EMBEDDINGS_DATA")
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as temporary:
-            main(Path(temporary))
+    start(main)
