@@ -17,6 +17,7 @@ from numpy.testing import assert_allclose
 from specter_shape import make_adapter, make_base, sample_texts
 from transformers import AutoTokenizer
 
+from malicious import Malicious
 from arxiv_embeddings.encoder import load_encoder
 from arxiv_embeddings.models import REGISTRY
 from arxiv_embeddings.papers import InputError
@@ -244,16 +245,6 @@ def test_an_adapter_of_another_depth(n_layers: int, models: dict[str, Path], tmp
     base = make_base(tmp_path / "base", n_layers, HIDDEN_SIZE)
     with pytest.raises(InputError, match="does not fit"):
         load_encoder(base, adapter=str(models["proximity"]), pooling="cls", device="cpu")
-
-
-class Malicious:
-    "Writes a file when it is unpickled."
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.write_text, (self.path, "was run")
 
 
 def test_an_adapter_that_is_more_than_weights(models: dict[str, Path], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
 from transformers import BertConfig, BertModel, BertTokenizerFast, RobertaConfig
 
+from malicious import Malicious
 from arxiv_embeddings.encoder import load_encoder
 from arxiv_embeddings.models import (
     REGISTRY,
@@ -120,16 +121,6 @@ def test_old_bin_weights_give_the_same_vectors(plain_model: Path, tmp_path: Path
     (folder / "model.safetensors").unlink()
     ours = load_encoder(folder, pooling="mean", device="cpu").encode(TEXTS)
     assert_allclose(ours, load_encoder(plain_model, pooling="mean", device="cpu").encode(TEXTS), atol=1e-6, strict=True)
-
-
-class Malicious:
-    "Writes a file when it is unpickled."
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.write_text, (self.path, "was run")
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "2_Dense/pytorch_model.bin", "adapter/pytorch_adapter.bin"])
