@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .papers import InputError, resolve_path, split_paper_id
-from .similarity import describe_spread, find_neighbours, sample_random_cosines
+from .similarity import find_neighbours, measure_spread
 from .store import Run
 
 # %% ../nbs/10_evaluation.ipynb #10-evaluation-06
@@ -95,12 +95,14 @@ def evaluate_embeddings(
     categories: list[str | None],  # primary category of each row; `None` where it has none
     relations: pd.DataFrame | None = None,  # from `read_relations`; `None`: categories only
     k: int = 10,  # neighbours looked at, 1 to n_papers - 1
-) -> dict[str, Any]:  # `category_share@k` (0 to 1 or `None`), `random_cosines`; `n_pairs_left_out`, `relations` by kind
+) -> dict[
+    str, Any
+]:  # `category_share@k` (0 to 1 or `None`), `random_cosines` of `measure_spread`; `n_pairs_left_out`, `relations` by kind
     "Measure vectors by their papers' categories and relations; raises `InputError` where no relation is among them."
     neighbours, _ = find_neighbours(embeddings, k)
     measured: dict[str, Any] = {
         f"category_share@{k}": measure_category_share(neighbours, categories) if any(categories) else None,
-        "random_cosines": describe_spread(sample_random_cosines(embeddings)),
+        "random_cosines": measure_spread(embeddings),
     }
     if relations is not None:
         known = (
