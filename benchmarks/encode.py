@@ -2,10 +2,11 @@
 
 Every contender is a process of its own that has its model loaded and waits. Round after round each gets the same
 texts, one after the other, the order changing from round to round: whatever slows the machine slows all of them. The
-machine's own rate of matrix products is measured in the same rounds. Then how cost grows with papers and lengths.
+machine's own rate of matrix products is measured in the same rounds. Then the steady rate in longer rounds, which the slow
+contenders would take too long for, beside matrix products; and how cost grows with papers and lengths.
 
-Real data is looked for in ARXIV_EMBEDDINGS_DATA, else in ../shared/data. Takes about half an hour on two cores, half of
-it for the growth to 10,000 papers (`--parts rounds lengths` leaves that out), and 14 GB of memory. `--quick` takes a few
+Real data is looked for in ARXIV_EMBEDDINGS_DATA, else in ../shared/data. Takes about an hour on two cores, and 14 GB of
+memory. `--parts` and `--models` measure less, and keep what was measured before with the same versions. `--quick` takes a few
 minutes and writes nothing unless told where to.
 """
 
@@ -27,9 +28,10 @@ from contenders import CONTENDERS, GEMM, MAX_TOKENS, MODELS, REFERENCE, count_co
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", ROOT.parent / "shared" / "data"))
 CONTENDERS_FILE = Path(__file__).parent / "contenders.py"
-ROUNDS = {"minilm": 6, "specter2": 5}
-TEXTS_PER_ROUND = {"minilm": 128, "specter2": 48}
-TEXTS_CHECKED = 32  # whose vectors are compared, before the rounds
+ROUNDS = {"minilm": 5, "specter2": 4}
+# texts in a round; with fewer, the streams' waiting for each other at its end would show more than in a real run
+TEXTS_PER_ROUND = {"minilm": 256, "specter2": 144}
+STEADY_ROUNDS, STEADY_TEXTS = 4, {"minilm": 512, "specter2": 256}
 GPU_FACTOR = 32  # times as many texts a round
 GROWTH_MODEL = "minilm"
 GROWTH_PAPERS = (200, 1_000, 10_000)
@@ -310,7 +312,10 @@ class Race:
             return None
 
     def check_vectors(self, texts_file: Path, n_texts: int, folder: Path) -> dict[str, dict[str, float]]:
-        "Let all embed the first texts, which warms them up too, and compare with the reference's vectors."
+        """Let all embed the texts of a first round, which is not timed, and compare with the reference's vectors.
+
+        Engines prepare for each shape of a batch when they meet it first, which a few hundred papers show and thousands do not.
+        """
         vectors = {}
         for worker in [one for one in self.workers if one.name != GEMM]:
             kept = folder / f"{worker.name}.npy"
@@ -374,7 +379,7 @@ def measure_model(name: str, options: argparse.Namespace, work: Path) -> dict[st
     first_loads = load_first(names, model_file, options.device)
     race = Race([*names, GEMM], model_file, options.device)
     try:
-        cosines = race.check_vectors(texts_file, min(n_texts, TEXTS_CHECKED), work)
+        cosines = race.check_vectors(texts_file, n_texts, work)
         seconds, rates = race.run(slices)
         facts = {one.name: one.facts | {"seconds_load": round(one.seconds_load, 2)} for one in race.workers}
     finally:
@@ -386,6 +391,43 @@ def measure_model(name: str, options: argparse.Namespace, work: Path) -> dict[st
     return {"title": TITLES[name], "n_rounds": n_rounds, "n_texts": n_texts} | summarise(
         seconds, rates, lengths, count_operations(lengths, model), facts, race.left_out
     )
+
+
+def measure_steady(options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    "The rate of our engines in a long run, beside that of matrix products: model -> contender -> figures."
+    steady = {}
+    for name in options.models:
+        model_file, model = prepare_model(name, options.device, work)
+        n_texts, n_rounds = STEADY_TEXTS[name], STEADY_ROUNDS
+        if options.quick:
+            n_texts, n_rounds = options.texts_per_round, 1
+        texts = read_texts(options.papers, model["separator"], (n_rounds + 1) * n_texts)
+        texts_file = write_texts(work / f"{name}_steady.json", texts)
+        slices = [(texts_file, start, start + n_texts) for start in range(0, len(texts), n_texts)]
+        race = Race(
+            [one for one in choose_contenders(options.device) if CONTENDERS[one].ours] + [GEMM],
+            model_file,
+            options.device,
+        )
+        try:
+            race.run(slices[:1])  # warms up
+            seconds, measured_rates = race.run(slices[1:])
+        finally:
+            race.stop()
+        lengths = count_tokens(texts[n_texts:], load_tokenizer(model))
+        operations, rates = count_operations(lengths, model), find_rates(measured_rates)
+        rows = {
+            contender: {
+                "papers_per_second": round(len(lengths) / sum(found), 2),
+                "share_of_gemm": round(operations / sum(found) / rates[CONTENDERS[contender].precision], 3),
+                "seconds": [round(one, 4) for one in found],
+            }
+            for contender, found in seconds.items()
+            if contender != GEMM
+        }
+        gigaops = {precision: round(rate / 1e9) for precision, rate in rates.items()}
+        steady[name] = {"n_texts": n_texts, "n_rounds": n_rounds, "gemm_gigaops": gigaops, "contenders": rows}
+    return steady
 
 
 def summarise(
@@ -544,6 +586,15 @@ def print_table(measured: dict[str, Any]) -> None:
         print(f"left out: {CONTENDERS[name].label if name in CONTENDERS else name}: {reason}")
 
 
+def print_steady(steady: dict[str, Any]) -> None:
+    "Print the rates of long runs."
+    for name, measured in steady.items():
+        print(f"\n{TITLES[name]}, steady: {measured['n_rounds']} rounds of {measured['n_texts']} papers")
+        print(f"{'':52}{'papers/s':>10}{'of GEMM':>9}")
+        for contender, row in measured["contenders"].items():
+            print(f"{CONTENDERS[contender].label:52}{row['papers_per_second']:10.1f}{row['share_of_gemm']:>9.1%}")
+
+
 def print_growth(growth: dict[str, list[dict[str, Any]]]) -> None:
     "Print what numbers of papers cost."
     print(f"\n{TITLES[GROWTH_MODEL]}, by number of papers, a fresh process each")
@@ -626,7 +677,7 @@ def read_options() -> argparse.Namespace:
     "The command line."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--parts", nargs="+", choices=["rounds", "growth", "lengths"])
+    parser.add_argument("--parts", nargs="+", choices=["rounds", "steady", "growth", "lengths"])
     parser.add_argument("--rounds", type=int, help=f"default: {ROUNDS}")
     parser.add_argument("--texts-per-round", type=int, help=f"default: {TEXTS_PER_ROUND}, {GPU_FACTOR} times on a GPU")
     parser.add_argument("--growth-papers", type=int, nargs="+", help=f"default: {GROWTH_PAPERS}")
@@ -665,9 +716,15 @@ def main(options: argparse.Namespace) -> None:
     "Measure, print, write the results, and draw."
     if options.cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
-    parts = options.parts or ["rounds", "growth", "lengths"]
+    parts = options.parts or ["rounds", "steady", "growth", "lengths"]
     results = {"machine": describe_machine(), "versions": list_versions(), "device": options.device}
     results |= {"date": time.strftime("%Y-%m-%d"), "reference": REFERENCE, "models": {}}
+    if options.out and options.out.exists():
+        before = json.loads(options.out.read_text(encoding="utf-8"))
+        if all(
+            before[name] == results[name] for name in ("machine", "versions", "device")
+        ):  # what is not measured now is kept
+            results |= {name: before[name] for name in ("models", "steady", "growth", "lengths") if name in before}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         for name in options.models if "rounds" in parts else ():
@@ -677,6 +734,7 @@ def main(options: argparse.Namespace) -> None:
             print_table(measured)
             write_results(results, options.out)
         for part, measure, show in (
+            ("steady", measure_steady, print_steady),
             ("growth", measure_growth, print_growth),
             ("lengths", measure_lengths, print_lengths),
         ):
