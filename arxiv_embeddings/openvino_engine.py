@@ -129,6 +129,10 @@ def convert_graph(
         [*converted.inputs, *converted.outputs], ["input_ids", "attention_mask", "embedding"], strict=True
     ):
         port.tensor.set_names({name})
+    for operation in converted.get_ordered_ops():
+        # `adapters` repeats queries, keys and values for each of several adapters side by side: here, once
+        if operation.get_type_name() == "Tile" and "attention" in operation.get_friendly_name():
+            operation.output(0).replace(operation.input_value(0))
     return converted
 
 # %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-12

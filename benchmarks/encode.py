@@ -739,8 +739,9 @@ def main(options: argparse.Namespace) -> None:
             ("lengths", measure_lengths, print_lengths),
         ):
             if part in parts:
-                results[part] = measure(options, work)
-                show(results[part])
+                measured = measure(options, work)
+                show(measured)
+                results[part] = results.get(part, {}) | measured
                 write_results(results, options.out)
     if options.figure and results["models"]:
         draw_figure(results, options.figure)

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from hub_server import Hub
+from malicious import Malicious
 from numpy.testing import assert_allclose
 from specter_shape import make_adapter, make_base, sample_texts
 from transformers import AutoTokenizer
 
-from malicious import Malicious
 from arxiv_embeddings.encoder import load_encoder
 from arxiv_embeddings.models import REGISTRY
 from arxiv_embeddings.papers import InputError

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from malicious import Malicious
 from numpy.testing import assert_allclose
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
 from transformers import BertConfig, BertModel, BertTokenizerFast, RobertaConfig
 
-from malicious import Malicious
 from arxiv_embeddings.encoder import load_encoder
 from arxiv_embeddings.models import (
     REGISTRY,
