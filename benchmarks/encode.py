@@ -721,9 +721,9 @@ def main(options: argparse.Namespace) -> None:
     results |= {"date": time.strftime("%Y-%m-%d"), "reference": REFERENCE, "models": {}}
     if options.out and options.out.exists():
         before = json.loads(options.out.read_text(encoding="utf-8"))
-        if all(
-            before[name] == results[name] for name in ("machine", "versions", "device")
-        ):  # what is not measured now is kept
+        # the same machine and versions, however busy: what is not measured now is kept
+        before["machine"]["load_average_before"] = results["machine"]["load_average_before"]
+        if all(before[name] == results[name] for name in ("machine", "versions", "device")):
             results |= {name: before[name] for name in ("models", "steady", "growth", "lengths") if name in before}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
