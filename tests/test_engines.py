@@ -99,6 +99,21 @@ def test_int8_has_the_adapter_inside(specter2: dict[str, str], by_hand: np.ndarr
     assert with_adapter["mean_cosine"] > 0.97 > measure_agreement(without, by_hand)["mean_cosine"]
 
 
+def test_the_graph_copies_nothing_for_adapters_that_are_not_there(specter2: dict[str, str]) -> None:
+    graph = load_specter2(specter2, "openvino").converted.folder / "model.xml"
+    assert 'type="MatMul"' in graph.read_text()
+    assert 'type="Tile"' not in graph.read_text()
+
+
+def test_a_conversion_is_named_by_what_makes_it(minilm_files, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {precision: openvino_engine.name_converted(minilm_files, precision) for precision in ("float32", "int8")}
+    monkeypatch.setitem(openvino_engine.QUANTISATION, "bias_correction", False)
+    assert openvino_engine.name_converted(minilm_files, "float32") == before["float32"]
+    assert openvino_engine.name_converted(minilm_files, "int8") != before["int8"]
+    monkeypatch.setattr(openvino_engine, "CONVERSION_REVISION", 0)
+    assert openvino_engine.name_converted(minilm_files, "float32") != before["float32"]
+
+
 def test_a_text_query_takes_the_query_adapter(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", n_layers=2, hidden_size=128)
     specter2 = {
