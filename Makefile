@@ -49,7 +49,7 @@ test: env ## Every cell of every notebook, then every other test
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_test --flags "slow spark" --n_workers 0 --timing
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pytest
 
-bench: env ## How fast, beside others, three quarters of an hour; written to benchmarks/results
+bench: env ## How fast, beside others, about an hour; written to benchmarks/results
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt \
 	  $$(sed -n 's/^bench_requirements = //p' settings.ini)
 	$(BIN)/python benchmarks/encode.py
@@ -63,7 +63,7 @@ format: env ## Format notebooks and scripts, clean notebooks, export the package
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_clean
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_export
 
-figures: env ## The figures on real data, about 25 minutes; written to benchmarks/results
+figures: env ## The figures on real data, about half an hour; written to benchmarks/results
 	$(BIN)/python benchmarks/main_job.py
 	$(BIN)/python benchmarks/precisions.py
 	$(BIN)/python benchmarks/parity.py
