@@ -96,9 +96,7 @@ def check_precision(
 WEIGHTS_NAMES = ("model.xml", "model.bin")
 CONVERTED_FILES = (*WEIGHTS_NAMES, "tokenizer.json")
 CONVERSION_FORMAT = 1  # of model.json; readers refuse another, also in the runs that have kept a model
-CONVERSION_REVISION = (
-    2  # of the graphs that come out; raised when they change, so that older ones in a cache are passed over
-)
+CONVERSION_REVISION = 2  # of the graphs that come out; raised when they change: older ones in a cache are passed over
 
 
 def convert_graph(
