@@ -324,7 +324,7 @@ def hash_files(
     total = hashlib.sha256("".join(one["sha256"] for one in listed).encode())
     return {"sha256": total.hexdigest(), "files": listed}
 
-# %% ../nbs/00_papers.ipynb #00-papers-40
+# %% ../nbs/00_papers.ipynb #00-papers-41
 FIELD_LIMIT = 1 << 24  # characters; Python's default of 131,072 would refuse a long abstract
 NUL_MARK = "\ud800"  # stands for a NUL, which the CSV readers of Python 3.10 and 3.11 treat differently
 
@@ -360,7 +360,7 @@ def _split_rows(reader: Iterator[list[str]]) -> Iterator[list[str]]:
             'a quote within a text is written twice, as in "a ""quoted"" word"'
         ) from error
 
-# %% ../nbs/00_papers.ipynb #00-papers-41
+# %% ../nbs/00_papers.ipynb #00-papers-42
 def read_csv_rows(
     stream: io.IOBase,  # bytes of a CSV file with a header line
     delimiter: str = ",",  # tab for `.tsv`
@@ -372,7 +372,7 @@ def read_csv_rows(
             continue  # a blank line
         yield dict(zip(header, values, strict=True)) if len(values) == len(header) else RejectedRow(MALFORMED)
 
-# %% ../nbs/00_papers.ipynb #00-papers-44
+# %% ../nbs/00_papers.ipynb #00-papers-45
 def read_jsonl_rows(
     stream: io.IOBase,  # bytes with one JSON object a line
 ) -> Iterator[dict[str, Any] | RejectedRow]:  # one value a row
@@ -412,7 +412,7 @@ def _texts_within(value: Any) -> Iterator[str]:
         for one in value:
             yield from _texts_within(one)
 
-# %% ../nbs/00_papers.ipynb #00-papers-47
+# %% ../nbs/00_papers.ipynb #00-papers-48
 def read_parquet_rows(
     stream: io.IOBase,  # seekable bytes of a Parquet file
 ) -> Iterator[dict[str, Any] | RejectedRow]:  # one value a row
@@ -443,7 +443,7 @@ def _scalar_to_python(value: pa.Scalar) -> Any:
     except UnicodeDecodeError:
         return _UNDECODABLE
 
-# %% ../nbs/00_papers.ipynb #00-papers-49
+# %% ../nbs/00_papers.ipynb #00-papers-50
 READ_ERRORS = (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, UnicodeDecodeError, OSError, RuntimeError)
 
 
@@ -475,7 +475,7 @@ def _read_stream(stream: io.IOBase, file_format: str, name: str) -> Iterator[dic
 def _delimiter(name: str) -> str:
     return "\t" if data_suffix(name) == ".tsv" else ","
 
-# %% ../nbs/00_papers.ipynb #00-papers-51
+# %% ../nbs/00_papers.ipynb #00-papers-52
 N_FIRST_IDS = 5
 
 
@@ -515,7 +515,7 @@ class ReadReport:
         "The same for an error message."
         return str(self).replace("\n", "; ")
 
-# %% ../nbs/00_papers.ipynb #00-papers-53
+# %% ../nbs/00_papers.ipynb #00-papers-54
 def find_schema(
     files: InputFiles,  # from `find_files`
 ) -> pa.Schema:  # every column of the input, with the type in which it is kept
@@ -571,7 +571,7 @@ def _plain_type(found: pa.DataType) -> pa.DataType:
         return pa.string()
     return found
 
-# %% ../nbs/00_papers.ipynb #00-papers-54
+# %% ../nbs/00_papers.ipynb #00-papers-55
 def name_kept_columns(
     schema: pa.Schema,  # the input's columns, from `find_schema`
     columns: dict[str, str],  # role -> column name, from `find_columns`
@@ -586,7 +586,7 @@ def name_kept_columns(
             kept[name] = kept_name
     return kept
 
-# %% ../nbs/00_papers.ipynb #00-papers-58
+# %% ../nbs/00_papers.ipynb #00-papers-59
 NO_VERSION = 1000  # later than any that an id can state
 
 
@@ -608,7 +608,7 @@ def find_superseded(
         DUPLICATE_ID: np.sort(positions[loses & ~older].astype(np.int64)),
     }
 
-# %% ../nbs/00_papers.ipynb #00-papers-60
+# %% ../nbs/00_papers.ipynb #00-papers-61
 def scan_rows(
     files: InputFiles,  # from `find_files`
     columns: dict[str, str],  # role -> column name, from `find_columns`
@@ -644,7 +644,7 @@ def _scanned(pending: list[tuple[str, int, int]]) -> pa.Table:
     values = zip(*pending, strict=True) if pending else ((), (), ())
     return pa.table([pa.array(v, t) for v, t in zip(values, types, strict=True)], names=names)
 
-# %% ../nbs/00_papers.ipynb #00-papers-62
+# %% ../nbs/00_papers.ipynb #00-papers-63
 # what fsspec's file systems call the time of change: local, HDFS, S3, Google's, Azure's, memory
 CHANGE_TIMES = ("mtime", "modification_time", "LastModified", "updated", "last_modified", "created")
 
@@ -681,8 +681,18 @@ class Papers:
             raise InputError(f"no paper is left of {self.files.path}: {self.report.in_one_line()}")
         return self
 
+    def keep(
+        self,
+        wanted: np.ndarray,  # which of the papers, bool, (n_papers,)
+    ) -> "Papers":
+        "Pass over the other papers from now on; the report stays what it is."
+        dropped = np.frombuffer(self._dropped, dtype=np.uint8).copy()
+        dropped[np.flatnonzero(dropped == 0)[~wanted]] = 1
+        self._dropped = bytearray(dropped.tobytes())
+        return self
+
     def __len__(self) -> int:
-        return self.report.n_accepted
+        return 0 if self._dropped is None else self._dropped.count(0)
 
     def batches(
         self,
@@ -735,7 +745,7 @@ class Papers:
 def _as_text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
-# %% ../nbs/00_papers.ipynb #00-papers-63
+# %% ../nbs/00_papers.ipynb #00-papers-64
 def open_papers(
     path: str | Path,  # CSV, JSONL (also gzipped) or Parquet file, or a folder of Parquet; local path or fsspec URI
     *,
@@ -770,7 +780,7 @@ def _refuse_numbers(files: InputFiles, schema: pa.Schema, columns: dict[str, str
             "zeros at either end of an arXiv id are already lost; write the file again with ids as text"
         )
 
-# %% ../nbs/00_papers.ipynb #00-papers-71
+# %% ../nbs/00_papers.ipynb #00-papers-72
 def sample_papers() -> Path:  # a CSV file in the package
     "Where the sample corpus lies."
     return Path(resources.files("arxiv_embeddings") / "sample" / "papers.csv")
@@ -780,7 +790,7 @@ def sample_relations() -> Path:  # a TSV file in the package: `src`, `dst`, `kin
     "Where the related pairs of the sample corpus lie."
     return Path(resources.files("arxiv_embeddings") / "sample" / "relations.tsv")
 
-# %% ../nbs/00_papers.ipynb #00-papers-72
+# %% ../nbs/00_papers.ipynb #00-papers-73
 def copy_sample(
     folder: str | Path,  # folder to write to; made if need be
 ) -> list[Path]:  # the files written
@@ -795,7 +805,7 @@ def copy_sample(
         written.append(Path(shutil.copyfile(source, copy)))
     return written
 
-# %% ../nbs/00_papers.ipynb #00-papers-76
+# %% ../nbs/00_papers.ipynb #00-papers-77
 TEXT_RULES = ("title+abstract", "abstract")
 
 
@@ -816,7 +826,7 @@ def make_texts(
         for title, abstract in zip(titles, abstracts, strict=True)
     ]
 
-# %% ../nbs/00_papers.ipynb #00-papers-80
+# %% ../nbs/00_papers.ipynb #00-papers-81
 def hash_text(
     text: str,  # as the model saw it
 ) -> str:  # sha256 of its UTF-8 bytes, 64 hexadecimal digits
