@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'RunFolder', 'AsJson', 'Debug', 'Device', 'Category', 'HowMany', 'REPORTED', 'describe_error', 'reports_errors',
-           'print_json', 'as_plain', 'print_table', 'print_papers', 'print_embedded', 'embed', 'describe', 'models',
-           'similar', 'search', 'index', 'evaluate', 'export', 'plot', 'sample', 'common', 'main']
+           'print_json', 'as_plain', 'print_table', 'print_papers', 'print_embedded', 'print_problems', 'embed',
+           'count_and_name', 'describe', 'verify', 'repair', 'compact', 'models', 'similar', 'search', 'index',
+           'evaluate', 'export', 'plot', 'sample', 'common', 'main']
 
 # %% ../nbs/12_cli.ipynb #12-cli-03
 import functools
@@ -144,7 +145,7 @@ def print_embedded(
     "Print what an embedding did, and what became of every row of the input."
     from arxiv_embeddings.papers import ReadReport
 
-    run, kept = result.run, result.run.metadata["input"]
+    run, kept = result.run, result.run.input
     # runs made by version 0.1.0 count only what was cut
     n_cut, n_in_windows, n_unknown = (
         sum(part.get(name, 0) for part in run.metadata["parts"]) for name in ("n_cut", "n_in_windows", "n_unknown")
@@ -158,6 +159,7 @@ def print_embedded(
             "n_in_windows": n_in_windows,
             "n_unknown": n_unknown,
             "int8_check": run.metadata.get("int8_check"),
+            "changes": result.changes,
         }
         state = {"folder": str(run.folder), **counts, "complete": run.metadata["complete"]}
         return print_json(state | {name: kept[name] for name in REPORTED})
@@ -166,7 +168,11 @@ def print_embedded(
         rate = result.n_embedded / result.seconds
         typer.echo(f"{result.n_embedded:,} papers embedded in {result.seconds:.1f} s, {rate:.1f} a second")
     else:
-        typer.echo("nothing to do: these papers are there already")
+        typer.echo("nothing to embed: these papers are there already")
+    if result.changes:
+        said = {"n_new": "new", "n_changed": "changed", "n_unchanged": "unchanged", "n_older": "older than those there"}
+        said["n_pruned"] = "dropped, as they are not in this input"
+        typer.echo(", ".join(f"{result.changes[name]:,} {words}" for name, words in said.items()))
     if check := run.metadata.get("int8_check"):
         typer.echo(
             f"int8 against float32 on {check['n_papers']} of these papers: cosine {check['mean_cosine']:.4f} on average, "
@@ -182,6 +188,23 @@ def print_embedded(
     typer.echo(f"{run.folder} holds {run.n_papers:,} papers{said}")
 
 # %% ../nbs/12_cli.ipynb #12-cli-13
+def print_problems(
+    found: dict[str, Any],  # from `verify_run`, with or without `sample`
+) -> None:
+    "Print what is wrong with a run, a line for each problem."
+    for problem in found["problems"]:
+        named = ", ".join(problem["paper_ids"]) + (", ..." if problem["n_papers"] > len(problem["paper_ids"]) else "")
+        concerned = f" ({problem['n_papers']:,} papers: {named})" if problem["paper_ids"] else ""
+        typer.echo(as_plain(f"{problem['kind']}: {problem['where']} {problem['what']}{concerned}"))
+    if sample := found.get("sample"):
+        typer.echo(f"{sample['n_papers']:,} papers embedded again: cosine {sample['smallest_cosine']:.6f} at worst")
+        if sample["paper_ids"]:
+            typer.echo(as_plain(f"damage: other vectors than the model makes: {', '.join(sample['paper_ids'][:5])}"))
+    checked = f"{found['n_papers']:,} papers in {found['n_parts']:,} parts, {found['n_bytes'] / 1e6:,.1f} MB"
+    advice = f"arxiv-embeddings repair {found['folder']} embeds damaged parts again"
+    typer.echo(f"{checked}: sound" if found["sound"] else f"{checked}: not sound. {advice}")
+
+# %% ../nbs/12_cli.ipynb #12-cli-14
 @app.command()
 @reports_errors
 def embed(
@@ -194,6 +217,12 @@ def embed(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first N papers; the rest can follow later.")
     ] = None,
+    append: Annotated[
+        bool, typer.Option("--append", help="Take a newer file into the run: embed what is new or changed.")
+    ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="With --append: drop papers that the newer file does not have.")
+    ] = False,
     text: Annotated[str | None, typer.Option(help="title+abstract or abstract; default: the model's own.")] = None,
     pooling: Annotated[str | None, typer.Option(help="mean, cls or max, for a plain transformer.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=3, help="Cut texts to this many tokens.")] = None,
@@ -236,6 +265,8 @@ def embed(
         out,
         model=model,
         limit=limit,
+        append=append,
+        prune=prune,
         text=text,
         pooling=pooling,
         max_tokens=max_tokens,
@@ -256,15 +287,29 @@ def embed(
     )
     print_embedded(result, as_json)
 
-# %% ../nbs/12_cli.ipynb #12-cli-15
+# %% ../nbs/12_cli.ipynb #12-cli-16
+def count_and_name(
+    names: list[str],  # of whatever was found
+) -> str:  # how many there are, and the first five
+    "Sum up a list in one line."
+    return f"{len(names):,}: {'; '.join(names[:5])}{', ...' if names[5:] else ''}" if names else "none"
+
+
 @app.command()
 @reports_errors
-def describe(run: RunFolder, as_json: AsJson = False, debug: Debug = False) -> None:
+def describe(
+    run: RunFolder,
+    near_duplicates: Annotated[
+        bool | None, typer.Option(help="List papers that are nearly the same; by default up to 20,000 papers.")
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
     "Say what is in a run."
     from arxiv_embeddings.similarity import describe_run
     from arxiv_embeddings.store import open_run
 
-    described = describe_run(open_run(run))
+    described = describe_run(open_run(run), near_duplicates=near_duplicates)
     if as_json:
         return print_json(described)
     rejected = sum(entry["count"] for entry in described["input"]["rejected"].values())
@@ -273,8 +318,11 @@ def describe(run: RunFolder, as_json: AsJson = False, debug: Debug = False) -> N
     lines = {
         "folder": described["folder"],
         "papers": f"{described['n_papers']:,} of {described['input']['n_accepted']:,} accepted, {rejected:,} rejected",
+        "rejected": "; ".join(f"{one['count']:,} {reason}" for reason, one in described["input"]["rejected"].items())
+        or "none",
         "complete": "yes" if described["complete"] else "no: the embed command goes on",
-        "input": described["input"]["path"],
+        "input": described["input"]["path"]
+        + (f", the last of {described['n_inputs']}" if described["n_inputs"] > 1 else ""),
         "model": f"{described['model']}, {described['embedding_dim']} dimensions, {described['fingerprint']['pooling']} pooling",
         "text": f"{described['fingerprint']['text']}, up to {described['fingerprint']['max_tokens']} tokens, longer ones "
         + ("cut" if described["fingerprint"]["long_text"] == "cut" else "read in windows"),
@@ -289,13 +337,82 @@ def describe(run: RunFolder, as_json: AsJson = False, debug: Debug = False) -> N
         "categories": ", ".join(f"{name} {count:,}" for name, count in categories[:8])
         + (", ..." if categories[8:] else ""),
         "random cosines": ", ".join(f"{name} {value:.3f}" for name, value in described["random_cosines"].items()),
-        "same text twice": "; ".join(" = ".join(group) for group in duplicates[:5]) or "none",
+        "same text": count_and_name([" = ".join(group) for group in duplicates]),
+        "nearly the same": "not looked for, see --near-duplicates"
+        if described["near_duplicates"] is None
+        else count_and_name(
+            [f"{' ~ '.join(pair['paper_ids'])} ({pair['cosine']})" for pair in described["near_duplicates"]]
+        ),
+        "withdrawn": count_and_name(described["withdrawn"]),
     }
     for name, value in lines.items():
         if value is not None:
             typer.echo(f"{name + ':':17}{as_plain(value)}")
 
-# %% ../nbs/12_cli.ipynb #12-cli-16
+# %% ../nbs/12_cli.ipynb #12-cli-17
+@app.command()
+@reports_errors
+def verify(
+    run: RunFolder,
+    sample: Annotated[int, typer.Option(min=0, help="Also embed N papers again and compare.")] = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    "Check every bit of a run; exit code 1 where something is wrong."
+    from arxiv_embeddings.checks import verify_run
+    from arxiv_embeddings.store import open_run
+
+    opened = open_run(run)
+    found = verify_run(opened)
+    if sample and found["sound"]:
+        from arxiv_embeddings.repair import verify_sample
+
+        found["sample"] = verify_sample(opened, sample, device=device)
+        found["sound"] = found["sample"]["sound"]
+    if as_json:
+        print_json(found)
+    else:
+        print_problems(found)
+    if not found["sound"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+@reports_errors
+def repair(run: RunFolder, device: Device = None, as_json: AsJson = False, debug: Debug = False) -> None:
+    "Make metadata.json again where it is lost, and embed the papers of damaged parts again."
+    from arxiv_embeddings.repair import repair_run
+
+    result = repair_run(run, device=device)
+    if as_json:
+        counts = {
+            "metadata_rebuilt": result.metadata_rebuilt,
+            "repaired": result.repaired,
+            "n_embedded": result.n_embedded,
+        }
+        return print_json({"folder": str(result.run.folder), **counts, "n_papers": result.run.n_papers})
+    if result.metadata_rebuilt:
+        typer.echo("metadata.json was made again from the parts")
+    typer.echo(f"{len(result.repaired)} parts repaired, {result.n_embedded:,} papers embedded again")
+
+
+@app.command()
+@reports_errors
+def compact(run: RunFolder, as_json: AsJson = False, debug: Debug = False) -> None:
+    "Put small parts of a run together, as many appends leave them."
+    from arxiv_embeddings.changes import compact_run, settle_next
+    from arxiv_embeddings.store import RunWriter
+
+    with RunWriter(run) as writer:
+        settle_next(writer)
+        n_less = compact_run(writer, writer.metadata["batching"]["part_size"])
+        n_parts = len(writer.metadata["parts"])
+    if as_json:
+        return print_json({"n_parts": n_parts, "n_parts_less": n_less})
+    typer.echo(f"{n_parts:,} parts, {n_less:,} less than before")
+
+# %% ../nbs/12_cli.ipynb #12-cli-18
 @app.command()
 @reports_errors
 def models(as_json: AsJson = False, debug: Debug = False) -> None:
@@ -313,7 +430,7 @@ def models(as_json: AsJson = False, debug: Debug = False) -> None:
         ]
     )
 
-# %% ../nbs/12_cli.ipynb #12-cli-18
+# %% ../nbs/12_cli.ipynb #12-cli-20
 @app.command()
 @reports_errors
 def similar(
@@ -372,7 +489,7 @@ def index(run: RunFolder, as_json: AsJson = False, debug: Debug = False) -> None
         return print_json(summary)
     typer.echo(f"{path}: {opened.n_papers:,} papers, {summary['n_bytes'] / 1e6:.1f} MB")
 
-# %% ../nbs/12_cli.ipynb #12-cli-20
+# %% ../nbs/12_cli.ipynb #12-cli-22
 @app.command()
 @reports_errors
 def evaluate(
@@ -412,7 +529,8 @@ def export(
     debug: Debug = False,
 ) -> None:
     "Write a run in other forms into RUN/export."
-    from arxiv_embeddings.store import export_run, open_run
+    from arxiv_embeddings.exports import export_run
+    from arxiv_embeddings.store import open_run
 
     _print_files(export_run(open_run(run), *(to or [])), as_json)
 
@@ -447,7 +565,7 @@ def _print_files(paths: list[Path], as_json: bool) -> None:
     for one in files:
         typer.echo(f"{one['file']}: {one['n_bytes'] / 1e6:.2f} MB")
 
-# %% ../nbs/12_cli.ipynb #12-cli-21
+# %% ../nbs/12_cli.ipynb #12-cli-23
 def _show_version(wanted: bool) -> None:
     if wanted:
         from importlib import metadata
