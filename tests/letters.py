@@ -16,7 +16,8 @@ class LetterEncoder:
     def __init__(self, pooling: str = "mean"):
         spec = ModelSpec("letters", "letters", pooling=pooling, separator="|", max_tokens=64)
         self.files = ModelFiles(spec, Path(), Path(), [])
-        self.fingerprint = {"pooling": pooling, "text": "title+abstract", "precision": "float32"}
+        text = {"text": "title+abstract", "separator": "|", "max_tokens": 64, "long_text": "cut"}
+        self.fingerprint = {"pooling": pooling, **text, "precision": "float32"}
         self.settings, self.batching = {"engine": "letters"}, {"token_budget": 64}
 
     def tokenise(self, texts):

@@ -9,9 +9,9 @@ from numpy.testing import assert_allclose
 from sentence_transformers import SentenceTransformer
 
 from arxiv_embeddings.evaluation import read_relations
+from arxiv_embeddings.exports import export_run
 from arxiv_embeddings.papers import read_papers
 from arxiv_embeddings.pipeline import embed_papers
-from arxiv_embeddings.store import export_run
 
 N_ABSTRACTS = 200
 

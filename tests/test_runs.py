@@ -22,9 +22,10 @@ from numpy.testing import assert_array_equal
 
 from arxiv_embeddings import pipeline, store
 from arxiv_embeddings.encoder import make_encoder
+from arxiv_embeddings.exports import export_run
 from arxiv_embeddings.papers import InputError, hash_text, make_texts, read_papers, sample_papers
 from arxiv_embeddings.pipeline import embed_papers, load_run_encoder
-from arxiv_embeddings.store import FOOTER_KEY, RunWriter, export_run, open_run
+from arxiv_embeddings.store import FOOTER_KEY, RunWriter, open_run
 
 SLOW_WRITER = """
 import sys, time
@@ -164,8 +165,13 @@ def test_lost_metadata_loses_no_part(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_replaced_between_looking_and_locking(tmp_path: Path) -> None:
-    description = {"model": "given", "embedding_dim": 1, "fingerprint": {"pooling": "mean"}, "input": {"sha256": "1"}}
-    for change in ({"fingerprint": {"pooling": "cls"}}, {"input": {"sha256": "2"}}):
+    description = {
+        "model": "given",
+        "embedding_dim": 1,
+        "fingerprint": {"pooling": "mean"},
+        "inputs": [{"sha256": "1"}],
+    }
+    for change in ({"fingerprint": {"pooling": "cls"}}, {"inputs": [{"sha256": "2"}]}):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         first = RunWriter(folder, description)
         with RunWriter(folder, description | change):
@@ -239,7 +245,7 @@ def test_parts_say_what_they_are(tmp_path: Path) -> None:
         assert (footer["position"], footer["n_papers"]) == (part["position"], part["n_papers"])
         assert footer["run"]["fingerprint_sha256"] == run.metadata["fingerprint_sha256"]
         assert footer["run"]["fingerprint"] == run.metadata["fingerprint"]
-        assert footer["run"]["input"] == run.metadata["input"]
+        assert footer["run"]["inputs"] == run.metadata["inputs"]
 
 
 def test_metadata_has_the_four_fields_of_old(whole) -> None:

@@ -1,0 +1,148 @@
+"""Kill a writer at random moments, again and again, and see that nothing is lost.
+
+    python tests/kill_loop.py --kills 200 --seed 1
+    python tests/kill_loop.py --kills 10 --model minilm --out kills.json
+
+Each round embeds the sample corpus in many small parts and then takes in a newer file of it, in a process of its own that is
+killed with SIGKILL at a moment drawn at random, and started again, until it is done. After each kill the folder must hold
+a state that the uninterrupted run went through, no earlier than the one before; at the end it must be the same
+run: the same papers in the same order, no one lost, no one twice, the same vectors, no file left over.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from arxiv_embeddings.checks import verify_run
+from arxiv_embeddings.papers import sample_papers
+from arxiv_embeddings.pipeline import embed_papers
+from arxiv_embeddings.store import Run, open_run
+
+WRITER = """
+import sys
+from kill_loop import make_encoder, write
+encoder = make_encoder(sys.argv[2])
+print("ready", flush=True)
+write(sys.argv[1], encoder, sys.argv[3])
+"""
+PART_SIZE = 6
+TOLERANCE = 1e-6
+
+
+def make_encoder(name: str):
+    "Letters, quick and without a model, or a real model."
+    if name == "letters":
+        from letters import LetterEncoder
+
+        class SlowEncoder(LetterEncoder):
+            def run(self, tokenised, on_batch=None):
+                time.sleep(0.004)  # so that computing takes about as long as writing
+                return super().run(tokenised)
+
+        return SlowEncoder()
+    from arxiv_embeddings.encoder import load_encoder
+
+    return load_encoder(name, device="cpu")
+
+
+def write(folder: str | Path, encoder, newer: str | Path) -> None:
+    "The whole of what is to be done, whatever of it is done already."
+    done = (Path(folder) / "metadata.json").exists() and len(open_run(folder).metadata["inputs"]) > 1
+    if not done:
+        embed_papers(sample_papers(), folder, part_size=PART_SIZE, encoder=encoder)
+    embed_papers(newer, folder, append=True, prune=not done, encoder=encoder)
+
+
+def make_newer(path: Path) -> Path:
+    "The sample a month later: every ninth paper has another abstract, every tenth is gone, thirty are new."
+    papers = pd.read_csv(sample_papers(), dtype=str)
+    papers.loc[::9, "abstract"] = "Revised. " + papers["abstract"]
+    new = papers[:30].assign(paper_id="new" + papers["paper_id"], title="New: " + papers["title"])
+    pd.concat([papers.drop(papers.index[5::10]), new]).to_csv(path, index=False)
+    return path
+
+
+def is_state_of(run: Run, first: Run, last: Run) -> bool:
+    "Whether a run is as far as an uninterrupted one had been at some moment."
+    whole = last if len(run.metadata["inputs"]) > 1 else first
+    same_ids = run.paper_ids == whole.paper_ids[: run.n_papers]
+    same_vectors = np.allclose(run.embeddings(), whole.embeddings()[: run.n_papers], rtol=0, atol=TOLERANCE)
+    return same_ids and same_vectors and (whole is first or run.n_papers == last.n_papers)
+
+
+def count_committed(folder: Path) -> tuple[int, int]:
+    "Inputs taken in and papers there, and of an unfinished append as well: what must never become less."
+    if not (folder / "metadata.json").exists():
+        return (0, 0)
+    run = open_run(folder)
+    if len(run.metadata["inputs"]) == 1 and (folder / "next" / "metadata.json").exists():
+        return (1, run.n_papers + open_run(folder / "next").n_papers)
+    return (len(run.metadata["inputs"]), run.n_papers)
+
+
+def kill_until_done(folder: Path, model: str, newer: Path, seconds: float, draw: random.Random, references) -> int:
+    "One round; returns how often the writer was killed. Raises `AssertionError` where something is lost."
+    n_kills, committed = 0, (0, 0)
+    while True:
+        command = [sys.executable, "-c", WRITER, str(folder), model, str(newer)]
+        process = subprocess.Popen(
+            command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        assert process.stdout.readline() == b"ready\n"
+        try:
+            process.wait(draw.uniform(0, seconds))
+            assert process.returncode == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            n_kills += 1
+        now = count_committed(folder)
+        assert now >= committed, f"{committed} were committed, {now} are there"
+        committed = now
+        assert now == (0, 0) or is_state_of(open_run(folder), *references)
+    run = open_run(folder)
+    assert len(run.metadata["inputs"]) == 2
+    assert is_state_of(run, *references)
+    assert len(set(run.paper_ids)) == run.n_papers == references[1].n_papers
+    assert verify_run(run)["problems"] == []
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "metadata.json", "parts"]
+    return n_kills
+
+
+def run_loop(n_kills: int, model: str = "letters", seed: int = 0) -> dict:
+    "Kill so many times, over as many rounds as that takes."
+    draw, killed, n_rounds = random.Random(seed), 0, 0
+    with tempfile.TemporaryDirectory() as work:
+        newer, encoder = make_newer(Path(work) / "newer.csv"), make_encoder(model)
+        started = time.monotonic()
+        first = embed_papers(sample_papers(), Path(work) / "first", part_size=PART_SIZE, encoder=encoder).run
+        write(Path(work) / "last", encoder, newer)
+        seconds = time.monotonic() - started
+        references = first, open_run(Path(work) / "last")
+        while killed < n_kills:
+            folder = Path(work) / f"round{n_rounds}"
+            killed += kill_until_done(folder, model, newer, seconds / 2, draw, references)
+            n_rounds += 1
+    return {"model": model, "seed": seed, "n_kills": killed, "n_rounds": n_rounds, "n_lost": 0, "n_twice": 0}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", default="letters", help="letters, or a model's name, such as minilm")
+    parser.add_argument("--out", type=Path, help="write what was done as JSON")
+    options = parser.parse_args()
+    done = run_loop(options.kills, options.model, options.seed)
+    print(json.dumps(done))
+    if options.out:
+        options.out.write_text(json.dumps(done, indent=1) + "\n")
