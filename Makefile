@@ -63,10 +63,11 @@ format: env ## Format notebooks and scripts, clean notebooks, export the package
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_clean
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_export
 
-figures: env ## The figures on real data, about half an hour; written to benchmarks/results
+figures: env ## The figures on real data, about an hour and a half; written to benchmarks/results
 	$(BIN)/python benchmarks/main_job.py
 	$(BIN)/python benchmarks/precisions.py
 	$(BIN)/python benchmarks/parity.py
+	$(BIN)/python benchmarks/runs.py
 
 readme: env ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/make_readme.py

@@ -1,0 +1,183 @@
+"""The long measurements of runs: killed 200 times, a million papers, 120,000 real ones; writes results/runs.json.
+
+    python benchmarks/runs.py [kills] [synthetic] [real]
+
+Each measurement is a process of its own, so that its peak memory is its own. Without names all three are made, which
+takes about half an hour on two cores; a name renews its own figures and leaves the others.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from main_job import DATA, name_processor
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "runs.json"
+N_SYNTHETIC, DIM, PART_SIZE = 1_000_000, 384, 2048
+N_FIRST, N_APPENDED = 10_000, 1_000
+
+
+def peak_megabytes() -> float:
+    "The most memory that this process has had."
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)
+
+
+# Each of these runs in a process of its own: `python runs.py --call NAME ARGUMENT ...` prints what it returns
+
+
+def write_synthetic(folder: str) -> dict:
+    "A million papers with ready-made vectors through the store."
+    from arxiv_embeddings.store import RunWriter
+
+    generator, started = np.random.default_rng(0), time.monotonic()
+    seconds_made = 0.0
+    description = {
+        "model": "synthetic",
+        "embedding_dim": DIM,
+        "fingerprint": {"pooling": "mean", "precision": "float32"},
+    }
+    with RunWriter(folder, description | {"inputs": [{"n_accepted": N_SYNTHETIC}]}) as writer:
+        for start in range(0, N_SYNTHETIC, PART_SIZE):
+            making = time.monotonic()
+            rows = range(start, min(start + PART_SIZE, N_SYNTHETIC))
+            papers = pa.table(
+                {
+                    "paper_id": [f"{row // 100_000 + 1001}.{row % 100_000:05d}" for row in rows],
+                    "title": [f"Paper number {row}" for row in rows],
+                    "abstract": [f"What paper number {row} is about. " * 20 for row in rows],
+                    "text_sha256": [f"{row:064x}" for row in rows],
+                }
+            )
+            vectors = generator.standard_normal((len(rows), DIM), dtype=np.float32)
+            seconds_made += time.monotonic() - making
+            writer.add_part(papers, vectors)
+    seconds = time.monotonic() - started - seconds_made
+    return {
+        "seconds": round(seconds, 1),
+        "papers_per_second": round(N_SYNTHETIC / seconds),
+        "peak_mb": peak_megabytes(),
+    }
+
+
+def open_and_verify(folder: str) -> dict:
+    "Opening a run, and checking it, beside `sha256sum` on the same files, in turns."
+    from arxiv_embeddings.checks import verify_run
+    from arxiv_embeddings.store import open_run
+
+    started = time.monotonic()
+    run = open_run(folder)
+    seconds_open = time.monotonic() - started
+    files = sorted(str(path) for path in (Path(folder) / "parts").iterdir())
+    seconds = {"verify": [], "sha256sum": []}
+    for _ in range(4):
+        started = time.monotonic()
+        subprocess.run(["sha256sum", *files], check=True, stdout=subprocess.DEVNULL)
+        seconds["sha256sum"].append(time.monotonic() - started)
+        started = time.monotonic()
+        assert verify_run(run)["problems"] == []
+        seconds["verify"].append(time.monotonic() - started)
+    medians = {name: float(np.median(values[1:])) for name, values in seconds.items()}  # the first reads from disk
+    n_bytes = sum(part["n_bytes"] for part in run.metadata["parts"])
+    return {
+        "seconds_open": round(seconds_open, 3),
+        "n_bytes": n_bytes,
+        "verify_mb_per_second": round(n_bytes / 1e6 / medians["verify"]),
+        "sha256sum_mb_per_second": round(n_bytes / 1e6 / medians["sha256sum"]),
+        "verify_to_sha256sum": round(medians["sha256sum"] / medians["verify"], 2),
+        "peak_mb": peak_megabytes(),
+    }
+
+
+def embed(papers: str, folder: str, options: str) -> dict:
+    "One call of the main job, in int8."
+    started = time.monotonic()
+    from arxiv_embeddings.pipeline import embed_papers
+
+    result = embed_papers(papers, folder, precision="int8", device="cpu", **json.loads(options))
+    return {
+        "n_papers": result.run.n_papers,
+        "n_embedded": result.n_embedded,
+        "changes": result.changes,
+        "seconds": round(time.monotonic() - started, 1),  # from the imports on
+        "papers_per_second": round(result.n_embedded / result.seconds, 1) if result.n_embedded else None,
+        "peak_mb": peak_megabytes(),
+    }
+
+
+def kill(n_kills: str, model: str) -> dict:
+    "Killed so often, continued, compared."
+    sys.path.insert(0, str(HERE.parent / "tests"))
+    from kill_loop import run_loop
+
+    return run_loop(int(n_kills), model, seed=2)
+
+
+def call(name: str, *arguments: str | Path) -> dict:
+    "Run one of the above in a process of its own."
+    command = [sys.executable, __file__, "--call", name, *map(str, arguments)]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    result = json.loads(printed.splitlines()[-1])
+    print(name, json.dumps(result), flush=True)
+    return result
+
+
+# The measurements
+
+
+def measure_kills(work: Path) -> dict:
+    "200 kills with a quick encoder, 10 with a real model."
+    return {"letters": call("kill", 200, "letters"), "minilm": call("kill", 10, "minilm")}
+
+
+def measure_synthetic(work: Path) -> dict:
+    "What the store makes of a million papers."
+    return {"write": call("write_synthetic", work / "run"), "read": call("open_and_verify", work / "run")}
+
+
+def measure_real(work: Path) -> dict:
+    "120,000 real abstracts in int8: rate, memory, continuing, appending."
+    import pyarrow.parquet as pq
+
+    papers = DATA / "arxiv_120k.parquet"
+    table = pq.read_table(papers)
+    pq.write_table(table.slice(len(table) - N_APPENDED), work / "newest.parquet")
+    pq.write_table(table.slice(0, len(table) - N_APPENDED), work / "before.parquet")
+    del table
+    run, first = work / "run", {"limit": N_FIRST}
+    results = {"first": call("embed", work / "before.parquet", work / "first", json.dumps(first))}
+    results["whole"] = call("embed", work / "before.parquet", run, "{}")
+    results["again"] = call("embed", work / "before.parquet", run, "{}")
+    results["append"] = call("embed", work / "newest.parquet", run, json.dumps({"append": True}))
+    results["alone"] = call("embed", work / "newest.parquet", work / "alone", "{}")
+    results["peak_to_first"] = round(results["whole"]["peak_mb"] / results["first"]["peak_mb"], 3)
+    results["append_to_alone"] = round(results["append"]["seconds"] / results["alone"]["seconds"], 2)
+    return results
+
+
+def main(names: list[str]) -> None:
+    "Measure what is named, and write it beside what was measured before."
+    measurements = {"kills": measure_kills, "synthetic": measure_synthetic, "real": measure_real}
+    if unknown := set(names) - measurements.keys():
+        sys.exit(f"no measurement {min(unknown)!r}; there are: {', '.join(measurements)}")
+    if "real" in (names or measurements) and not DATA.is_dir():
+        sys.exit(f"no real data in {DATA}: set ARXIV_EMBEDDINGS_DATA")
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in names or measurements:
+        with tempfile.TemporaryDirectory() as work:
+            results[name] = measurements[name](Path(work)) | {"processor": name_processor()}
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--call"]:
+        print(json.dumps(globals()[sys.argv[2]](*sys.argv[3:])))
+    else:
+        main(sys.argv[1:])
