@@ -10,8 +10,8 @@ __all__ = ['ARXIV_PREFIX', 'ARXIV_SUFFIX', 'ARXIV_ID', 'LIST_TEXT', 'KNOWN_COLUM
            'parse_categories', 'derive_year', 'find_columns', 'RejectedRow', 'collapse_white_space', 'parse_row',
            'resolve_path', 'InputFiles', 'data_suffix', 'find_files', 'hash_stream', 'hash_files', 'open_csv',
            'read_csv_rows', 'read_jsonl_rows', 'read_parquet_rows', 'read_rows', 'ReadReport', 'find_schema',
-           'name_kept_columns', 'find_superseded', 'scan_rows', 'Papers', 'open_papers', 'read_papers', 'sample_papers',
-           'sample_relations', 'copy_sample', 'make_texts', 'hash_text']
+           'name_kept_columns', 'find_superseded', 'find_repeated', 'scan_rows', 'Papers', 'open_papers', 'read_papers',
+           'sample_papers', 'sample_relations', 'copy_sample', 'make_texts', 'hash_text']
 
 # %% ../nbs/00_papers.ipynb #00-papers-03
 import csv
@@ -591,12 +591,12 @@ NO_VERSION = 1000  # later than any that an id can state
 
 
 def find_superseded(
-    rows: pa.Table,  # `paper_id` large_string, `version` int32 (`NO_VERSION` = none), `row` int64
+    rows: pa.Table,  # in the order of the input, with `paper_id` string and `version` int32 (`NO_VERSION` = none)
 ) -> dict[str, np.ndarray]:  # reason -> positions in `rows` that lose, int64, ascending
     "Find the rows that give way to a later version or an earlier equal."
     if len(rows) < 2:
         return {OLDER_VERSION: np.empty(0, np.int64), DUPLICATE_ID: np.empty(0, np.int64)}
-    keys = [("paper_id", "ascending"), ("version", "descending"), ("row", "ascending")]
+    keys = [("paper_id", "ascending"), ("version", "descending")]  # equal ones stay in order: Arrow's sort is stable
     order = pc.sort_indices(rows, keys)
     ids = rows["paper_id"].take(order)
     loses = np.append(False, pc.equal(ids.slice(1), ids.slice(0, len(ids) - 1)).to_numpy())
@@ -608,7 +608,20 @@ def find_superseded(
         DUPLICATE_ID: np.sort(positions[loses & ~older].astype(np.int64)),
     }
 
-# %% ../nbs/00_papers.ipynb #00-papers-61
+# %% ../nbs/00_papers.ipynb #00-papers-62
+def find_repeated(
+    hashes: np.ndarray,  # int64
+) -> np.ndarray:  # positions of the values that occur more than once, int64, ascending
+    "Find what is not unique."
+    ordered = np.sort(hashes)
+    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(repeated):
+        return np.empty(0, np.int64)
+    places = np.searchsorted(repeated, hashes)
+    places[places == len(repeated)] = 0
+    return np.flatnonzero(repeated[places] == hashes)
+
+# %% ../nbs/00_papers.ipynb #00-papers-64
 def scan_rows(
     files: InputFiles,  # from `find_files`
     columns: dict[str, str],  # role -> column name, from `find_columns`
@@ -624,27 +637,29 @@ def scan_rows(
             report.reject(parsed.reason, parsed.paper_id or f"row {report.n_rows}")
             continue
         collapsed.append(parsed["collapsed"])
-        pending.append((parsed["paper_id"], parsed["arxiv_version"] or NO_VERSION, report.n_rows - 1))
+        pending.append((parsed["paper_id"], parsed["arxiv_version"] or NO_VERSION, hash(parsed["paper_id"])))
         if len(pending) == 10_000:
             chunks.append(_scanned(pending))
             pending = []
-    rows = pa.concat_tables([*chunks, _scanned(pending)]).combine_chunks()
+    scanned = pa.concat_tables([*chunks, _scanned(pending)])
+    suspects = find_repeated(scanned["hash"].to_numpy())
+    rows, numbers = scanned.take(pa.array(suspects)), np.flatnonzero(np.frombuffer(dropped, np.uint8) == 0)[suspects]
     for reason, losers in find_superseded(rows).items():
-        for position in losers.tolist():
-            dropped[rows["row"][position].as_py()] = 1
-            collapsed[position] = 0
-            report.reject(reason, rows["paper_id"][position].as_py())
+        for loser in losers.tolist():
+            dropped[numbers[loser]] = 1
+            collapsed[suspects[loser]] = 0
+            report.reject(reason, rows["paper_id"][loser].as_py())
     report.n_accepted = len(dropped) - sum(dropped)
     report.n_white_space_collapsed = sum(collapsed)
     return report, dropped
 
 
 def _scanned(pending: list[tuple[str, int, int]]) -> pa.Table:
-    names, types = ("paper_id", "version", "row"), (pa.large_string(), pa.int32(), pa.int64())
+    names, types = ("paper_id", "version", "hash"), (pa.string(), pa.int32(), pa.int64())
     values = zip(*pending, strict=True) if pending else ((), (), ())
     return pa.table([pa.array(v, t) for v, t in zip(values, types, strict=True)], names=names)
 
-# %% ../nbs/00_papers.ipynb #00-papers-63
+# %% ../nbs/00_papers.ipynb #00-papers-66
 # what fsspec's file systems call the time of change: local, HDFS, S3, Google's, Azure's, memory
 CHANGE_TIMES = ("mtime", "modification_time", "LastModified", "updated", "last_modified", "created")
 
@@ -745,7 +760,7 @@ class Papers:
 def _as_text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
-# %% ../nbs/00_papers.ipynb #00-papers-64
+# %% ../nbs/00_papers.ipynb #00-papers-67
 def open_papers(
     path: str | Path,  # CSV, JSONL (also gzipped) or Parquet file, or a folder of Parquet; local path or fsspec URI
     *,
@@ -780,7 +795,7 @@ def _refuse_numbers(files: InputFiles, schema: pa.Schema, columns: dict[str, str
             "zeros at either end of an arXiv id are already lost; write the file again with ids as text"
         )
 
-# %% ../nbs/00_papers.ipynb #00-papers-72
+# %% ../nbs/00_papers.ipynb #00-papers-75
 def sample_papers() -> Path:  # a CSV file in the package
     "Where the sample corpus lies."
     return Path(resources.files("arxiv_embeddings") / "sample" / "papers.csv")
@@ -790,7 +805,7 @@ def sample_relations() -> Path:  # a TSV file in the package: `src`, `dst`, `kin
     "Where the related pairs of the sample corpus lie."
     return Path(resources.files("arxiv_embeddings") / "sample" / "relations.tsv")
 
-# %% ../nbs/00_papers.ipynb #00-papers-73
+# %% ../nbs/00_papers.ipynb #00-papers-76
 def copy_sample(
     folder: str | Path,  # folder to write to; made if need be
 ) -> list[Path]:  # the files written
@@ -805,7 +820,7 @@ def copy_sample(
         written.append(Path(shutil.copyfile(source, copy)))
     return written
 
-# %% ../nbs/00_papers.ipynb #00-papers-77
+# %% ../nbs/00_papers.ipynb #00-papers-80
 TEXT_RULES = ("title+abstract", "abstract")
 
 
@@ -826,7 +841,7 @@ def make_texts(
         for title, abstract in zip(titles, abstracts, strict=True)
     ]
 
-# %% ../nbs/00_papers.ipynb #00-papers-81
+# %% ../nbs/00_papers.ipynb #00-papers-84
 def hash_text(
     text: str,  # as the model saw it
 ) -> str:  # sha256 of its UTF-8 bytes, 64 hexadecimal digits
