@@ -329,6 +329,9 @@ def test_a_paper_of_which_nothing_is_known(tmp_path: Path) -> None:
     run = embed_papers(path, tmp_path / "run", device="cpu", allow_unknown=True).run
     assert run.paper_ids == ["1", "2", "3"]
     assert [part["n_unknown"] for part in run.metadata["parts"]] == [0, 1, 0]
+    with pytest.raises(InputError, match=r"the model knows no token of 1 papers, 2: take them out"):
+        embed_papers(path, tmp_path / "int8", precision="int8")  # noticed before anything is made
+    assert not (tmp_path / "int8").exists()
 
 
 def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
