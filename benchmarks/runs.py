@@ -1,13 +1,12 @@
 """The long measurements of runs: killed 200 times, a million papers, 120,000 real ones; writes results/runs.json.
 
-    python benchmarks/runs.py [kills] [synthetic] [real]
+    python benchmarks/runs.py [kills] [memory] [synthetic] [real]
 
 Each measurement is a process of its own, so that its peak memory is its own. Without names all three are made, which
 takes about half an hour on two cores; a name renews its own figures and leaves the others.
 """
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -16,18 +15,20 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+from contenders import read_peak_bytes
 from main_job import DATA, name_processor
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "runs.json"
 N_SYNTHETIC, DIM, PART_SIZE = 1_000_000, 384, 2048
 N_FIRST, N_APPENDED = 10_000, 1_000
+N_FEW, N_MANY = 100_000, 1_000_000
 
 
 def peak_megabytes() -> float:
     "The most memory that this process has had."
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)
+    return round(read_peak_bytes() / 1e6, 1)
 
 
 # Each of these runs in a process of its own: `python runs.py --call NAME ARGUMENT ...` prints what it returns
@@ -96,6 +97,28 @@ def open_and_verify(folder: str) -> dict:
     }
 
 
+def write_input(path: str, n_papers: str) -> dict:
+    "A Parquet file of so many papers with short texts."
+    schema = pa.schema([("id", pa.string()), ("abstract", pa.string())])
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, int(n_papers), N_FIRST):
+            rows = range(start, min(start + N_FIRST, int(n_papers)))
+            ids = [f"{row // 90_000 + 1001}.{row % 90_000:05d}" for row in rows]
+            writer.write_table(pa.table([ids, [f"Paper {row} is about numbers." for row in rows]], schema=schema))
+    return {"n_papers": int(n_papers)}
+
+
+def embed_quickly(papers: str, folder: str, options: str) -> dict:
+    "The main job with an encoder that needs neither time nor memory."
+    from arxiv_embeddings.pipeline import embed_papers
+
+    sys.path.insert(0, str(HERE.parent / "tests"))
+    from letters import LetterEncoder
+
+    result = embed_papers(papers, folder, encoder=LetterEncoder(), **json.loads(options))
+    return {"n_papers": result.run.n_papers, "changes": result.changes, "peak_mb": peak_megabytes()}
+
+
 def embed(papers: str, folder: str, options: str) -> dict:
     "One call of the main job, in int8."
     started = time.monotonic()
@@ -137,6 +160,25 @@ def measure_kills(work: Path) -> dict:
     return {"letters": call("kill", 200, "letters"), "minilm": call("kill", 10, "minilm")}
 
 
+def measure_memory(work: Path, n_few: int = N_FEW, n_many: int = N_MANY) -> dict:
+    "What each paper takes of memory while a run is made, and while an input is taken into it."
+    results: dict = {"n_papers": [n_few, n_many]}
+    peaks = {}
+    for n_papers in (n_few, n_many):
+        papers, newer = work / f"papers{n_papers}.parquet", work / f"newer{n_papers}.parquet"
+        call("write_input", papers, n_papers)
+        call("write_input", newer, n_papers + 1)
+        run = work / f"run{n_papers}"
+        peaks[n_papers] = [
+            call("embed_quickly", papers, run, "{}")["peak_mb"],
+            call("embed_quickly", newer, run, json.dumps({"append": True}))["peak_mb"],
+        ]
+    for at, name in enumerate(("new", "append")):
+        results[f"{name}_peak_mb"] = [peaks[n_few][at], peaks[n_many][at]]
+        results[f"{name}_bytes_a_paper"] = round((peaks[n_many][at] - peaks[n_few][at]) * 1e6 / (n_many - n_few))
+    return results
+
+
 def measure_synthetic(work: Path) -> dict:
     "What the store makes of a million papers."
     return {"write": call("write_synthetic", work / "run"), "read": call("open_and_verify", work / "run")}
@@ -144,8 +186,6 @@ def measure_synthetic(work: Path) -> dict:
 
 def measure_real(work: Path) -> dict:
     "120,000 real abstracts in int8: rate, memory, continuing, appending."
-    import pyarrow.parquet as pq
-
     papers = DATA / "arxiv_120k.parquet"
     table = pq.read_table(papers)
     pq.write_table(table.slice(len(table) - N_APPENDED), work / "newest.parquet")
@@ -164,7 +204,12 @@ def measure_real(work: Path) -> dict:
 
 def main(names: list[str]) -> None:
     "Measure what is named, and write it beside what was measured before."
-    measurements = {"kills": measure_kills, "synthetic": measure_synthetic, "real": measure_real}
+    measurements = {
+        "kills": measure_kills,
+        "memory": measure_memory,
+        "synthetic": measure_synthetic,
+        "real": measure_real,
+    }
     if unknown := set(names) - measurements.keys():
         sys.exit(f"no measurement {min(unknown)!r}; there are: {', '.join(measurements)}")
     if "real" in (names or measurements) and not DATA.is_dir():

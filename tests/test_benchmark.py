@@ -64,3 +64,10 @@ def test_texts_are_cut_to_exact_lengths(encode: ModuleType, minilm) -> None:
     for n_tokens in (32, 100, 256):
         texts = encode.cut_texts(abstracts, n_tokens, 3, tokenizer)
         assert minilm.tokenise(texts).lengths.tolist() == [n_tokens] * 3
+
+
+def test_a_paper_takes_at_most_100_bytes_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    measured = importlib.import_module("runs").measure_memory(tmp_path, 20_000, 220_000)
+    assert 0 < measured["new_bytes_a_paper"] <= 100
+    assert 0 < measured["append_bytes_a_paper"] <= 100
