@@ -207,27 +207,32 @@ except OSError as error:
     print(describe_error(error))
 n_safe = open_run(disk / "run").n_papers
 assert verify_run(open_run(disk / "run"))["problems"] == []
-subprocess.run(["mount", "-o", "remount,size=2m", disk], check=True)
+subprocess.run(["mount", "-o", "remount,size=2m,ro", disk], check=True)
+try:
+    embed()
+except OSError as error:
+    print(describe_error(error))
+assert verify_run(open_run(disk / "run"))["problems"] == []
+subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
 run = embed()
 assert verify_run(run)["problems"] == []
 print(n_safe, run.n_papers)
+subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+assert embed().n_papers == run.n_papers
 """
 
 
-def test_a_full_disk(tmp_path: Path) -> None:
-    namespace = [
-        "unshare",
-        "--user",
-        "--map-root-user",
-        "--mount",
-    ]  # a small file system of its own, without being root
+def test_a_full_disk_and_one_that_is_read_only(tmp_path: Path) -> None:
+    # a small file system of its own, without being root
+    namespace = ["unshare", "--user", "--map-root-user", "--mount"]
     if not shutil.which("unshare") or subprocess.run([*namespace, "true"], capture_output=True).returncode:
         pytest.skip("no small file system can be made here: user namespaces are not to be had")
     command = [*namespace, sys.executable, "-c", FULL_DISK, str(tmp_path)]
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    said, counts = done.stdout.splitlines()
-    assert "No space left on device" in said
+    full, read_only, counts = done.stdout.splitlines()
+    assert "No space left on device" in full
+    assert "Read-only file system" in read_only
     n_safe, n_papers = map(int, counts.split())
     assert 0 < n_safe < n_papers == 144
     assert n_safe % 20 == 0

@@ -419,3 +419,18 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="run"):
             embed_papers(sample_papers(), parent / "run", encoder=LetterEncoder())
     assert (tmp_path / "file").read_text() == "not a folder"
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_a_text_that_comes_again_is_embedded_once(engine: str, tmp_path: Path) -> None:
+    path = tmp_path / "papers.csv"
+    path.write_text("id,abstract\n1,A graph.\n2,A graph.\n3,A tree.\n4,A graph.\n5,A tree.\n")
+    embed_papers(
+        path, tmp_path / "run", limit=1, part_size=1, engine=engine, device="cpu"
+    )  # windows of nothing new follow
+    run = embed_papers(path, tmp_path / "run", engine=engine, device="cpu").run
+    assert [part["n_repeated"] for part in run.metadata["parts"]] == [0, 1, 0, 1, 1]
+    assert [part["n_tokens"] > 0 for part in run.metadata["parts"]] == [True, False, True, False, False]
+    vectors = run.embeddings()
+    assert_array_equal(vectors[[1, 3, 4]], vectors[[0, 0, 2]], strict=True)
+    assert not np.array_equal(vectors[0], vectors[2])
