@@ -22,7 +22,7 @@ from .batching import Encoder
 from .papers import NUL_OR_SURROGATE, InputError, split_paper_id
 from .pipeline import load_query_encoder
 from .pooling import scale_to_unit_length
-from .store import Run, read_note, utc_now, write_atomically
+from .store import Run, describe_content, read_note, utc_now, write_atomically
 
 # %% ../nbs/09_search.ipynb #09-search-08
 def make_index(
@@ -56,6 +56,7 @@ def build_index(
         "rows": "row i is paper i of the run, in the order of its parts",
         "faiss": faiss.__version__,
         "date_generated": utc_now(),
+        **describe_content(path),
     }
     write_atomically(note, lambda stream: stream.write(json.dumps(content, indent=1).encode()))
     return path
