@@ -197,12 +197,15 @@ def print_problems(
         concerned = f" ({problem['n_papers']:,} papers: {named})" if problem["paper_ids"] else ""
         typer.echo(as_plain(f"{problem['kind']}: {problem['where']} {problem['what']}{concerned}"))
     if sample := found.get("sample"):
-        typer.echo(f"{sample['n_papers']:,} papers embedded again: cosine {sample['smallest_cosine']:.6f} at worst")
+        typer.echo(
+            f"{sample['n_papers']:,} papers embedded again: cosine {sample['smallest_cosine'] or 1:.6f} at worst"
+        )
         if sample["paper_ids"]:
             typer.echo(as_plain(f"damage: other vectors than the model makes: {', '.join(sample['paper_ids'][:5])}"))
     checked = f"{found['n_papers']:,} papers in {found['n_parts']:,} parts, {found['n_bytes'] / 1e6:,.1f} MB"
-    advice = f"arxiv-embeddings repair {found['folder']} embeds damaged parts again"
-    typer.echo(f"{checked}: sound" if found["sound"] else f"{checked}: not sound. {advice}")
+    damaged = any(problem["kind"] == "damage" for problem in found["problems"])
+    advice = f". arxiv-embeddings repair {found['folder']} embeds damaged parts again" if damaged else ""
+    typer.echo(f"{checked}: sound" if found["sound"] else f"{checked}: not sound{advice}")
 
 # %% ../nbs/12_cli.ipynb #12-cli-14
 @app.command()
@@ -523,7 +526,10 @@ def evaluate(
 def export(
     run: RunFolder,
     to: Annotated[
-        list[str] | None, typer.Option(help="npy or parquet, may be repeated; default: all.", metavar="FORM")
+        list[str] | None,
+        typer.Option(
+            help="npy, parquet, float16, int8 or seed, may be repeated; default: npy and parquet.", metavar="FORM"
+        ),
     ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
