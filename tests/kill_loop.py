@@ -114,7 +114,7 @@ def kill_until_done(folder: Path, model: str, newer: Path, seconds: float, draw:
     assert is_state_of(run, *references)
     assert len(set(run.paper_ids)) == run.n_papers == references[1].n_papers
     assert verify_run(run)["problems"] == []
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", "metadata.json", "parts"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", ".metadata.copy.json", "metadata.json", "parts"]
     return n_kills
 
 

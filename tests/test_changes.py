@@ -149,7 +149,12 @@ def test_stopped_while_taking_in(step: str, tmp_path: Path, newer: Path, monkeyp
     assert run.paper_ids == open_run(expected).paper_ids
     assert_array_equal(run.embeddings(), open_run(expected).embeddings(), strict=True)
     assert verify_run(run)["problems"] == []
-    assert sorted(path.name for path in run.folder.iterdir()) == [".lock", "metadata.json", "parts"]
+    assert sorted(path.name for path in run.folder.iterdir()) == [
+        ".lock",
+        ".metadata.copy.json",
+        "metadata.json",
+        "parts",
+    ]
 
 
 def test_a_run_of_format_1_is_read_and_continued(tmp_path: Path) -> None:

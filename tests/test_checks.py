@@ -1,6 +1,5 @@
 """Whatever happens to a run's files: it is noticed, said in one line, and made good where that is possible."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ from arxiv_embeddings.papers import InputError, sample_papers
 from arxiv_embeddings.pipeline import embed_papers
 from arxiv_embeddings.repair import repair_run, verify_sample
 from arxiv_embeddings.search import build_index
-from arxiv_embeddings.store import RunWriter, open_run
+from arxiv_embeddings.store import RunWriter, open_run, write_metadata
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +140,14 @@ def test_what_lies_among_the_parts(folder: Path) -> None:
 
 
 def test_a_paper_that_is_there_twice(folder: Path) -> None:
-    metadata = json.loads((folder / "metadata.json").read_text())
+    metadata = open_run(folder).metadata
     metadata["parts"].append(metadata["parts"][0])
     metadata["n_papers"] += 30
-    (folder / "metadata.json").write_text(json.dumps(metadata))
+    write_metadata(folder, metadata)
     (problem,) = verify_run(open_run(folder))["problems"]
     assert (problem["what"], problem["n_papers"]) == ("papers are there more than once", 30)
+    with pytest.raises(InputError, match="30 papers are in more than one sound part"):
+        repair_run(folder, LetterEncoder())
 
 
 def test_index_and_exports_of_another_state(folder: Path) -> None:

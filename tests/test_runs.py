@@ -25,7 +25,7 @@ from arxiv_embeddings.encoder import make_encoder
 from arxiv_embeddings.exports import export_run
 from arxiv_embeddings.papers import InputError, hash_text, make_texts, read_papers, sample_papers
 from arxiv_embeddings.pipeline import embed_papers, load_run_encoder
-from arxiv_embeddings.store import FOOTER_KEY, RunWriter, open_run
+from arxiv_embeddings.store import FOOTER_KEY, RunWriter, open_run, to_vectors
 
 SLOW_WRITER = """
 import sys, time
@@ -99,10 +99,12 @@ def test_killed_at_random_moments_and_continued(tmp_path: Path, whole) -> None:
     assert_array_equal(run.embeddings(), whole.embeddings(), strict=True)
     # a plain reader of the folder sees exactly the run
     assert pd.read_parquet(folder / "parts")["paper_id"].tolist() == whole.paper_ids
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", "metadata.json", "parts"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", ".metadata.copy.json", "metadata.json", "parts"]
 
 
-@pytest.mark.parametrize("n_writes", range(1, 9))  # the lock's note, metadata, then a part and metadata three times
+@pytest.mark.parametrize(
+    "n_writes", range(1, 13)
+)  # the lock's note, metadata and copy, then a part and these three times
 def test_every_write_may_fail(n_writes: int, tmp_path: Path, whole, monkeypatch: pytest.MonkeyPatch) -> None:
     write, count = store.write_atomically, 0
 
@@ -117,8 +119,8 @@ def test_every_write_may_fail(n_writes: int, tmp_path: Path, whole, monkeypatch:
     with pytest.raises(OSError, match="No space left"):
         embed_papers(sample_papers(), tmp_path / "run", part_size=48, encoder=LetterEncoder())
     monkeypatch.setattr(store, "write_atomically", write)
-    n_safe = 48 * max(0, (n_writes - 3) // 2)
-    assert n_writes < 3 or open_run(tmp_path / "run").n_papers == n_safe
+    n_safe = 48 * max(0, (n_writes - 4) // 3)
+    assert n_writes < 4 or open_run(tmp_path / "run").n_papers == n_safe
     result = embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder(), part_size=48)
     assert result.n_embedded == 144 - n_safe
     assert_array_equal(result.run.embeddings(), whole.embeddings(), strict=True)
@@ -150,7 +152,7 @@ def test_what_a_dead_writer_leaves_is_no_obstacle(tmp_path: Path, whole) -> None
     (folder / "parts" / ".part-000000000-00000000.parquet.tmp").write_text("PAR1")
     run = embed_papers(sample_papers(), folder, encoder=LetterEncoder()).run
     assert_array_equal(run.embeddings(), whole.embeddings(), strict=True)
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", "metadata.json", "parts"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", ".metadata.copy.json", "metadata.json", "parts"]
     assert len(list((folder / "parts").iterdir())) == 1
 
 
@@ -201,8 +203,10 @@ def test_a_flipped_bit_in_a_vector_that_makes_it_no_number(tmp_path: Path) -> No
     content = path.read_bytes()
     assert content.count(vector) >= 1
     path.write_bytes(content.replace(vector, np.array([np.nan] * 4, dtype=np.float32).tobytes(), 1))
-    with pytest.raises(InputError, match="holds NaN or infinity"):
+    with pytest.raises(InputError, match=r"is missing or damaged: .*checksum"):
         run.embeddings()
+    with pytest.raises(InputError, match="holds NaN or infinity"):  # as where no page has a checksum
+        to_vectors(pa.table({"embedding": pa.array([[1.0, np.nan]], pa.list_(pa.float32()))}), 2)
 
 
 def test_uris_are_not_taken_for_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +220,7 @@ def test_uris_are_not_taken_for_folders(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("content", ["[]", '{"format": "1"}', '{"format": 1, "parts": []}', "null"])
 def test_metadata_of_something_else(content: str, tmp_path: Path) -> None:
     (tmp_path / "metadata.json").write_text(content)
-    with pytest.raises(InputError, match="is not the metadata of a run"):
+    with pytest.raises(InputError, match=r"is not the metadata of a run|is damaged"):
         open_run(tmp_path)
 
 
