@@ -6,10 +6,10 @@
 __all__ = ['log', 'FORMAT', 'FOOTER_KEY', 'ROW_GROUP_SIZE', 'PART_NAME', 'UNFINISHED_PART', 'PART_ERRORS', 'EMBEDDING_TYPE',
            'METADATA_NAME', 'COPY_NAME', 'REQUIRED_FIELDS', 'PART_FIELDS', 'LOCK_NAME', 'HOLDER_NAME', 'NEXT_NAME',
            'BEFORE_FIRST_COMMIT', 'write_atomically', 'sync_folder', 'check_embeddings', 'make_part', 'hash_papers',
-           'read_footer', 'upgrade_metadata', 'seal_metadata', 'parse_metadata', 'read_metadata', 'write_metadata',
-           'local_folder', 'holds_run', 'holds_leftovers', 'Run', 'was_changed', 'fill_columns', 'name_type',
-           'list_columns', 'join_columns', 'find_differences', 'to_vectors', 'open_run', 'RunLock', 'read_note',
-           'describe_content', 'utc_now', 'RunWriter']
+           'read_footer', 'upgrade_metadata', 'seal_metadata', 'parse_metadata', 'read_metadata',
+           'refuse_lost_metadata', 'write_metadata', 'local_folder', 'holds_run', 'holds_leftovers', 'Run',
+           'was_changed', 'fill_columns', 'name_type', 'list_columns', 'join_columns', 'find_differences', 'to_vectors',
+           'open_run', 'RunLock', 'read_note', 'describe_content', 'utc_now', 'RunWriter']
 
 # %% ../nbs/04_store.ipynb #04-store-03
 import json
@@ -204,8 +204,19 @@ def read_metadata(
     if not path.parent.is_dir():
         raise InputError(f"no such run folder: {path.parent}")
     if not path.exists():
+        refuse_lost_metadata(path.parent)
         raise InputError(f"{path.parent} is no run: it has no metadata.json")
     return parse_metadata(path)
+
+
+def refuse_lost_metadata(
+    folder: Path,  # without metadata.json
+) -> None:
+    "Raise `InputError` where parts of a run lie."
+    if any(PART_NAME.fullmatch(one.name) for one in folder.glob("parts/*")):
+        raise InputError(
+            f"{folder} holds the parts of a run whose metadata.json is gone: arxiv-embeddings repair {folder} makes it again"
+        )
 
 # %% ../nbs/04_store.ipynb #04-store-19
 def write_metadata(
@@ -253,10 +264,7 @@ def holds_run(
         return True
     if not path.exists():
         return False
-    if any(PART_NAME.fullmatch(one.name) for one in path.glob("parts/*")):
-        raise InputError(
-            f"{path} holds the parts of a run whose metadata.json is gone: arxiv-embeddings repair {path} makes it again"
-        )
+    refuse_lost_metadata(path)
     for one in (*path.iterdir(), *path.glob("parts/*")):
         if one.name not in BEFORE_FIRST_COMMIT and not UNFINISHED_PART.fullmatch(one.name):
             raise InputError(f"{path} holds something else ({one.name}): name another folder")
