@@ -125,8 +125,9 @@ def encode_exactly(
     long_text: str = "cut",  # cut or windows
 ) -> np.ndarray:  # float32, (n_papers, dim)
     "Embed papers in float32, with a model that is gone when this returns."
-    exact = make_encoder(fetch_model(spec), engine="openvino", long_text=long_text, allow_unknown=True)
-    return exact.encode(make_texts(sample, spec.text, spec.separator))
+    files = fetch_model(spec)  # whose own spec has nothing left open
+    exact = make_encoder(files, engine="openvino", long_text=long_text, allow_unknown=True)
+    return exact.encode(make_texts(sample, files.spec.text, files.spec.separator))
 
 
 def name_unknown(
