@@ -7,9 +7,9 @@ __all__ = ['log', 'FORMAT', 'FOOTER_KEY', 'ROW_GROUP_SIZE', 'PART_NAME', 'UNFINI
            'METADATA_NAME', 'COPY_NAME', 'REQUIRED_FIELDS', 'PART_FIELDS', 'LOCK_NAME', 'HOLDER_NAME', 'NEXT_NAME',
            'BEFORE_FIRST_COMMIT', 'write_atomically', 'sync_folder', 'check_embeddings', 'make_part', 'hash_papers',
            'read_footer', 'upgrade_metadata', 'seal_metadata', 'parse_metadata', 'read_metadata',
-           'refuse_lost_metadata', 'write_metadata', 'local_folder', 'holds_run', 'holds_leftovers', 'Run',
-           'was_changed', 'fill_columns', 'name_type', 'list_columns', 'join_columns', 'find_differences', 'to_vectors',
-           'open_run', 'RunLock', 'read_note', 'describe_content', 'utc_now', 'RunWriter']
+           'refuse_lost_metadata', 'write_metadata', 'renew_copy', 'local_folder', 'holds_run', 'holds_leftovers',
+           'Run', 'was_changed', 'fill_columns', 'name_type', 'list_columns', 'join_columns', 'find_differences',
+           'to_vectors', 'open_run', 'RunLock', 'read_note', 'describe_content', 'utc_now', 'RunWriter']
 
 # %% ../nbs/04_store.ipynb #04-store-03
 import json
@@ -228,7 +228,16 @@ def write_metadata(
     for name in (COPY_NAME, METADATA_NAME):
         write_atomically(folder / name, lambda stream: stream.write(content))
 
-# %% ../nbs/04_store.ipynb #04-store-21
+# %% ../nbs/04_store.ipynb #04-store-20
+def renew_copy(
+    folder: Path,  # a run folder, locked by this process
+) -> None:
+    "Make the copy of the metadata what it should be, where it is not: a kill may have left it one commit ahead."
+    content = (folder / METADATA_NAME).read_bytes()
+    if not (folder / COPY_NAME).exists() or (folder / COPY_NAME).read_bytes() != content:
+        write_atomically(folder / COPY_NAME, lambda stream: stream.write(content))
+
+# %% ../nbs/04_store.ipynb #04-store-22
 LOCK_NAME, HOLDER_NAME = ".lock", ".lock.json"
 NEXT_NAME = "next"  # of the folder for papers of a newer input, itself made like a run
 # what a writer that was killed before its first commit leaves behind: a run that has not begun
@@ -270,7 +279,7 @@ def holds_run(
             raise InputError(f"{path} holds something else ({one.name}): name another folder")
     return False
 
-# %% ../nbs/04_store.ipynb #04-store-22
+# %% ../nbs/04_store.ipynb #04-store-23
 def holds_leftovers(
     run: "Run",  # an opened run
 ) -> bool:  # whether a writer that was killed left something behind, for the next one to remove
@@ -282,7 +291,7 @@ def holds_leftovers(
         PART_NAME.fullmatch(name) or UNFINISHED_PART.fullmatch(name) for name in among_parts
     )
 
-# %% ../nbs/04_store.ipynb #04-store-24
+# %% ../nbs/04_store.ipynb #04-store-25
 class Run:
     "A run folder, read: what `metadata.json` named when it was opened."
 
@@ -500,7 +509,7 @@ def open_run(
     "Open a run; raises `InputError` where there is none."
     return Run(folder)
 
-# %% ../nbs/04_store.ipynb #04-store-26
+# %% ../nbs/04_store.ipynb #04-store-27
 class RunLock:
     "Held by the one process that may write to a run."
 
@@ -572,7 +581,7 @@ def utc_now() -> str:  # such as 2026-01-31T12:00:00Z
     "The time, in UTC, to the second."
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
-# %% ../nbs/04_store.ipynb #04-store-28
+# %% ../nbs/04_store.ipynb #04-store-29
 class RunWriter:
     "Writes a run, part by part; use it in a `with` statement, which holds the lock."
 
@@ -605,6 +614,7 @@ class RunWriter:
                 self.commit()
             else:
                 self.metadata = {"columns": dict(open_run(self.folder).columns)} | self.metadata
+                renew_copy(self.folder)
             self._remove_own_strays()
         except BaseException:
             self.lock.release()

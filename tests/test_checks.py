@@ -18,7 +18,7 @@ from arxiv_embeddings.papers import InputError, sample_papers
 from arxiv_embeddings.pipeline import embed_papers
 from arxiv_embeddings.repair import repair_run, verify_sample
 from arxiv_embeddings.search import build_index
-from arxiv_embeddings.store import RunWriter, open_run, write_metadata
+from arxiv_embeddings.store import COPY_NAME, RunWriter, open_run, write_metadata
 
 
 @pytest.fixture(scope="module")
@@ -237,3 +237,50 @@ def test_a_full_disk_and_one_that_is_read_only(tmp_path: Path) -> None:
     n_safe, n_papers = map(int, counts.split())
     assert 0 < n_safe < n_papers == 144
     assert n_safe % 20 == 0
+
+
+LIMITED_FILES = """
+import resource, sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+from letters import LetterEncoder
+from arxiv_embeddings.checks import verify_run
+from arxiv_embeddings.cli import describe_error
+from arxiv_embeddings.papers import sample_papers
+from arxiv_embeddings.pipeline import embed_papers
+from arxiv_embeddings.store import open_run
+def embed(limit=None):
+    return embed_papers(sample_papers(), folder, part_size=40, limit=limit, encoder=LetterEncoder()).run
+n_bytes = embed(40).metadata["parts"][0]["n_bytes"]
+resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes // 2, resource.RLIM_INFINITY))
+try:
+    embed()
+except OSError as error:
+    print(describe_error(error))
+assert verify_run(open_run(folder))["problems"] == []
+print(open_run(folder).n_papers)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+run = embed()
+assert verify_run(run)["problems"] == []
+print(run.n_papers)
+"""
+
+
+def test_a_system_that_refuses_to_write_on(tmp_path: Path) -> None:
+    "As on a full disk a write breaks off in the middle of a part, and nothing special is needed to try it."
+    command = [sys.executable, "-c", LIMITED_FILES, str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    refused, n_safe, n_papers = done.stdout.splitlines()
+    assert "File too large" in refused
+    assert (int(n_safe), int(n_papers)) == (40, 144)
+
+
+def test_a_copy_of_the_metadata_that_is_gone_or_another(folder: Path) -> None:
+    for damage in (lambda path: path.unlink(), lambda path: path.write_text("{}")):
+        damage(folder / COPY_NAME)
+        found = verify_run(open_run(folder))
+        assert [(one["where"], one["kind"]) for one in found["problems"]] == [(COPY_NAME, "stale")]
+        with RunWriter(folder):
+            pass
+        assert verify_run(open_run(folder))["problems"] == []
