@@ -227,9 +227,7 @@ def rebuild_metadata(
 
 def read_footers(
     folder: Path,  # a run folder
-) -> tuple[
-    list[dict[str, Any]], list[dict[str, Any]], list[str]
-]:  # parts, what the sound ones say of the run, names of broken ones
+) -> tuple[list[dict], list[dict], list[str]]:  # parts, what the sound ones say of the run, names of broken ones
     "Read what parts say of themselves, and of their run."
     parts, runs, broken = [], [], []
     for path in sorted(path for path in folder.glob("parts/*") if PART_NAME.fullmatch(path.name)):
