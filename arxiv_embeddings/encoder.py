@@ -17,6 +17,7 @@ from .batching import Encoder
 from .models import DEFAULT_MODEL, ModelFiles, fetch_model, find_model
 from .openvino_engine import OpenVINOEncoder, fetch_converted
 from .papers import InputError
+from .pooling import compute_cosines
 from .torch_engine import TorchEncoder
 
 # %% ../nbs/03_encoder.ipynb #03-encoder-06
@@ -105,11 +106,7 @@ def measure_agreement(
     reference: np.ndarray,  # the same texts in another way, float32, (n_texts, dim)
 ) -> dict[str, float]:  # `mean_cosine` and `smallest_cosine` over texts, in [-1, 1]; `largest_difference` of any number
     "Measure how near vectors are to those of a reference."
-
-    def products(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        return np.einsum("td,td->t", left, right, dtype=np.float64)
-
-    cosines = products(vectors, reference) / np.sqrt(products(vectors, vectors) * products(reference, reference))
+    cosines = compute_cosines(vectors, reference)
     return {
         "mean_cosine": float(cosines.mean()),
         "smallest_cosine": float(cosines.min()),

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .papers import InputError
+from .pooling import compute_cosines
 from arxiv_embeddings.store import (
     ROW_GROUP_SIZE,
     Run,
@@ -77,16 +78,9 @@ def measure_loss(
     convert: Callable[[np.ndarray], np.ndarray],  # float32 vectors of a part -> rounded, of whatever scale
 ) -> dict[str, float]:  # `mean_cosine` and `smallest_cosine` between a vector and what is left of it
     "Measure what rounding does to directions."
-    cosines = [_cosines(vectors, convert(vectors).astype(np.float32)) for vectors in run.iter_vectors()]
+    cosines = [compute_cosines(vectors, convert(vectors).astype(np.float32)) for vectors in run.iter_vectors()]
     together = np.concatenate(cosines)
     return {"mean_cosine": round(float(together.mean()), 7), "smallest_cosine": round(float(together.min()), 7)}
-
-
-def _cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    "Of rows that belong together; 1 where both have length zero."
-    left, right = left.astype(np.float64), right.astype(np.float64)
-    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    return np.where(lengths > 0, np.einsum("pd,pd->p", left, right) / np.maximum(lengths, 1e-300), 1.0)
 
 
 def export_npy(

@@ -158,11 +158,8 @@ def describe_run(
     run: Run,  # an opened run
     n_pairs: int = 20_000,  # random pairs for the spread of cosines
     seed: int = 0,  # of the draw
-    near_duplicates: bool
-    | None = None,  # whether to look for them; `None`: where there are at most `MOST_COMPARED` papers
-) -> dict[
-    str, Any
-]:  # metadata worth showing, `categories`, `duplicate_texts`, `near_duplicates`, `withdrawn`, `random_cosines`
+    near_duplicates: bool | None = None,  # whether to look for them; `None`: among `MOST_COMPARED` papers at most
+) -> dict[str, Any]:  # metadata worth showing, `categories`, `random_cosines`, papers that are repeated or withdrawn
     "Say what is in a run; raises `InputError` for one that `embed` did not make."
     kept = run.metadata
     if missing := {"inputs", "settings", "complete"} - kept.keys():
