@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['log', 'N_CHECKED', 'MINIMUM_COSINE', 'PART_SIZE', 'describe_new_run', 'describe_input', 'pick_papers',
            'encode_exactly', 'name_unknown', 'check_int8', 'check_same_input', 'check_same_fingerprint',
-           'show_progress', 'SeenTexts', 'Window', 'tokenise_ahead', 'embed_window', 'fetch_vectors', 'add_hashes',
-           'count_tokens', 'EmbedOptions', 'EmbedResult', 'keep_model', 'load_kept_model', 'embed_papers', 'read_spec',
-           'load_run_encoder', 'load_query_encoder']
+           'show_progress', 'SeenTexts', 'Window', 'tokenise_ahead', 'embed_window', 'find_rows', 'fetch_vectors',
+           'stream_hashed', 'add_hashes', 'count_tokens', 'EmbedOptions', 'EmbedResult', 'read_batching', 'keep_model',
+           'load_kept_model', 'embed_papers', 'read_spec', 'load_run_encoder', 'load_query_encoder']
 
 # %% ../nbs/05_pipeline.ipynb #05-pipeline-03
 import logging
@@ -27,8 +27,8 @@ import numpy as np
 import pyarrow as pa
 
 from .batching import Encoder, TokenisedTexts, UnknownTextError
-from .changes import KnownPapers, plan_changes, settle_next, take_in
-from .encoder import choose_engine, make_encoder, measure_agreement
+from .changes import KnownPapers, look_up, plan_changes, settle_next, take_in
+from .encoder import choose_engine, make_encoder
 from arxiv_embeddings.models import (
     DEFAULT_MODEL,
     ModelSpec,
@@ -40,6 +40,7 @@ from arxiv_embeddings.models import (
 )
 from .openvino_engine import OpenVINOEncoder, make_folder_whole, open_converted
 from .papers import InputError, Papers, hash_files, hash_text, make_texts, open_papers
+from .pooling import compute_cosines
 from arxiv_embeddings.store import (
     NEXT_NAME,
     Run,
@@ -152,13 +153,12 @@ def check_int8(
         vectors = encoder.encode(make_texts(sample, encoder.files.spec.text, encoder.files.spec.separator))
     except UnknownTextError as error:
         raise name_unknown(sample["paper_id"].take(pa.array(error.positions))) from error
-    rows = [slice(row, row + 1) for row in range(len(sample))]
-    cosines = [measure_agreement(vectors[row], reference[row])["mean_cosine"] for row in rows]
+    cosines = compute_cosines(vectors, reference)
     worst = int(np.argmin(cosines))
     check = {
         "n_papers": len(sample),
         "mean_cosine": round(float(np.mean(cosines)), 6),
-        "smallest_cosine": round(cosines[worst], 6),
+        "smallest_cosine": round(float(cosines[worst]), 6),
         "paper_id": sample["paper_id"][worst].as_py(),
     }
     if not cosines[worst] >= minimum_cosine:
@@ -238,14 +238,12 @@ class SeenTexts:
         keys = np.array([int(one[:16], 16) for one in hashes], dtype=np.uint64)
         rows = np.arange(self.n_rows, self.n_rows + len(keys))
         unique, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-        places = np.searchsorted(self.keys, unique)
-        known = np.zeros(len(unique), dtype=bool)
-        inside = places < len(self.keys)
-        known[inside] = self.keys[places[inside]] == unique[inside]
-        first_rows = np.where(known, 0, rows[first])
-        first_rows[known] = self.rows[places[known]]
-        self.keys = np.insert(self.keys, places[~known], unique[~known])
-        self.rows = np.insert(self.rows, places[~known], first_rows[~known])
+        known, places = look_up(unique, self.keys)
+        first_rows = rows[first]
+        first_rows[known] = self.rows[places]
+        behind = np.searchsorted(self.keys, unique[~known])
+        self.keys = np.insert(self.keys, behind, unique[~known])
+        self.rows = np.insert(self.rows, behind, first_rows[~known])
         self.n_rows += len(keys)
         return first_rows[inverse]
 
@@ -312,19 +310,38 @@ def embed_window(
     pa.default_memory_pool().release_unused()  # Arrow would keep some more with every part
 
 
+def find_rows(
+    runs: list[Run],  # opened runs, whose rows are counted through
+    rows: np.ndarray,  # which, int64, (n_rows,)
+) -> Iterator[tuple[Run, dict[str, Any], np.ndarray, np.ndarray]]:
+    "Find the parts in which rows are: run and part, which of `rows` it has (bool), and at which places of the part (int64)."
+    start = 0
+    for run, part in [(one, part) for one in runs for part in one.metadata["parts"]]:
+        here = (rows >= start) & (rows < start + part["n_papers"])
+        if here.any():
+            yield run, part, here, rows[here] - start
+        start += part["n_papers"]
+
+
 def fetch_vectors(
     runs: list[Run],  # opened runs, whose rows are counted through
     rows: np.ndarray,  # which, int64, (n_rows,)
 ) -> np.ndarray:  # float32, (n_rows, dim)
     "Read single vectors of runs."
-    vectors, start = np.empty((len(rows), runs[0].dim), dtype=np.float32), 0
-    for run, part in [(one, part) for one in runs for part in one.metadata["parts"]]:
-        here = (rows >= start) & (rows < start + part["n_papers"])
-        if here.any():
-            of_part = to_vectors(run.read_part(part, ["embedding"]), run.dim)
-            vectors[here] = of_part[rows[here] - start]
-        start += part["n_papers"]
+    vectors = np.empty((len(rows), runs[0].dim), dtype=np.float32)
+    for run, part, here, places in find_rows(runs, rows):
+        vectors[here] = to_vectors(run.read_part(part, ["embedding"]), run.dim)[places]
     return vectors
+
+
+def stream_hashed(
+    papers: Papers,  # scanned
+    spec: ModelSpec,  # with nothing left open
+    **some: Any,  # `start` and `limit`, as for `Papers.batches`
+) -> Iterator[pa.Table]:  # papers with `text_sha256`
+    "Read an input with the hashes of the texts that a model would see."
+    for batch in papers.batches(**some):
+        yield add_hashes(batch, make_texts(batch, spec.text, spec.separator))
 
 
 def add_hashes(
@@ -373,9 +390,7 @@ class EmbedOptions:
         options = {"long_text": self.long_text, "allow_unknown": self.allow_unknown}
         if run and (run.folder / "model").exists():
             return load_kept_model(run, **options)
-        batching = (
-            {name: value for name, value in run.metadata["batching"].items() if name != "part_size"} if run else {}
-        )
+        batching = read_batching(run) if run else {}
         machine = {"engine": self.engine, "precision": self.precision, "device": self.device}
         return make_encoder(fetch_model(self.spec), **machine, **options, **batching)
 
@@ -390,6 +405,13 @@ class EmbedResult:
     changes: dict[str, int] | None = None  # of an append: `n_new`, `n_changed`, `n_unchanged`, `n_older`, `n_pruned`
 
 # %% ../nbs/05_pipeline.ipynb #05-pipeline-18
+def read_batching(
+    run: Run,  # an opened run
+) -> dict[str, Any]:  # options of an encoder
+    "Read from a run's metadata in which batches its vectors were made."
+    return {name: value for name, value in run.metadata["batching"].items() if name != "part_size"}
+
+
 def keep_model(
     encoder: Encoder,  # what makes a run's vectors
     folder: Path,  # the run's
@@ -405,10 +427,9 @@ def load_kept_model(
     **options: Any,  # further options of `OpenVINOEncoder`
 ) -> Encoder:  # of the run's own quantised model
     "Load the quantised model that lies in a run's folder; raises `InputError` where it is not the run's."
-    batching = {name: value for name, value in run.metadata["batching"].items() if name != "part_size"}
     kept = open_converted(run.folder / "model")
     kept = replace(kept, files=replace(kept.files, spec=read_spec(run)))
-    encoder = OpenVINOEncoder(kept, **batching, **options)
+    encoder = OpenVINOEncoder(kept, **read_batching(run), **options)
     if encoder.converted.sha256 != run.metadata["fingerprint"]["quantised_sha256"]:
         raise InputError(f"{run.folder / 'model'} is not the model that made this run's vectors")
     return encoder
@@ -553,7 +574,7 @@ def _append(
             log.warning("%d papers of %s were not embedded yet, and will not be", n_missing, run.input.get("path"))
         columns = [name for name in ("paper_id", "arxiv_version", "text_sha256") if name in run.columns]
         there = KnownPapers(run.iter_parts(columns), run.n_papers)
-        changes = plan_changes(there, _with_hashes(papers, read_spec(run)), prune)
+        changes = plan_changes(there, stream_hashed(papers, read_spec(run)), prune)
         del there
         record = describe_input(papers, digest)
         if changes.wanted.any():
@@ -570,11 +591,6 @@ def _append(
             record |= {"settings": description["settings"]}
         take_in(writer, changes, record)
     return EmbedResult(open_run(run.folder), n_embedded, time.monotonic() - started, changes.in_numbers())
-
-
-def _with_hashes(papers: Papers, spec: ModelSpec) -> Iterator[pa.Table]:
-    for batch in papers.batches():
-        yield add_hashes(batch, make_texts(batch, spec.text, spec.separator))
 
 
 def _check_same_append(staged: Run, papers: Papers, digest: dict[str, Any], writer: RunWriter) -> None:
