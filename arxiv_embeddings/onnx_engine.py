@@ -270,6 +270,12 @@ def check_tokeniser(
         raise InputError(
             f"{files.spec.source} tells accented letters apart, and Spark NLP strips accents: embed with --via encoder"
         )
+    if tokeniser.tokenizer.encode(UNKNOWN_WORD, add_special_tokens=False).tokens != [
+        tokeniser.tokenizer.model.unk_token
+    ]:
+        raise InputError(
+            f"{files.spec.source} knows every letter, and unknown words cannot be told to Spark NLP: embed with --via encoder"
+        )
     if tokeniser.prompt:
         raise InputError(
             f"{files.spec.source} wants a prompt before each text, which Spark NLP does not have: embed with --via encoder"
@@ -330,7 +336,7 @@ def open_exported(
     return ExportedModel(folder, about)
 
 # %% ../nbs/02d_onnx_engine.ipynb #02d-onnx-engine-14
-UNKNOWN_WORD = "\ue000"  # for private use: no vocabulary has it
+UNKNOWN_WORD = "\ua66e"  # a letter of which one manuscript is known, a word that no vocabulary has
 
 
 def make_word_tokeniser(
