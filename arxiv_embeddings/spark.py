@@ -148,4 +148,4 @@ def find_reason(
 ) -> str | None:  # the line that says why; `None` where there is none
     "Find why Spark did not start."
     reasons = REASONS.findall(log)
-    return reasons[0].strip(": ") if reasons else None
+    return reasons[0].strip("[]: ") if reasons else None
