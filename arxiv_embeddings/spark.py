@@ -130,17 +130,20 @@ REASONS = re.compile(
 
 @contextlib.contextmanager
 def java_speaks_to_a_file() -> Iterator[Path]:  # the file
-    "Whoever is started in the block has a file as standard error, for as long as it lives."
+    "Whoever is started in the block has a file as standard output and error, for as long as it lives."
     log = Path(tempfile.mkstemp(prefix="arxiv-embeddings-spark-", suffix=".log")[1])
-    sys.stderr.flush()
-    before = os.dup(2)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    before = [os.dup(number) for number in (1, 2)]
     try:
         with log.open("ab") as stream:
-            os.dup2(stream.fileno(), 2)
+            for number in (1, 2):
+                os.dup2(stream.fileno(), number)
         yield log
     finally:
-        os.dup2(before, 2)
-        os.close(before)
+        for number, kept in zip((1, 2), before, strict=True):
+            os.dup2(kept, number)
+            os.close(kept)
 
 
 def find_reason(
