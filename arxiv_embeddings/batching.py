@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CACHE_BYTES', 'TOKENS_AT_LEAST', 'TOKENS_STEP', 'LONG_TEXTS', 'plan_batches', 'second_level_cache',
            'choose_token_budget', 'TokenisedTexts', 'check_texts', 'UnknownTextError', 'Tokeniser', 'round_up',
-           'pad_batch', 'average_windows', 'Encoder', 'BatchEncoder']
+           'pad_batch', 'average_windows', 'Encoder', 'RunFiller', 'BatchEncoder']
 
 # %% ../nbs/02a_batching.ipynb #02a-batching-03
 import math
@@ -13,7 +13,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -244,6 +244,27 @@ class Encoder(Protocol):
         texts: list[str],  # any number, none included
     ) -> np.ndarray:  # float32, (n_texts, dim), row i for text i
         "Tokenise and embed texts; raises `InputError` for one without content."
+        ...
+
+
+@runtime_checkable
+class RunFiller(Protocol):
+    "An encoder that puts papers into a run by itself, on the machines of a cluster."
+
+    def choose_part_size(
+        self,
+        n_papers: int,  # that will be embedded
+    ) -> int:  # papers in a part of a new run
+        "Choose in which portions the work is done."
+        ...
+
+    def fill_run(
+        self,
+        batches: Iterator[Any],  # the papers of each part, as record batches
+        writer: Any,  # the `RunWriter` of the run, which is locked
+        bar: Any,  # with `update(n)`
+    ) -> None:
+        "Embed papers and add their parts to the run."
         ...
 
 # %% ../nbs/02a_batching.ipynb #02a-batching-38

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['log', 'N_CHECKED', 'MINIMUM_COSINE', 'PART_SIZE', 'describe_new_run', 'describe_input', 'pick_papers',
            'encode_exactly', 'name_unknown', 'check_int8', 'check_same_input', 'check_same_fingerprint',
-           'show_progress', 'SeenTexts', 'Window', 'tokenise_ahead', 'embed_window', 'find_rows', 'fetch_vectors',
-           'stream_hashed', 'add_hashes', 'count_tokens', 'EmbedOptions', 'EmbedResult', 'read_batching', 'keep_model',
-           'load_kept_model', 'embed_papers', 'read_spec', 'load_run_encoder', 'load_query_encoder']
+           'show_progress', 'SeenTexts', 'Window', 'tokenise_ahead', 'embed_window', 'fill_run', 'find_rows',
+           'fetch_vectors', 'stream_hashed', 'add_hashes', 'count_tokens', 'EmbedOptions', 'EmbedResult',
+           'read_batching', 'keep_model', 'load_kept_model', 'embed_papers', 'find_int8_check', 'read_spec',
+           'load_run_encoder', 'load_query_encoder']
 
 # %% ../nbs/05_pipeline.ipynb #05-pipeline-03
 import logging
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .batching import Encoder, TokenisedTexts, UnknownTextError
+from .batching import Encoder, RunFiller, TokenisedTexts, UnknownTextError
 from .changes import KnownPapers, look_up, plan_changes, settle_next, take_in
 from .encoder import choose_engine, make_encoder
 from arxiv_embeddings.models import (
@@ -310,6 +311,19 @@ def embed_window(
     pa.default_memory_pool().release_unused()  # Arrow would keep some more with every part
 
 
+def fill_run(
+    batches: Iterator[pa.RecordBatch],  # the papers of each part
+    encoder: Encoder,  # what makes the vectors
+    writer: RunWriter,  # the run, locked
+    bar: Any,  # with `update(n)`
+    base: Run | None = None,  # the run that is to take these papers in, whose rows count before the writer's
+) -> None:
+    "Embed papers on this machine and add them to a run, part by part."
+    seen = SeenTexts(*([base] if base else []), open_run(writer.folder))
+    for window in tokenise_ahead(batches, encoder, seen):
+        embed_window(window, encoder, writer, bar, base)
+
+
 def find_rows(
     runs: list[Run],  # opened runs, whose rows are counted through
     rows: np.ndarray,  # which, int64, (n_rows,)
@@ -455,7 +469,7 @@ def embed_papers(
     limit: int | None = None,  # embed only this many papers from the beginning; the rest can follow later
     append: bool = False,  # take the input into the run that is there: embed what is new or changed, leave the rest
     prune: bool = False,  # with `append`: let go of the run's papers that the input does not have
-    part_size: int = PART_SIZE,  # papers in a part of a new run; a run that is continued keeps its own
+    part_size: int | None = None,  # papers in a part of a new run; `None`: 2,048, or what suits a cluster
     encoder: Encoder | None = None,  # an encoder at hand, instead of the model options above
     progress: bool = False,  # whether to show a bar on stderr
     **columns: str | None,  # `id_column` and so on, as for `open_papers`
@@ -476,19 +490,29 @@ def embed_papers(
     if there:
         return _go_on(papers, digest, open_run(out), encoder or options, limit, append, prune, progress)
     papers.scan()
-    int8_check = None
-    if encoder.fingerprint["precision"] == "int8" if encoder else precision == "int8":
+    int8_check = find_int8_check(encoder)
+    if int8_check is None and (encoder.fingerprint["precision"] == "int8" if encoder else precision == "int8"):
         encoder, int8_check = _load_checked(papers, encoder or options, limit, minimum_cosine)
     encoder = encoder or options.load(None)
-    description = describe_new_run(papers, digest, encoder, part_size, int8_check)
+    if isinstance(encoder, RunFiller):
+        part_size = part_size or encoder.choose_part_size(min(limit or len(papers), len(papers)))
+    description = describe_new_run(papers, digest, encoder, part_size or PART_SIZE, int8_check)
     return _embed_missing(papers, out, description, encoder, limit, progress)
 
 
-def _check_options(limit: int | None, part_size: int, append: bool, prune: bool) -> None:
+def find_int8_check(
+    encoder: Encoder | None,  # that was given
+) -> dict[str, Any] | None:  # how near its model is to float32, where that was measured when the model was exported
+    "Find what an exported model says of itself; the first wordpieces that it averages cannot be compared with other vectors."
+    exported = getattr(encoder, "exported", None)
+    return exported.about["checks"].get("int8_check", {}) if exported else None
+
+
+def _check_options(limit: int | None, part_size: int | None, append: bool, prune: bool) -> None:
     "Refuse what cannot be meant."
     if limit is not None and limit < 1:
         raise InputError(f"a limit of {limit} papers leaves nothing to do: give 1 or more")
-    if part_size < 1:
+    if part_size is not None and part_size < 1:
         raise InputError(f"parts of {part_size} papers hold nothing: give 1 or more")
     if prune and not append:
         raise InputError("to prune is to append and to let go of what the input does not have: give --append too")
@@ -551,9 +575,10 @@ def _embed_missing(
         part_size = writer.metadata["batching"]["part_size"]
         batches = papers.batches(part_size, start=n_there, limit=n_wanted)
         with show_progress(n_wanted, n_there, progress) as bar:
-            seen = SeenTexts(*([base] if base else []), open_run(writer.folder))
-            for window in tokenise_ahead(batches, encoder, seen):
-                embed_window(window, encoder, writer, bar, base)
+            if isinstance(encoder, RunFiller):
+                encoder.fill_run(batches, writer, bar)
+            else:
+                fill_run(batches, encoder, writer, bar, base)
         n_embedded = writer.metadata["n_papers"] - n_there
     return EmbedResult(open_run(out), n_embedded, time.monotonic() - started)
 
