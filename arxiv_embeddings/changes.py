@@ -8,7 +8,6 @@ __all__ = ['LATEST', 'PIECE_FIELDS', 'N_WITHOUT', 'hash_ids', 'look_up', 'key_pa
 
 # %% ../nbs/04a_changes.ipynb #04a-changes-03
 import hashlib
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .paths import list_folder, read_note, remove_folder, sync_folder, utc_now
 from arxiv_embeddings.store import (
     METADATA_NAME,
     NEXT_NAME,
@@ -25,10 +25,7 @@ from arxiv_embeddings.store import (
     RunWriter,
     join_columns,
     open_run,
-    read_note,
-    sync_folder,
     to_vectors,
-    utc_now,
 )
 
 # %% ../nbs/04a_changes.ipynb #04a-changes-06
@@ -136,9 +133,9 @@ def settle_next(
         return
     parts = read_note(folder / METADATA_NAME).get("parts", [])
     live = {part["name"] for part in writer.metadata["parts"]}
-    nothing_left = not any(PART_NAME.fullmatch(path.name) for path in folder.glob("parts/*"))
+    nothing_left = not any(PART_NAME.fullmatch(path.name) for path in list_folder(folder / "parts"))
     if nothing_left and all(part["name"] in live for part in parts):  # taken in, or not begun
-        shutil.rmtree(folder)
+        remove_folder(folder)
         return
     for part in parts:
         moved = writer.folder / "parts" / part["name"]
@@ -211,7 +208,7 @@ def take_in(
             parts=[*parts, *staged], inputs=[*writer.metadata["inputs"], record], columns=columns, complete=True
         )
     if folder.exists():
-        shutil.rmtree(folder)
+        remove_folder(folder)
 
 # %% ../nbs/04a_changes.ipynb #04a-changes-13
 def compact_run(

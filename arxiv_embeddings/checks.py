@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .models import hash_fingerprint
-from .openvino_engine import open_converted
 from .papers import InputError
+from .paths import AnyPath, list_folder, read_note, read_parquet, read_schema, resolve_folder, utc_now
 from arxiv_embeddings.store import (
     COPY_NAME,
     NEXT_NAME,
@@ -36,12 +35,10 @@ from arxiv_embeddings.store import (
     find_differences,
     join_columns,
     list_columns,
-    local_folder,
+    open_kept_model,
     parse_metadata,
     read_footer,
-    read_note,
     upgrade_metadata,
-    utc_now,
     was_changed,
 )
 
@@ -136,7 +133,7 @@ def check_strays(
 ) -> Iterator[Problem]:
     "Find what lies among the parts and is none: a plain reader of the folder would read it too."
     live = {part["name"] for part in run.metadata["parts"]}
-    for path in sorted((run.folder / "parts").iterdir()) if (run.folder / "parts").is_dir() else []:
+    for path in list_folder(run.folder / "parts"):
         if path.name not in live:
             ours = PART_NAME.fullmatch(path.name) or UNFINISHED_PART.fullmatch(path.name)
             of_a_change = "is of a change that was broken off, or is going on: the next writer removes it"
@@ -155,7 +152,7 @@ def check_companions(
         yield Problem(COPY_NAME, "is not what metadata.json says: the next writer writes it again", "stale")
     if run.metadata["fingerprint"].get("precision") == "int8":
         try:
-            if open_converted(run.folder / "model").sha256 != run.metadata["fingerprint"]["quantised_sha256"]:
+            if open_kept_model(run.folder).sha256 != run.metadata["fingerprint"]["quantised_sha256"]:
                 yield Problem("model", "is not the model that made the vectors", "damage")
         except InputError as error:
             yield Problem("model", f"cannot be used: {error}", "damage")
@@ -173,12 +170,14 @@ def _check_exports(run: Run) -> Iterator[Problem]:
         files = about.get("files", {name: {}})  # older versions noted only the state
         known |= files.keys()
         yield from _check_made(run, folder, f"export/{name}", about, files)
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+    for path in list_folder(folder):
         if path.name not in known:
             yield Problem(f"export/{path.name}", "is not noted in export.json: make it again, or remove it", "stale")
 
 
-def _check_made(run: Run, folder: Path, name: str, about: dict[str, Any], files: dict[str, dict]) -> Iterator[Problem]:
+def _check_made(
+    run: Run, folder: AnyPath, name: str, about: dict[str, Any], files: dict[str, dict]
+) -> Iterator[Problem]:
     "Whether something was made of this state of the run, and is what was written."
     if about.get("state") != run.state:
         yield Problem(name, "was made of another state of the run, or does not say of which: make it again", "stale")
@@ -215,10 +214,10 @@ def verify_run(
 
 # %% ../nbs/04b_checks.ipynb #04b-checks-17
 def rebuild_metadata(
-    folder: str | Path,  # a run folder, with or without metadata.json
+    folder: str | AnyPath,  # a run folder, with or without metadata.json
 ) -> dict[str, Any]:  # what its metadata.json should be
     "Make a run's metadata from their copy or from the footers of its parts; raises `InputError` where neither can tell."
-    resolved = local_folder(folder)
+    resolved = resolve_folder(folder)
     try:
         return parse_metadata(resolved / COPY_NAME)
     except InputError:
@@ -226,13 +225,13 @@ def rebuild_metadata(
 
 
 def read_footers(
-    folder: Path,  # a run folder
+    folder: AnyPath,  # a run folder
 ) -> tuple[list[dict], list[dict], list[str]]:  # parts, what the sound ones say of the run, names of broken ones
     "Read what parts say of themselves, and of their run."
     parts, runs, broken = [], [], []
-    for path in sorted(path for path in folder.glob("parts/*") if PART_NAME.fullmatch(path.name)):
+    for path in [path for path in list_folder(folder / "parts") if PART_NAME.fullmatch(path.name)]:
         try:
-            footer = read_footer(pq.read_schema(path))
+            footer = read_footer(read_schema(path))
             part, run = _describe_part(path, footer), upgrade_metadata(footer["run"])
             sealed = hash_fingerprint(run["fingerprint"]) == run["fingerprint_sha256"]
         except PART_ERRORS:
@@ -252,7 +251,7 @@ def read_footers(
 
 
 def rebuild_from_footers(
-    folder: Path,  # a run folder
+    folder: AnyPath,  # a run folder
 ) -> dict[str, Any]:  # what its metadata.json should be
     "Make a run's metadata from the footers of its parts; raises `InputError` where they cannot tell."
     parts, runs, broken = read_footers(folder)
@@ -284,14 +283,14 @@ def rebuild_from_footers(
 
 
 def join_all_columns(
-    folder: Path,  # a run folder
+    folder: AnyPath,  # a run folder
     parts: list[dict[str, Any]],  # its parts
 ) -> dict[str, str]:  # name -> type, of all parts that can be read
     "Put the columns of parts together."
     columns: dict[str, str] = {}
     for part in parts:
         try:
-            schema = pq.read_schema(folder / "parts" / part["name"])
+            schema = read_schema(folder / "parts" / part["name"])
         except PART_ERRORS:
             continue
         columns = join_columns(columns, list_columns(schema), folder)
@@ -299,7 +298,7 @@ def join_all_columns(
 
 
 def _place_broken(
-    folder: Path, parts: list[dict[str, Any]], broken: list[str], run: dict[str, Any] | None
+    folder: AnyPath, parts: list[dict[str, Any]], broken: list[str], run: dict[str, Any] | None
 ) -> list[dict[str, Any]]:
     "Put in the parts of which nothing can be read: their neighbours say what they held, in a run that was never changed."
     if run is None:
@@ -319,14 +318,12 @@ def _place_broken(
     return sorted(placed, key=lambda part: part["position"])
 
 
-def _refuse_two_states(folder: Path, parts: list[dict[str, Any]]) -> None:
+def _refuse_two_states(folder: AnyPath, parts: list[dict[str, Any]]) -> None:
     "Where metadata were lost in the middle of a change, parts of before and after lie side by side."
     seen: dict[str, str] = {}
     for part in parts:
         try:
-            ids = pq.read_table(folder / "parts" / part["name"], columns=["paper_id"], partitioning=None)[
-                "paper_id"
-            ].to_pylist()
+            ids = read_parquet(folder / "parts" / part["name"], ["paper_id"])["paper_id"].to_pylist()
         except PART_ERRORS:
             continue
         for paper_id in ids:
@@ -337,7 +334,7 @@ def _refuse_two_states(folder: Path, parts: list[dict[str, Any]]) -> None:
                 )
 
 
-def _describe_part(path: Path, footer: dict[str, Any]) -> dict[str, Any]:
+def _describe_part(path: AnyPath, footer: dict[str, Any]) -> dict[str, Any]:
     "What metadata.json says of a part; its name tells whether its content is what was written."
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()

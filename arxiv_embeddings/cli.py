@@ -16,7 +16,6 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -43,9 +42,9 @@ def describe_error(
     error: BaseException,  # what ended a command
 ) -> str:  # one line
     "Say what was wrong in one line."
-    from arxiv_embeddings.papers import InputError
+    from arxiv_embeddings.papers import InputError, StorageError
 
-    if isinstance(error, InputError):
+    if isinstance(error, (InputError, StorageError)):
         text = str(error)
     elif isinstance(error, KeyboardInterrupt):
         text = "stopped; what a run has committed is safe, and the same embed command goes on from there"
@@ -564,7 +563,7 @@ def sample(
     _print_files(copy_sample(folder), as_json)
 
 
-def _print_files(paths: list[Path], as_json: bool) -> None:
+def _print_files(paths: list[Any], as_json: bool) -> None:
     files = [{"file": str(path), "n_bytes": path.stat().st_size} for path in paths]
     if as_json:
         return print_json(files)

@@ -8,9 +8,7 @@ __all__ = ['EXPORTS', 'USUAL_EXPORTS', 'COMPANIONS', 'to_float16', 'find_scales'
 
 # %% ../nbs/04c_exports.ipynb #04c-exports-03
 import json
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -18,16 +16,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .papers import InputError
+from arxiv_embeddings.paths import (
+    AnyPath,
+    read_note,
+    read_schema,
+    remove_folder,
+    remove_unfinished,
+    sync_folder,
+    utc_now,
+    write_atomically,
+)
 from .pooling import compute_cosines
 from arxiv_embeddings.store import (
     ROW_GROUP_SIZE,
     Run,
     describe_content,
-    read_note,
-    sync_folder,
     to_vectors,
-    utc_now,
-    write_atomically,
 )
 
 # %% ../nbs/04c_exports.ipynb #04c-exports-06
@@ -58,7 +62,7 @@ def to_int8(
 # %% ../nbs/04c_exports.ipynb #04c-exports-09
 def write_array(
     run: Run,  # an opened run
-    path: Path,  # file to write
+    path: AnyPath,  # file to write
     dtype: str,  # NumPy's name of the numbers, such as "<f4"
     shape: tuple[int, ...],  # of the whole
     convert: Callable[[np.ndarray], np.ndarray],  # float32 vectors of a part -> what to write of them
@@ -85,7 +89,7 @@ def measure_loss(
 
 def export_npy(
     run: Run,  # an opened run
-    path: Path,  # file to write
+    path: AnyPath,  # file to write
 ) -> dict[str, float]:  # nothing is lost
     "Write all vectors in float32."
     write_array(run, path, "<f4", (run.n_papers, run.dim), lambda vectors: vectors)
@@ -94,7 +98,7 @@ def export_npy(
 
 def export_float16(
     run: Run,  # an opened run
-    path: Path,  # file to write
+    path: AnyPath,  # file to write
 ) -> dict[str, float]:  # from `measure_loss`
     "Write all vectors in float16."
     write_array(run, path, "<f2", (run.n_papers, run.dim), to_float16)
@@ -103,7 +107,7 @@ def export_float16(
 
 def export_int8(
     run: Run,  # an opened run
-    path: Path,  # file to write; the scales stand beside it
+    path: AnyPath,  # file to write; the scales stand beside it
 ) -> dict[str, float]:  # from `measure_loss`
     "Write all vectors in int8, with a scale each."
     write_array(run, path.with_name(f"{path.stem}_scales.npy"), "<f4", (run.n_papers,), find_scales)
@@ -113,11 +117,11 @@ def export_int8(
 # %% ../nbs/04c_exports.ipynb #04c-exports-11
 def export_parquet(
     run: Run,  # an opened run
-    path: Path,  # file to write
+    path: AnyPath,  # file to write
 ) -> dict[str, float]:  # nothing is lost
     "Write all papers with their vectors as one Parquet file, part by part."
 
-    schemas = [pq.read_schema(run.part_path(part)).remove_metadata() for part in run.metadata["parts"]]
+    schemas = [read_schema(run.part_path(part)).remove_metadata() for part in run.metadata["parts"]]
     empty = pa.unify_schemas(schemas, promote_options="permissive").empty_table()
 
     def write(stream: BinaryIO) -> None:
@@ -132,23 +136,23 @@ def export_parquet(
 
 def export_seed(
     run: Run,  # an opened run
-    path: Path,  # folder to write; what was there before is replaced
+    path: AnyPath,  # folder to write; what was there before is replaced
 ) -> dict[str, float]:  # nothing is lost
     "Write a folder of Parquet files with `id` and `embedding` alone, in run order."
     partial = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_folder(partial)
     partial.mkdir()
     for part, table in zip(run.metadata["parts"], run.iter_parts(["paper_id", "embedding"]), strict=True):
         to_vectors(table, run.dim)
         flat = pa.table({"id": table["paper_id"], "embedding": table["embedding"]})
         write_atomically(partial / part["name"], lambda stream, flat=flat: pq.write_table(flat, stream))
-    shutil.rmtree(path, ignore_errors=True)
+    remove_folder(path)
     partial.rename(path)
     sync_folder(path.parent)
     return {}
 
 # %% ../nbs/04c_exports.ipynb #04c-exports-12
-EXPORTS: dict[str, tuple[str, Callable[[Run, Path], dict[str, float]]]] = {
+EXPORTS: dict[str, tuple[str, Callable[[Run, AnyPath], dict[str, float]]]] = {
     "npy": ("embeddings.npy", export_npy),
     "parquet": ("papers_with_embeddings.parquet", export_parquet),
     "float16": ("embeddings_float16.npy", export_float16),
@@ -162,7 +166,7 @@ COMPANIONS = {"int8": ["embeddings_int8_scales.npy"]}  # what an export writes b
 def export_run(
     run: Run,  # an opened run
     *forms: str,  # names in `EXPORTS`; none for the usual ones
-) -> list[Path]:  # the files or folders written, in `RUN/export/`
+) -> list[AnyPath]:  # the files or folders written, in `RUN/export/`
     "Write a run in other forms; raises `InputError` for a form that is not known."
     if unknown := [form for form in forms if form not in EXPORTS]:
         raise InputError(f"no export {unknown[0]!r}; there are: {', '.join(EXPORTS)}")
@@ -175,6 +179,8 @@ def export_run(
     for form in forms or USUAL_EXPORTS:
         name, export = EXPORTS[form]
         about: dict[str, Any] = {"n_papers": run.n_papers, "embedding_dim": run.dim, "state": run.state}
+        for file in (name, *COMPANIONS.get(form, [])):
+            remove_unfinished(folder / file)
         loss = export(run, folder / name)
         written.append(folder / name)
         files = {one: describe_content(folder / one) for one in (name, *COMPANIONS.get(form, []))}

@@ -5,30 +5,39 @@
 # %% auto #0
 __all__ = ['ARXIV_PREFIX', 'ARXIV_SUFFIX', 'ARXIV_ID', 'LIST_TEXT', 'KNOWN_COLUMNS', 'OUTPUT_COLUMNS', 'RESERVED_COLUMNS',
            'MISSING_ID', 'NUMERIC_ID', 'DUPLICATE_ID', 'OLDER_VERSION', 'NO_ABSTRACT', 'UNDECODABLE', 'NOT_TEXT',
-           'MALFORMED', 'NUL_OR_SURROGATE', 'UNDECODED_BYTE', 'FORMATS', 'COMPRESSIONS', 'FIELD_LIMIT', 'NUL_MARK',
-           'READ_ERRORS', 'N_FIRST_IDS', 'NO_VERSION', 'CHANGE_TIMES', 'TEXT_RULES', 'InputError', 'split_paper_id',
-           'parse_categories', 'derive_year', 'find_columns', 'RejectedRow', 'collapse_white_space', 'parse_row',
-           'resolve_path', 'InputFiles', 'data_suffix', 'find_files', 'hash_stream', 'hash_files', 'open_csv',
-           'read_csv_rows', 'read_jsonl_rows', 'read_parquet_rows', 'read_rows', 'ReadReport', 'find_schema',
-           'name_kept_columns', 'find_superseded', 'find_repeated', 'scan_rows', 'Papers', 'open_papers', 'read_papers',
-           'sample_papers', 'sample_relations', 'copy_sample', 'make_texts', 'hash_text']
+           'MALFORMED', 'NUL_OR_SURROGATE', 'UNDECODED_BYTE', 'NAMENODE_PORT', 'HDFS_URI', 'FORMATS', 'COMPRESSIONS',
+           'FIELD_LIMIT', 'NUL_MARK', 'READ_ERRORS', 'N_FIRST_IDS', 'NO_VERSION', 'CHANGE_TIMES', 'TEXT_RULES',
+           'InputError', 'StorageError', 'split_paper_id', 'parse_categories', 'derive_year', 'find_columns',
+           'RejectedRow', 'collapse_white_space', 'parse_row', 'read_hadoop_settings', 'resolve_hdfs', 'list_namenodes',
+           'find_server', 'check_namenode', 'explain_hdfs_error', 'explained', 'HdfsReader', 'connect_hdfs',
+           'HdfsFiles', 'resolve_path', 'InputFiles', 'data_suffix', 'find_files', 'hash_stream', 'hash_files',
+           'open_csv', 'read_csv_rows', 'read_jsonl_rows', 'read_parquet_rows', 'read_rows', 'ReadReport',
+           'find_schema', 'name_kept_columns', 'find_superseded', 'find_repeated', 'scan_rows', 'Papers', 'open_papers',
+           'read_papers', 'sample_papers', 'sample_relations', 'copy_sample', 'make_texts', 'hash_text']
 
 # %% ../nbs/00_papers.ipynb #00-papers-03
 import csv
+import errno
 import hashlib
 import io
 import json
 import lzma
+import os
+import posixpath
 import re
 import shutil
+import socket
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
+from xml.etree import ElementTree
 
 import fsspec
 import numpy as np
@@ -39,6 +48,10 @@ import pyarrow.parquet as pq
 # %% ../nbs/00_papers.ipynb #00-papers-06
 class InputError(ValueError):
     "What was given cannot be used; the message says what is wrong, where, and what to do."
+
+
+class StorageError(Exception):
+    "A file system did not do what was asked, which says nothing of what it holds; the message says where, why, and what to do."
 
 # %% ../nbs/00_papers.ipynb #00-papers-08
 # a page on arXiv, the prefix `arXiv:`, or the DOI that arXiv gives each paper
@@ -226,23 +239,249 @@ def _find_flaw(fields: dict[str, Any]) -> str | None:
     return NOT_TEXT if flawed else None
 
 # %% ../nbs/00_papers.ipynb #00-papers-31
+NAMENODE_PORT = 8020  # Hadoop's own, where an address has none
+HDFS_URI = re.compile(r"hdfs://(?P<namenode>[^/]*)(?P<path>(?:/.*)?)", re.DOTALL)
+
+
+def read_hadoop_settings() -> dict[str, str]:  # name -> value; empty where there are none
+    "Read the settings in the folder that HADOOP_CONF_DIR names, or in HADOOP_HOME."
+    home = os.environ.get("HADOOP_HOME")
+    folder = os.environ.get("HADOOP_CONF_DIR") or (home and str(Path(home) / "etc" / "hadoop"))
+    settings: dict[str, str] = {}
+    for name in ("core-site.xml", "hdfs-site.xml") if folder else ():
+        try:
+            entries = ElementTree.parse(Path(folder) / name).iter("property")
+        except FileNotFoundError:
+            continue
+        except (OSError, ElementTree.ParseError) as error:
+            raise InputError(
+                f"{Path(folder) / name} cannot be read ({error}): see what HADOOP_CONF_DIR names"
+            ) from error
+        settings |= {one.findtext("name", "").strip(): one.findtext("value", "").strip() for one in entries}
+    return settings
+
+
+def resolve_hdfs(
+    uri: str,  # begins with `hdfs:`
+) -> str:  # `hdfs://NAMENODE/path`
+    "Write a path on HDFS in full; raises `InputError` where it names no file system, or the extra is missing."
+    if not find_spec("hdfs_native"):
+        raise InputError(f"{uri} needs an extra: pip install 'arxiv-embeddings[spark]'")
+    if not (match := HDFS_URI.fullmatch(uri)):
+        raise InputError(f"{uri} is no place on HDFS: write hdfs://HOST:PORT/path, as text, since a Path loses a slash")
+    namenode = match["namenode"]
+    if not namenode:
+        default = HDFS_URI.fullmatch(read_hadoop_settings().get("fs.defaultFS", ""))
+        namenode = default["namenode"] if default else ""
+    if not namenode:
+        raise InputError(
+            f"{uri} names no file system: write hdfs://HOST:PORT/path, or set HADOOP_CONF_DIR to Hadoop's settings"
+        )
+    return f"hdfs://{namenode}{posixpath.normpath('/' + match['path'].lstrip('/'))}"
+
+# %% ../nbs/00_papers.ipynb #00-papers-32
+def list_namenodes(
+    namenode: str,  # HOST:PORT, HOST, or the name of a service in Hadoop's settings
+) -> list[tuple[str, int]]:  # host and port of each server that may answer
+    "Find the addresses behind a name: a service has several servers, so that one may fail."
+    settings, key = read_hadoop_settings(), f"dfs.namenode.rpc-address.{namenode}"
+    members = settings.get(f"dfs.ha.namenodes.{namenode}", "").split(",")
+    addresses = [settings.get(f"{key}.{one.strip()}" if one else key, namenode) for one in members]
+    found = [re.fullmatch(r"(?:.*@)?\[?(.*?)\]?(?::(\d+))?", address) for address in addresses]
+    return [(one[1], int(one[2] or NAMENODE_PORT)) for one in found]
+
+
+def find_server(
+    addresses: list[tuple[str, int]],  # host and port of each
+    seconds: float = 2,  # to wait for each
+) -> str:  # empty where one of them answers, or else why the last did not
+    "Ask servers whether they are there."
+    failure = "it has no address"
+    for address in addresses:
+        try:
+            socket.create_connection(address, timeout=seconds).close()
+            return ""
+        except OSError as error:
+            failure = error.strerror or str(error)
+    return failure
+
+
+def check_namenode(
+    uri: str,  # from `resolve_hdfs`
+) -> None:
+    "Raise `InputError` where no NameNode answers; hdfs-native itself would try for minutes."
+    namenode = HDFS_URI.fullmatch(uri)["namenode"]
+    if failure := find_server(list_namenodes(namenode)):
+        raise InputError(
+            f"no HDFS answers at {namenode} ({failure}), to reach {uri}: see that host and port are right and it runs"
+        )
+
+# %% ../nbs/00_papers.ipynb #00-papers-34
+def explain_hdfs_error(
+    error: Exception,  # of hdfs-native
+    where: str,  # the URI
+) -> Exception:  # to be raised instead
+    "Say in one line what HDFS's error means: `OSError` for what is missing or damaged, `StorageError` for all else."
+    for kind, number in ((FileNotFoundError, errno.ENOENT), (FileExistsError, errno.EEXIST)):
+        if isinstance(error, kind):
+            return kind(number, os.strerror(number), where)
+    said = str(error)
+    if "All DataNodes failed" in said:
+        nodes = re.findall(r'ip_addr: \\*"([^"\\]+).*?xfer_port: (\d+)', said)
+        if nodes and not find_server([(host, int(port)) for host, port in nodes]):
+            return OSError(errno.EIO, "a block of it is damaged", where)
+        said = "no DataNode that holds it answers"
+    elif remote := re.match(r'\w*RPCError\("(?:[\w$]+\.)*([\w$]+)", "(.*?)(?:\\n|"\)|$)', said):
+        said = f"{remote[1]}: {remote[2]}"
+    said = re.split(r"\\n|\n", said)[0][:300]
+    return StorageError(
+        f"{where}: HDFS did not do what was asked ({said}): see that its servers run, and give the same command again"
+    )
+
+
+@contextmanager
+def explained(
+    where: str,  # the URI
+) -> Iterator[None]:
+    "Give errors of hdfs-native their meaning."
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        raise explain_hdfs_error(error, where) from error
+
+# %% ../nbs/00_papers.ipynb #00-papers-37
+class HdfsReader(io.RawIOBase):
+    "A file on HDFS, to be read; for buffers of Python's `io`."
+
+    def __init__(
+        self,
+        inner: Any,  # hdfs-native's reader
+        where: str,  # the URI
+    ):
+        self._inner, self._where = inner, where
+
+    def readable(self) -> bool:
+        "Yes."
+        return True
+
+    def seekable(self) -> bool:
+        "Yes."
+        return True
+
+    def seek(
+        self,
+        offset: int,  # bytes
+        whence: int = io.SEEK_SET,  # from where they count
+    ) -> int:  # bytes from the beginning
+        "Go to a place."
+        self._inner.seek(offset, whence)
+        return self.tell()
+
+    def tell(self) -> int:
+        "Bytes from the beginning."
+        return self._inner.tell()
+
+    def readinto(
+        self,
+        buffer: Any,  # to be filled
+    ) -> int:  # bytes read; 0 at the end
+        "Read the next bytes."
+        with explained(self._where):
+            content = self._inner.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+
+def connect_hdfs(
+    namenode: str,  # as in a URI
+) -> Any:  # hdfs-native's client, one a process
+    "Make what asks the servers; nothing is asked yet."
+    return _connect(namenode, os.getpid())
+
+
+@cache
+def _connect(namenode: str, process: int) -> Any:
+    "A client does not outlive a fork."
+    from hdfs_native import Client
+
+    with explained(f"hdfs://{namenode}"):
+        return Client(f"hdfs://{namenode}")
+
+
+class HdfsFiles(fsspec.AbstractFileSystem):
+    "What is read of an HDFS; nothing is remembered of what it held."
+
+    protocol, cachable, root_marker = "hdfs", False, "/"
+
+    def __init__(
+        self,
+        namenode: str,  # as in a URI
+    ):
+        super().__init__()
+        self.namenode, self.client = namenode, connect_hdfs(namenode)
+
+    def info(
+        self,
+        path: str,  # without the NameNode
+        **_: Any,  # of fsspec
+    ) -> dict[str, Any]:
+        "Tell type, size and time of change."
+        with explained(f"hdfs://{self.namenode}{path}"):
+            return self._describe(self.client.get_file_info(path))
+
+    def ls(
+        self,
+        path: str,  # without the NameNode
+        detail: bool = True,  # what `info` tells, instead of paths
+        **_: Any,  # of fsspec
+    ) -> list[Any]:
+        "List a folder."
+        with explained(f"hdfs://{self.namenode}{path}"):
+            listed = [self._describe(one) for one in self.client.list_status(path)]
+        return listed if detail else [one["name"] for one in listed]
+
+    def exists(
+        self,
+        path: str,  # without the NameNode
+        **_: Any,  # of fsspec
+    ) -> bool:
+        "Whether something is there; fsspec's own would take a server that does not answer for a no."
+        try:
+            self.info(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> io.BufferedReader:
+        where = f"hdfs://{self.namenode}{path}"
+        with explained(where):
+            return io.BufferedReader(HdfsReader(self.client.read(path), where), 1 << 16)
+
+    @staticmethod
+    def _describe(status: Any) -> dict[str, Any]:
+        kind = "directory" if status.isdir else "file"
+        return {"name": status.path, "size": status.length, "type": kind, "modification_time": status.modification_time}
+
+# %% ../nbs/00_papers.ipynb #00-papers-39
 FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz"}
 
 
 def resolve_path(
     path: str | Path,  # local path or fsspec URI
-) -> str:  # absolute local path, or the URI as it is
-    "Resolve a local path in full; leave a URI alone. Raises `InputError` for a path that is none."
+) -> str:  # absolute local path, or the URI, on HDFS with the NameNode
+    "Resolve a path in full; leave other URIs alone. Raises `InputError` for a path that is none."
     text = str(path)
     if NUL_OR_SURROGATE.search(text):
         raise InputError(f"the path {text!r} is not UTF-8: rename the file")
+    if text.startswith("hdfs:/"):
+        return resolve_hdfs(text)
     try:
         return text if "://" in text else str(Path(text).expanduser().resolve())
     except RuntimeError as error:  # `~nobody/papers.csv`
         raise InputError(f"cannot resolve {text}: {error}") from error
 
-# %% ../nbs/00_papers.ipynb #00-papers-32
+# %% ../nbs/00_papers.ipynb #00-papers-43
 @dataclass(frozen=True)
 class InputFiles:
     "The file or files behind one path, in the order in which they are read."
@@ -259,7 +498,7 @@ class InputFiles:
         "Open one of the files for reading bytes, decompressed."
         return self.filesystem.open(name, "rb", compression=COMPRESSIONS.get(PurePosixPath(name).suffix.lower()))
 
-# %% ../nbs/00_papers.ipynb #00-papers-33
+# %% ../nbs/00_papers.ipynb #00-papers-44
 def data_suffix(
     name: str,  # of a file, such as `papers.CSV.gz`
 ) -> str:  # its last ending, that of a compression left out, in small letters; empty where it has none
@@ -267,16 +506,14 @@ def data_suffix(
     path = PurePosixPath(name.lower())
     return path.with_suffix("").suffix if path.suffix in COMPRESSIONS else path.suffix
 
-# %% ../nbs/00_papers.ipynb #00-papers-35
+# %% ../nbs/00_papers.ipynb #00-papers-46
 def find_files(
     path: str | Path,  # a CSV, JSONL or Parquet file, or a folder of Parquet files; local path or fsspec URI
 ) -> InputFiles:  # what is there
     "Find the input's files; raises `InputError` where there is nothing, or nothing that can be read."
     resolved = resolve_path(path)
-    if resolved.startswith(("hdfs://", "viewfs://")) and not find_spec("hdfs_native"):
-        raise InputError(f"reading {resolved} needs an extra: pip install 'arxiv-embeddings[spark]'")
     try:
-        filesystem, root = fsspec.core.url_to_fs(resolved)
+        filesystem, root = _find_file_system(resolved)
         is_folder = filesystem.isdir(root)
         if not is_folder and not filesystem.exists(root):
             raise InputError(f"no such file or folder: {resolved}")
@@ -295,12 +532,20 @@ def find_files(
     return InputFiles(resolved, file_format, filesystem, [root])
 
 
+def _find_file_system(resolved: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    "What opens a path, and the path within it."
+    if found := HDFS_URI.fullmatch(resolved):
+        check_namenode(resolved)
+        return HdfsFiles(found["namenode"]), found["path"]
+    return fsspec.core.url_to_fs(resolved)
+
+
 def _is_data_file(name: str, root: str) -> bool:
     "Whether a file in a Parquet folder holds rows: Spark and others put `_SUCCESS`, `.crc` and the like beside them."
     parts = PurePosixPath(name).parts[len(PurePosixPath(root).parts) :]
     return name.lower().endswith(".parquet") and not any(part.startswith(("_", ".")) for part in parts)
 
-# %% ../nbs/00_papers.ipynb #00-papers-38
+# %% ../nbs/00_papers.ipynb #00-papers-49
 def hash_stream(
     stream: BinaryIO,  # bytes, from where it stands to its end
 ) -> tuple[str, int]:  # their sha256, 64 hexadecimal digits, and how many they are
@@ -324,7 +569,7 @@ def hash_files(
     total = hashlib.sha256("".join(one["sha256"] for one in listed).encode())
     return {"sha256": total.hexdigest(), "files": listed}
 
-# %% ../nbs/00_papers.ipynb #00-papers-41
+# %% ../nbs/00_papers.ipynb #00-papers-52
 FIELD_LIMIT = 1 << 24  # characters; Python's default of 131,072 would refuse a long abstract
 NUL_MARK = "\ud800"  # stands for a NUL, which the CSV readers of Python 3.10 and 3.11 treat differently
 
@@ -360,7 +605,7 @@ def _split_rows(reader: Iterator[list[str]]) -> Iterator[list[str]]:
             'a quote within a text is written twice, as in "a ""quoted"" word"'
         ) from error
 
-# %% ../nbs/00_papers.ipynb #00-papers-42
+# %% ../nbs/00_papers.ipynb #00-papers-53
 def read_csv_rows(
     stream: io.IOBase,  # bytes of a CSV file with a header line
     delimiter: str = ",",  # tab for `.tsv`
@@ -372,7 +617,7 @@ def read_csv_rows(
             continue  # a blank line
         yield dict(zip(header, values, strict=True)) if len(values) == len(header) else RejectedRow(MALFORMED)
 
-# %% ../nbs/00_papers.ipynb #00-papers-45
+# %% ../nbs/00_papers.ipynb #00-papers-56
 def read_jsonl_rows(
     stream: io.IOBase,  # bytes with one JSON object a line
 ) -> Iterator[dict[str, Any] | RejectedRow]:  # one value a row
@@ -412,7 +657,7 @@ def _texts_within(value: Any) -> Iterator[str]:
         for one in value:
             yield from _texts_within(one)
 
-# %% ../nbs/00_papers.ipynb #00-papers-48
+# %% ../nbs/00_papers.ipynb #00-papers-59
 def read_parquet_rows(
     stream: io.IOBase,  # seekable bytes of a Parquet file
 ) -> Iterator[dict[str, Any] | RejectedRow]:  # one value a row
@@ -443,7 +688,7 @@ def _scalar_to_python(value: pa.Scalar) -> Any:
     except UnicodeDecodeError:
         return _UNDECODABLE
 
-# %% ../nbs/00_papers.ipynb #00-papers-50
+# %% ../nbs/00_papers.ipynb #00-papers-61
 READ_ERRORS = (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, UnicodeDecodeError, OSError, RuntimeError)
 
 
@@ -475,7 +720,7 @@ def _read_stream(stream: io.IOBase, file_format: str, name: str) -> Iterator[dic
 def _delimiter(name: str) -> str:
     return "\t" if data_suffix(name) == ".tsv" else ","
 
-# %% ../nbs/00_papers.ipynb #00-papers-52
+# %% ../nbs/00_papers.ipynb #00-papers-63
 N_FIRST_IDS = 5
 
 
@@ -515,7 +760,7 @@ class ReadReport:
         "The same for an error message."
         return str(self).replace("\n", "; ")
 
-# %% ../nbs/00_papers.ipynb #00-papers-54
+# %% ../nbs/00_papers.ipynb #00-papers-65
 def find_schema(
     files: InputFiles,  # from `find_files`
 ) -> pa.Schema:  # every column of the input, with the type in which it is kept
@@ -571,7 +816,7 @@ def _plain_type(found: pa.DataType) -> pa.DataType:
         return pa.string()
     return found
 
-# %% ../nbs/00_papers.ipynb #00-papers-55
+# %% ../nbs/00_papers.ipynb #00-papers-66
 def name_kept_columns(
     schema: pa.Schema,  # the input's columns, from `find_schema`
     columns: dict[str, str],  # role -> column name, from `find_columns`
@@ -586,7 +831,7 @@ def name_kept_columns(
             kept[name] = kept_name
     return kept
 
-# %% ../nbs/00_papers.ipynb #00-papers-59
+# %% ../nbs/00_papers.ipynb #00-papers-70
 NO_VERSION = 1000  # later than any that an id can state
 
 
@@ -608,7 +853,7 @@ def find_superseded(
         DUPLICATE_ID: np.sort(positions[loses & ~older].astype(np.int64)),
     }
 
-# %% ../nbs/00_papers.ipynb #00-papers-62
+# %% ../nbs/00_papers.ipynb #00-papers-73
 def find_repeated(
     hashes: np.ndarray,  # int64
 ) -> np.ndarray:  # positions of the values that occur more than once, int64, ascending
@@ -621,7 +866,7 @@ def find_repeated(
     places[places == len(repeated)] = 0
     return np.flatnonzero(repeated[places] == hashes)
 
-# %% ../nbs/00_papers.ipynb #00-papers-64
+# %% ../nbs/00_papers.ipynb #00-papers-75
 def scan_rows(
     files: InputFiles,  # from `find_files`
     columns: dict[str, str],  # role -> column name, from `find_columns`
@@ -659,7 +904,7 @@ def _scanned(pending: list[tuple[str, int, int]]) -> pa.Table:
     values = zip(*pending, strict=True) if pending else ((), (), ())
     return pa.table([pa.array(v, t) for v, t in zip(values, types, strict=True)], names=names)
 
-# %% ../nbs/00_papers.ipynb #00-papers-66
+# %% ../nbs/00_papers.ipynb #00-papers-77
 # what fsspec's file systems call the time of change: local, HDFS, S3, Google's, Azure's, memory
 CHANGE_TIMES = ("mtime", "modification_time", "LastModified", "updated", "last_modified", "created")
 
@@ -760,7 +1005,7 @@ class Papers:
 def _as_text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
-# %% ../nbs/00_papers.ipynb #00-papers-67
+# %% ../nbs/00_papers.ipynb #00-papers-78
 def open_papers(
     path: str | Path,  # CSV, JSONL (also gzipped) or Parquet file, or a folder of Parquet; local path or fsspec URI
     *,
@@ -795,7 +1040,7 @@ def _refuse_numbers(files: InputFiles, schema: pa.Schema, columns: dict[str, str
             "zeros at either end of an arXiv id are already lost; write the file again with ids as text"
         )
 
-# %% ../nbs/00_papers.ipynb #00-papers-75
+# %% ../nbs/00_papers.ipynb #00-papers-86
 def sample_papers() -> Path:  # a CSV file in the package
     "Where the sample corpus lies."
     return Path(resources.files("arxiv_embeddings") / "sample" / "papers.csv")
@@ -805,7 +1050,7 @@ def sample_relations() -> Path:  # a TSV file in the package: `src`, `dst`, `kin
     "Where the related pairs of the sample corpus lie."
     return Path(resources.files("arxiv_embeddings") / "sample" / "relations.tsv")
 
-# %% ../nbs/00_papers.ipynb #00-papers-76
+# %% ../nbs/00_papers.ipynb #00-papers-87
 def copy_sample(
     folder: str | Path,  # folder to write to; made if need be
 ) -> list[Path]:  # the files written
@@ -820,7 +1065,7 @@ def copy_sample(
         written.append(Path(shutil.copyfile(source, copy)))
     return written
 
-# %% ../nbs/00_papers.ipynb #00-papers-80
+# %% ../nbs/00_papers.ipynb #00-papers-91
 TEXT_RULES = ("title+abstract", "abstract")
 
 
@@ -841,7 +1086,7 @@ def make_texts(
         for title, abstract in zip(titles, abstracts, strict=True)
     ]
 
-# %% ../nbs/00_papers.ipynb #00-papers-84
+# %% ../nbs/00_papers.ipynb #00-papers-95
 def hash_text(
     text: str,  # as the model saw it
 ) -> str:  # sha256 of its UTF-8 bytes, 64 hexadecimal digits

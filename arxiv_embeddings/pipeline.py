@@ -13,7 +13,6 @@ __all__ = ['log', 'N_CHECKED', 'MINIMUM_COSINE', 'PART_SIZE', 'describe_new_run'
 # %% ../nbs/05_pipeline.ipynb #05-pipeline-03
 import logging
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -39,8 +38,9 @@ from arxiv_embeddings.models import (
     find_query_model,
     fingerprint_model,
 )
-from .openvino_engine import OpenVINOEncoder, make_folder_whole, open_converted
+from .openvino_engine import OpenVINOEncoder
 from .papers import InputError, Papers, hash_files, hash_text, make_texts, open_papers
+from .paths import AnyPath, put_folder, resolve_folder
 from .pooling import compute_cosines
 from arxiv_embeddings.store import (
     NEXT_NAME,
@@ -50,7 +50,7 @@ from arxiv_embeddings.store import (
     holds_run,
     join_columns,
     list_columns,
-    local_folder,
+    open_kept_model,
     open_run,
     to_vectors,
 )
@@ -428,12 +428,11 @@ def read_batching(
 
 def keep_model(
     encoder: Encoder,  # what makes a run's vectors
-    folder: Path,  # the run's
+    folder: AnyPath,  # the run's
 ) -> None:
     "Copy a quantised model into the run's folder, whole or not at all."
     if encoder.fingerprint["precision"] == "int8" and not (folder / "model").exists():
-        with make_folder_whole(folder / "model") as partial:
-            shutil.copytree(encoder.converted.folder, partial, dirs_exist_ok=True)
+        put_folder(encoder.converted.folder, folder / "model")
 
 
 def load_kept_model(
@@ -441,7 +440,7 @@ def load_kept_model(
     **options: Any,  # further options of `OpenVINOEncoder`
 ) -> Encoder:  # of the run's own quantised model
     "Load the quantised model that lies in a run's folder; raises `InputError` where it is not the run's."
-    kept = open_converted(run.folder / "model")
+    kept = open_kept_model(run.folder)
     kept = replace(kept, files=replace(kept.files, spec=read_spec(run)))
     encoder = OpenVINOEncoder(kept, **read_batching(run), **options)
     if encoder.converted.sha256 != run.metadata["fingerprint"]["quantised_sha256"]:
@@ -451,7 +450,7 @@ def load_kept_model(
 # %% ../nbs/05_pipeline.ipynb #05-pipeline-20
 def embed_papers(
     path: str | Path,  # CSV, JSONL (also gzipped) or Parquet file, or a folder of Parquet; local path or fsspec URI
-    out: str | Path,  # run folder: new, empty, or a run of the same input to go on with
+    out: str | AnyPath,  # run folder: new, empty, or a run of the same input to go on with
     *,
     model: str | Path = DEFAULT_MODEL,  # name in the registry, hub id, or a model folder
     pooling: str | None = None,  # mean, cls or max; needed where neither registry nor model folder states it
@@ -478,8 +477,8 @@ def embed_papers(
     _check_options(limit, part_size, append, prune)
     there = holds_run(out)
     papers = open_papers(path, **columns)
-    if Path(papers.files.path) in local_folder(out).parents:
-        raise InputError(f"{local_folder(out)} lies within its own input: name another folder with --out")
+    if papers.files.path in map(str, resolve_folder(out).parents):
+        raise InputError(f"{resolve_folder(out)} lies within its own input: name another folder with --out")
     options = None
     if not encoder:
         choose_engine(engine, device, precision)  # what cannot be is said before anything is read or downloaded
@@ -559,7 +558,7 @@ def _go_on(
 
 def _embed_missing(
     papers: Papers,
-    out: str | Path,
+    out: str | AnyPath,
     description: dict | None,
     encoder: Encoder,
     limit: int | None,

@@ -9,15 +9,15 @@ __all__ = ['COLOURS', 'OTHER_COLOUR', 'DPI', 'MAP_LIMIT', 'new_figure', 'render_
 # %% ../nbs/11_plots.ipynb #11-plots-03
 from collections import Counter
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .papers import InputError
+from .paths import AnyPath, remove_unfinished, write_atomically
 from .pooling import scale_to_unit_length
 from .similarity import find_neighbours, sample_random_cosines
-from .store import Run, write_atomically
+from .store import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -181,7 +181,7 @@ def plot_map(
 # %% ../nbs/11_plots.ipynb #11-plots-21
 def plot_run(
     run: Run,  # an opened run
-) -> list[Path]:  # the PNG files, in `RUN/figures/`
+) -> list[AnyPath]:  # the PNG files, in `RUN/figures/`
     "Draw a run's three pictures and write them beside it."
     if run.n_papers < 4:
         raise InputError(f"{run.folder} has {run.n_papers} papers: 4 or more are needed for pictures")
@@ -194,5 +194,6 @@ def plot_run(
     }
     for name, figure in figures.items():
         content = render_png(figure)
+        remove_unfinished(folder / name)
         write_atomically(folder / name, lambda stream, content=content: stream.write(content))
     return [folder / name for name in figures]

@@ -7,22 +7,21 @@ __all__ = ['DAMAGED_NAME', 'SAMPLE_COSINE', 'Inputs', 'open_input', 'recover_pap
            'RepairResult', 'repair_run', 'repair_metadata', 'verify_sample']
 
 # %% ../nbs/05a_repair.ipynb #05a-repair-03
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from .batching import Encoder
 from .changes import hash_ids, look_up, settle_next
 from .checks import check_part, rebuild_metadata
+from .locks import make_lock
 from .papers import InputError, Papers, hash_files, hash_text, make_texts, open_papers
+from .paths import AnyPath, read_parquet, read_schema, resolve_folder, write_atomically
 from arxiv_embeddings.pipeline import (
     check_same_fingerprint,
     count_tokens,
@@ -36,10 +35,8 @@ from arxiv_embeddings.store import (
     METADATA_NAME,
     PART_ERRORS,
     Run,
-    RunLock,
     RunWriter,
     hash_papers,
-    local_folder,
     open_run,
     read_metadata,
     write_metadata,
@@ -109,8 +106,8 @@ def read_own_papers(
     "Read the papers out of the part itself, if every page of theirs is whole and every text is the one that was embedded."
     path = run.part_path(part)
     try:
-        names = [name for name in pq.read_schema(path).names if name != "embedding"]
-        table = pq.read_table(path, columns=names, partitioning=None, page_checksum_verification=True)
+        names = [name for name in read_schema(path).names if name != "embedding"]
+        table = read_parquet(path, names)
         papers = table.replace_schema_metadata(None).combine_chunks()
         spec = read_spec(run)
         texts = make_texts(papers, spec.text, spec.separator)
@@ -187,12 +184,12 @@ class RepairResult:
 
 
 def repair_run(
-    folder: str | Path,  # a run folder
+    folder: str | AnyPath,  # a run folder
     encoder: Encoder | None = None,  # makes the run's vectors; `None`: loaded as the run says, where it is needed
     device: str | None = None,  # `cpu`, `cuda`, ...; `None`: a GPU if there is one
 ) -> RepairResult:  # the run and what was done
     "Make a run sound again; raises `InputError` naming the parts for which that is not possible, after all others."
-    rebuilt = repair_metadata(local_folder(folder))
+    rebuilt = repair_metadata(resolve_folder(folder))
     if encoder:
         check_same_fingerprint(open_run(folder), encoder.fingerprint)
     n_embedded, repaired = 0, []
@@ -233,7 +230,7 @@ DAMAGED_NAME = "metadata.damaged.json"  # what was in place of metadata.json bef
 
 
 def repair_metadata(
-    folder: Path,  # a run folder
+    folder: AnyPath,  # a run folder
 ) -> bool:  # whether that was needed
     "Make metadata.json again where it is gone or damaged; what is left of it is kept beside it."
     try:
@@ -242,12 +239,13 @@ def repair_metadata(
     except InputError as error:
         if not (folder / "parts").is_dir() or "upgrade arxiv-embeddings" in str(error):
             raise
-    lock = RunLock(folder)
+    lock = make_lock(folder)
     lock.acquire()
     try:
         rebuilt = rebuild_metadata(folder)
         if (folder / METADATA_NAME).exists():
-            shutil.copyfile(folder / METADATA_NAME, folder / DAMAGED_NAME)
+            left = (folder / METADATA_NAME).read_bytes()
+            write_atomically(folder / DAMAGED_NAME, lambda stream: stream.write(left))
         write_metadata(folder, rebuilt)
     finally:
         lock.release()

@@ -137,7 +137,7 @@ def test_stopped_while_taking_in(step: str, tmp_path: Path, newer: Path, monkeyp
         elif step == "moved":  # parts of `next` already among the others
             patched.setattr(changes, "sync_folder", stop)
         else:  # the new state is there, what it replaces is not yet removed
-            patched.setattr(changes.shutil, "rmtree", stop)
+            patched.setattr(changes, "remove_folder", stop)
         with pytest.raises(KeyboardInterrupt):
             embed(newer, tmp_path / "run", append=True)
     if step != "committed":

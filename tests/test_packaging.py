@@ -85,7 +85,7 @@ except InputError as error:
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, check=False
     )
-    needed = "reading hdfs:///arxiv/clean needs an extra: pip install 'arxiv-embeddings[spark]'"
+    needed = "hdfs:///arxiv/clean needs an extra: pip install 'arxiv-embeddings[spark]'"
     assert (done.stdout.splitlines(), done.stderr) == (["144", needed], "")
 
 

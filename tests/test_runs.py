@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from letters import LetterEncoder
 from numpy.testing import assert_array_equal
 
-from arxiv_embeddings import pipeline, store
+from arxiv_embeddings import locks, pipeline, store
 from arxiv_embeddings.encoder import make_encoder
 from arxiv_embeddings.exports import export_run
 from arxiv_embeddings.papers import InputError, hash_text, make_texts, read_papers, sample_papers
@@ -115,10 +115,12 @@ def test_every_write_may_fail(n_writes: int, tmp_path: Path, whole, monkeypatch:
             raise OSError(28, "No space left on device", str(path))
         write(path, content)
 
-    monkeypatch.setattr(store, "write_atomically", failing_write)
+    for room in (locks, store):
+        monkeypatch.setattr(room, "write_atomically", failing_write)
     with pytest.raises(OSError, match="No space left"):
         embed_papers(sample_papers(), tmp_path / "run", part_size=48, encoder=LetterEncoder())
-    monkeypatch.setattr(store, "write_atomically", write)
+    for room in (locks, store):
+        monkeypatch.setattr(room, "write_atomically", write)
     n_safe = 48 * max(0, (n_writes - 4) // 3)
     assert n_writes < 4 or open_run(tmp_path / "run").n_papers == n_safe
     result = embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder(), part_size=48)
@@ -213,8 +215,14 @@ def test_a_flipped_bit_in_a_vector_that_makes_it_no_number(tmp_path: Path) -> No
 
 def test_uris_are_not_taken_for_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for out in ("hdfs://127.0.0.1:9/run", Path("hdfs://127.0.0.1:9/run")):
-        with pytest.raises(InputError, match="a run lies in a local folder"):
+    for out in ("s3://bucket/run", Path("s3://bucket/run"), "memory://run"):
+        with pytest.raises(InputError, match="a run lies on a local disk or on HDFS"):
+            embed_papers(sample_papers(), out, encoder=LetterEncoder())
+    for out, message in {
+        "hdfs://127.0.0.1:9/run": "no HDFS answers",
+        Path("hdfs://127.0.0.1:9/run"): "as text",
+    }.items():
+        with pytest.raises(InputError, match=message):
             embed_papers(sample_papers(), out, encoder=LetterEncoder())
     assert list(tmp_path.iterdir()) == []
 
