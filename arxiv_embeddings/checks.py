@@ -150,9 +150,9 @@ def check_companions(
         same = not (run.folder / COPY_NAME).exists() and "end_position" not in run.metadata  # older versions kept none
     if not same:
         yield Problem(COPY_NAME, "is not what metadata.json says: the next writer writes it again", "stale")
-    if run.metadata["fingerprint"].get("precision") == "int8":
+    if run.metadata["fingerprint"].get("precision") == "int8" or (run.folder / "model").exists():
         try:
-            if open_kept_model(run.folder).sha256 != run.metadata["fingerprint"]["quantised_sha256"]:
+            if not open_kept_model(run.folder).made(run.metadata["fingerprint"]):
                 yield Problem("model", "is not the model that made the vectors", "damage")
         except InputError as error:
             yield Problem("model", f"cannot be used: {error}", "damage")

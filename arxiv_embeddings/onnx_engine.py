@@ -213,6 +213,14 @@ class ExportedModel:
         "The model, as far as it lies in the folder."
         return ModelFiles(ModelSpec(**self.about["spec"]), self.folder, self.folder, [])
 
+    def made(
+        self,
+        fingerprint: dict[str, Any],  # of a run
+    ) -> bool:
+        "Whether this model is the one that made a run's vectors."
+        names = ("weights_sha256", "tokenizer_sha256", "precision", "quantised_sha256")
+        return all(self.about["fingerprint"][name] == fingerprint.get(name) for name in names)
+
 
 def export_model(
     folder: str | Path,  # to write; must not exist

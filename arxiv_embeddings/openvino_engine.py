@@ -211,6 +211,13 @@ class ConvertedModel:
         "What identifies the graph and its weights, 64 hexadecimal digits."
         return hash_settings([self.description["sha256"][name] for name in WEIGHTS_NAMES])
 
+    def made(
+        self,
+        fingerprint: dict[str, Any],  # of a run in int8
+    ) -> bool:
+        "Whether this quantised model is the one that made a run's vectors."
+        return self.sha256 == fingerprint["quantised_sha256"]
+
 
 def describe_converted(
     folder: Path,  # with everything but model.json, which is written

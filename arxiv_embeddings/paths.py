@@ -313,9 +313,12 @@ def copy_folder(
     source: AnyPath,  # a folder of files
     target: AnyPath,  # made if need be
 ) -> None:
-    "Copy the files of a folder, from a disk to HDFS or back."
+    "Copy the files of a folder, and of those within it, from a disk to HDFS or back."
     target.mkdir(parents=True, exist_ok=True)
     for file in list_folder(source):
+        if file.is_dir():
+            copy_folder(file, target / file.name)
+            continue
         with file.open("rb") as stream:
             write_atomically(target / file.name, lambda copy, stream=stream: shutil.copyfileobj(stream, copy, 1 << 20))
 

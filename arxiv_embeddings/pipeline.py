@@ -38,6 +38,7 @@ from arxiv_embeddings.models import (
     find_query_model,
     fingerprint_model,
 )
+from .onnx_engine import ExportedModel, OnnxEncoder
 from .openvino_engine import OpenVINOEncoder
 from .papers import InputError, Papers, hash_files, hash_text, make_texts, open_papers
 from .paths import AnyPath, put_folder, resolve_folder
@@ -430,22 +431,27 @@ def keep_model(
     encoder: Encoder,  # what makes a run's vectors
     folder: AnyPath,  # the run's
 ) -> None:
-    "Copy a quantised model into the run's folder, whole or not at all."
-    if encoder.fingerprint["precision"] == "int8" and not (folder / "model").exists():
-        put_folder(encoder.converted.folder, folder / "model")
+    "Copy a quantised or exported model into the run's folder, whole or not at all."
+    model = getattr(encoder, "exported", None)
+    if model is None and encoder.fingerprint["precision"] == "int8":
+        model = encoder.converted
+    if model and not (folder / "model").exists():
+        put_folder(model.folder, folder / "model")
 
 
 def load_kept_model(
     run: Run,  # an opened run with `model/`
-    **options: Any,  # further options of `OpenVINOEncoder`
-) -> Encoder:  # of the run's own quantised model
-    "Load the quantised model that lies in a run's folder; raises `InputError` where it is not the run's."
+    long_text: str = "cut",  # what becomes of texts beyond the limit: cut or windows
+    allow_unknown: bool = False,  # embed a text of which no token is known, instead of refusing it
+) -> Encoder:  # of the run's own model
+    "Load the model that lies in a run's folder; raises `InputError` where it is not the run's."
     kept = open_kept_model(run.folder)
-    kept = replace(kept, files=replace(kept.files, spec=read_spec(run)))
-    encoder = OpenVINOEncoder(kept, **read_batching(run), **options)
-    if encoder.converted.sha256 != run.metadata["fingerprint"]["quantised_sha256"]:
+    if not kept.made(run.metadata["fingerprint"]):
         raise InputError(f"{run.folder / 'model'} is not the model that made this run's vectors")
-    return encoder
+    if isinstance(kept, ExportedModel):
+        return OnnxEncoder(kept, spec=read_spec(run), allow_unknown=allow_unknown)
+    kept = replace(kept, files=replace(kept.files, spec=read_spec(run)))
+    return OpenVINOEncoder(kept, long_text=long_text, allow_unknown=allow_unknown, **read_batching(run))
 
 # %% ../nbs/05_pipeline.ipynb #05-pipeline-20
 def embed_papers(
@@ -676,7 +682,7 @@ def load_query_encoder(
     "Load what encodes a text query against a run; raises `InputError` where the model found now is another one."
     spec, theirs = read_spec(run), run.metadata["fingerprint"]
     query_spec = find_query_model(spec)
-    if theirs["precision"] == "int8" and not query_spec:
+    if (theirs["precision"] == "int8" or theirs["pooling"] == "first_wordpiece") and not query_spec:
         return load_run_encoder(run)
     encoder = make_encoder(fetch_model(query_spec or spec), device=device, long_text=theirs["long_text"])
     left_out = {"precision", "quantised_sha256"} | ({"adapter_sha256"} if query_spec else set())

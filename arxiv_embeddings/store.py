@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from .locks import HOLDER_NAME, LOCK_NAME, make_lock
 from .models import hash_fingerprint, hash_settings
+from .onnx_engine import EXPORT_NOTE, ExportedModel, open_exported
 from .openvino_engine import ConvertedModel, cache_folder, open_converted
 from .papers import InputError, StorageError, hash_stream
 from arxiv_embeddings.paths import (
@@ -472,10 +473,11 @@ def open_run(
 # %% ../nbs/04_store.ipynb #04-store-20
 def open_kept_model(
     folder: AnyPath,  # a run folder
-) -> ConvertedModel:  # on the disk, with every file as it was written
-    "Open the quantised model in a run's folder; raises `InputError` where it is not whole or not as it was written."
+) -> ConvertedModel | ExportedModel:  # on the disk, with every file as it was written
+    "Open the model in a run's folder; raises `InputError` where it is not whole or not as it was written."
     kept = folder / "model"
-    return open_converted(make_local(kept, cache_folder() / "copies", describe_content(kept)["sha256"][:16]))
+    on_disk = make_local(kept, cache_folder() / "copies", describe_content(kept)["sha256"][:16])
+    return open_exported(on_disk) if (on_disk / EXPORT_NOTE).exists() else open_converted(on_disk)
 
 
 def describe_content(
@@ -483,7 +485,10 @@ def describe_content(
 ) -> dict[str, Any]:  # `n_bytes` and `sha256`, of a folder over its files in the order of their names
     "State what is in a file, so that it can be checked later."
     described = []
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+    for file in list_folder(path) if path.is_dir() else [path]:
+        if file.is_dir():
+            described.append(tuple(describe_content(file).values())[::-1])
+            continue
         with file.open("rb") as stream:
             described.append(hash_stream(stream))
     digests, sizes = zip(*described, strict=True) if described else ((), ())
