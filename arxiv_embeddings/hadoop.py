@@ -263,9 +263,11 @@ def stop_server(
 
 def stop_hdfs(
     folder: str | Path,  # given to `start_hdfs`
-) -> None:
+) -> int:  # how many were running
     "End the processes of an HDFS; what it holds stays and can be started again."
     note = Path(folder).absolute() / HDFS_NOTE
-    for process in read_note(note).get("processes", {}).values():
+    running = [process for process in read_note(note).get("processes", {}).values() if is_running(process)]
+    for process in running:
         stop_server(process)
     note.unlink(missing_ok=True)
+    return len(running)

@@ -6,7 +6,8 @@
 __all__ = ['log', 'LAYER_NAMES', 'DISTILBERT_EPSILON', 'LARGEST_DIFFERENCE', 'EXPORT_NOTE', 'EXPORT_FORMAT', 'EXPORTED_FILES',
            'SEPARATOR', 'INT8_COSINE', 'UNKNOWN_WORD', 'to_distilbert', 'rename_weights', 'write_onnx', 'run_onnx',
            'open_onnx', 'check_onnx', 'ExportedModel', 'export_model', 'check_tokeniser', 'list_vocabulary',
-           'describe_export', 'open_exported', 'make_word_tokeniser', 'join_words', 'OnnxEncoder', 'quantise_onnx']
+           'describe_export', 'open_exported', 'make_word_tokeniser', 'join_words', 'OnnxEncoder', 'quantise_onnx',
+           'fetch_exported']
 
 # %% ../nbs/02d_onnx_engine.ipynb #02d-onnx-engine-03
 import json
@@ -30,9 +31,10 @@ from arxiv_embeddings.models import (
     find_model,
     fingerprint_model,
     hash_contents,
+    hash_settings,
     read_json,
 )
-from .openvino_engine import calibration_texts, count_cores, make_folder_whole
+from .openvino_engine import cache_folder, calibration_texts, count_cores, make_folder_whole
 from .papers import InputError
 from .pooling import compute_cosines, mean_pool
 
@@ -230,7 +232,7 @@ def export_model(
     int8: bool = False,  # weights in int8, and what goes through the layers too, with scales found as it comes
     revision: str | None = None,  # hub commit, tag or branch
 ) -> ExportedModel:  # the folder, and what is in it
-    "Write a model for Spark NLP; raises `InputError` for one that Spark NLP would not run with the same outputs."
+    "Write a model for Spark NLP, whole or not at all; raises `InputError` for one that Spark NLP would not run with the same outputs."
     folder = Path(folder).absolute()
     if folder.exists():
         raise InputError(f"{folder} is there already: name another folder")
@@ -445,3 +447,26 @@ def quantise_onnx(
         "mean_cosine": round(float(cosines.mean()), 6),
         "smallest_cosine": round(float(cosines.min()), 6),
     }
+
+# %% ../nbs/02d_onnx_engine.ipynb #02d-onnx-engine-18
+def fetch_exported(
+    model: str | Path = "minilm",  # name in the registry, hub id, model folder, or a folder made by `export_model`
+    *,
+    int8: bool = False,  # quantised; a folder made by `export_model` is what it is
+    revision: str | None = None,  # hub commit, tag or branch
+) -> ExportedModel:  # from the cache, or made now
+    "Find a model's exported form, making it the first time; raises `InputError` saying why it cannot be made."
+    from filelock import FileLock
+
+    if (Path(model) / EXPORT_NOTE).exists():
+        return open_exported(model)
+    files = fetch_model(find_model(model, revision=revision, pooling="mean"))
+    versions = {name: metadata.version(name) for name in ("torch", "transformers") if find_spec(name)}
+    key = hash_settings(fingerprint_model(files, "int8" if int8 else "float32"), versions, EXPORT_FORMAT)
+    folder = cache_folder() / "exported" / key[:16]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            log.info("exporting %s to ONNX, once", files.spec.name)
+            export_model(folder, model, int8=int8, revision=revision)
+    return open_exported(folder)

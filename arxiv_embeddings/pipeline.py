@@ -7,8 +7,8 @@ __all__ = ['log', 'N_CHECKED', 'MINIMUM_COSINE', 'PART_SIZE', 'describe_new_run'
            'encode_exactly', 'name_unknown', 'check_int8', 'check_same_input', 'check_same_fingerprint',
            'show_progress', 'SeenTexts', 'Window', 'tokenise_ahead', 'embed_window', 'fill_run', 'find_rows',
            'fetch_vectors', 'stream_hashed', 'add_hashes', 'count_tokens', 'EmbedOptions', 'EmbedResult',
-           'read_batching', 'keep_model', 'load_kept_model', 'embed_papers', 'find_int8_check', 'read_spec',
-           'load_run_encoder', 'load_query_encoder']
+           'read_batching', 'keep_model', 'load_kept_model', 'embed_papers', 'read_spec', 'load_run_encoder',
+           'load_query_encoder']
 
 # %% ../nbs/05_pipeline.ipynb #05-pipeline-03
 import logging
@@ -495,22 +495,15 @@ def embed_papers(
     if there:
         return _go_on(papers, digest, open_run(out), encoder or options, limit, append, prune, progress)
     papers.scan()
-    int8_check = find_int8_check(encoder)
-    if int8_check is None and (encoder.fingerprint["precision"] == "int8" if encoder else precision == "int8"):
+    int8_check = None
+    is_exported = hasattr(encoder, "exported")  # such a model was compared with float32 when it was made
+    if not is_exported and (encoder.fingerprint if encoder else {"precision": precision})["precision"] == "int8":
         encoder, int8_check = _load_checked(papers, encoder or options, limit, minimum_cosine)
     encoder = encoder or options.load(None)
     if isinstance(encoder, RunFiller):
         part_size = part_size or encoder.choose_part_size(min(limit or len(papers), len(papers)))
     description = describe_new_run(papers, digest, encoder, part_size or PART_SIZE, int8_check)
     return _embed_missing(papers, out, description, encoder, limit, progress)
-
-
-def find_int8_check(
-    encoder: Encoder | None,  # that was given
-) -> dict[str, Any] | None:  # how near its model is to float32, where that was measured when the model was exported
-    "Find what an exported model says of itself; the first wordpieces that it averages cannot be compared with other vectors."
-    exported = getattr(encoder, "exported", None)
-    return exported.about["checks"].get("int8_check", {}) if exported else None
 
 
 def _check_options(limit: int | None, part_size: int | None, append: bool, prune: bool) -> None:
