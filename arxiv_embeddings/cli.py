@@ -645,6 +645,7 @@ def spark_embed(
         raise typer.BadParameter(f"there is no way {via!r}: spark-nlp", param_hint="--via")
     settings = parse_settings(conf)
     from arxiv_embeddings.onnx_engine import fetch_exported
+    from arxiv_embeddings.papers import open_papers
     from arxiv_embeddings.spark import make_session
     from arxiv_embeddings.spark_runs import embed_on_spark
 
@@ -652,6 +653,7 @@ def spark_embed(
         logging.getLogger("arxiv_embeddings").setLevel(logging.WARNING)
     columns = {"id_column": id_column, "abstract_column": abstract_column}
     columns |= {"title_column": title_column, "categories_column": categories_column}
+    open_papers(papers, **columns)  # what is not there is said before Spark is started
     exported = fetch_exported(model, int8=int8)
     session = make_session(master, jars=jars, conf=settings)
     try:

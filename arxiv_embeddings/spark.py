@@ -71,8 +71,10 @@ def collect_settings(
         if master.startswith("local")
         else {}
     )
-    # workers run what the driver runs; where they are elsewhere, `conf` names their Python
-    python = {"spark.pyspark.python": sys.executable} if master.startswith("local") else {}
+    # workers run what the driver runs; where they are elsewhere, PYSPARK_PYTHON or `conf` names their Python
+    python = (
+        {"spark.pyspark.python": os.environ.get("PYSPARK_PYTHON", sys.executable)} if master.startswith("local") else {}
+    )
     threads = (
         {}
         if jars == "none"
@@ -97,6 +99,8 @@ def make_session(
         check_running(running, settings)
         return running
     os.environ["JAVA_HOME"] = str(find_java())
+    if "spark.pyspark.python" in settings:  # which a session reads from the environment only
+        os.environ["PYSPARK_PYTHON"] = settings["spark.pyspark.python"]
     builder = SparkSession.builder.appName(name)
     for key, value in settings.items():
         builder = builder.config(key, value)
