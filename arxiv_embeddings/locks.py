@@ -10,7 +10,6 @@ __all__ = ['log', 'LOCK_NAME', 'HOLDER_NAME', 'HEARTBEAT_SECONDS', 'N_MISSED', '
 import json
 import logging
 import os
-import secrets
 import socket
 import threading
 import time
@@ -173,14 +172,27 @@ class HdfsLock:
             alive = self._watch(seen, float(holder.get("seconds", self.seconds)))
         if alive and self._changed() is not None:
             raise name_holder(self.folder, read_note(self.note) or holder)
-        if alive or self._changed() != seen:
+        if alive:
             return
-        aside = self.note.replace(self.note.with_name(f".{HOLDER_NAME}.{secrets.token_hex(4)}.tmp"))
-        if aside.stat().changed != seen:  # between look and move, another took it
-            aside.replace(self.note)
-            raise name_holder(self.folder, read_note(self.note))
-        warn_of_dead(self.folder, holder)
-        aside.unlink(missing_ok=True)
+        marker = self.note.with_name(f".{HOLDER_NAME}.{0:08}.tmp")
+        try:
+            marker.open("xb").close()
+        except FileExistsError:
+            return self._wait_until_gone(marker)
+        try:
+            if self._changed() == seen:
+                warn_of_dead(self.folder, holder)
+                self.note.unlink(missing_ok=True)
+        finally:
+            marker.unlink(missing_ok=True)
+
+    def _wait_until_gone(self, marker: HdfsPath) -> None:
+        "Another is removing the dead holder's lock, unless it died as well."
+        deadline = time.monotonic() + N_MISSED * self.seconds
+        while marker.exists() and time.monotonic() < deadline:
+            time.sleep(self.seconds / 20)
+        if time.monotonic() >= deadline:
+            marker.unlink(missing_ok=True)
 
     def _changed(self) -> int | None:
         with suppress(FileNotFoundError):

@@ -456,7 +456,7 @@ def load_kept_model(
 # %% ../nbs/05_pipeline.ipynb #05-pipeline-20
 def embed_papers(
     path: str | Path,  # CSV, JSONL (also gzipped) or Parquet file, or a folder of Parquet; local path or fsspec URI
-    out: str | AnyPath,  # run folder: new, empty, or a run of the same input to go on with
+    out: str | AnyPath,  # run folder, local or hdfs://: new, empty, or a run of the same input to go on with
     *,
     model: str | Path = DEFAULT_MODEL,  # name in the registry, hub id, or a model folder
     pooling: str | None = None,  # mean, cls or max; needed where neither registry nor model folder states it

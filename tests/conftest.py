@@ -3,7 +3,9 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ os.environ.setdefault("ARXIV_EMBEDDINGS_CACHE", tempfile.mkdtemp(prefix="arxiv_e
 
 from arxiv_embeddings.batching import Encoder
 from arxiv_embeddings.encoder import load_encoder
+from arxiv_embeddings.hadoop import start_hdfs, stop_hdfs
 from arxiv_embeddings.papers import sample_papers
 from arxiv_embeddings.pipeline import embed_papers
 from arxiv_embeddings.store import Run
@@ -38,6 +41,15 @@ def minilm() -> Encoder:
 def sample_run(tmp_path_factory: pytest.TempPathFactory, minilm: Encoder) -> Run:
     "The sample corpus in the default model; tests must not change it."
     return embed_papers(sample_papers(), tmp_path_factory.mktemp("sample") / "run", encoder=minilm).run
+
+
+@pytest.fixture(scope="session")
+def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    "A real HDFS: its `uri`, `conf` for HADOOP_CONF_DIR, `processes`, and the `folder` in which it keeps its data."
+    folder = tmp_path_factory.mktemp("hdfs")
+    note = start_hdfs(folder)
+    yield note | {"folder": folder}
+    stop_hdfs(folder)
 
 
 @pytest.fixture

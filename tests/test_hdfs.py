@@ -1,0 +1,556 @@
+"""Runs on a real HDFS: what holds on a disk holds there, and what can only happen there ends well or in one line."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from letters import LetterEncoder
+from numpy.testing import assert_array_equal
+from typer.testing import CliRunner
+
+from arxiv_embeddings import locks, papers, pipeline, store
+from arxiv_embeddings.batching import Encoder
+from arxiv_embeddings.changes import compact_run
+from arxiv_embeddings.checks import verify_run
+from arxiv_embeddings.cli import app
+from arxiv_embeddings.hadoop import HDFS_NOTE, start_server, stop_server, wait_until_writable
+from arxiv_embeddings.locks import HOLDER_NAME, HdfsLock
+from arxiv_embeddings.papers import InputError, StorageError, read_papers, sample_papers
+from arxiv_embeddings.paths import HdfsPath, list_folder, put_folder, read_note, resolve_folder, write_atomically
+from arxiv_embeddings.pipeline import EmbedResult, embed_papers
+from arxiv_embeddings.repair import repair_run
+from arxiv_embeddings.search import build_index, find_similar, open_index
+from arxiv_embeddings.store import COPY_NAME, METADATA_NAME, RunWriter, list_columns, open_kept_model, open_run
+
+SAMPLE = pd.read_csv(sample_papers(), dtype=str)
+PART_SIZE = 48
+
+
+def put(path: HdfsPath, content: bytes) -> str:
+    write_atomically(path, lambda stream: stream.write(content))
+    return str(path)
+
+
+@pytest.fixture
+def folder(hdfs: dict[str, Any], request: pytest.FixtureRequest) -> HdfsPath:
+    "A folder on HDFS for one test."
+    return resolve_folder(f"{hdfs['uri']}/tests/{request.node.name}")
+
+
+@pytest.fixture(scope="session")
+def sample(hdfs: dict[str, Any]) -> str:
+    "The sample corpus on HDFS."
+    return put(resolve_folder(f"{hdfs['uri']}/sample/papers.csv"), sample_papers().read_bytes())
+
+
+@pytest.fixture(scope="module")
+def whole(sample: str, tmp_path_factory: pytest.TempPathFactory) -> store.Run:
+    "The sample from HDFS embedded by letters into a run on the disk."
+    return embed_papers(sample, tmp_path_factory.mktemp("whole") / "run", encoder=LetterEncoder()).run
+
+
+def embed(sample: str | Path, out: HdfsPath | Path | str, **options: Any) -> EmbedResult:
+    return embed_papers(sample, out, **{"part_size": PART_SIZE, "encoder": LetterEncoder()} | options)
+
+
+def invoke(*words: object):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def assert_same(run: store.Run, expected: store.Run) -> None:
+    "The same papers with the same vectors in the same order, and nothing beside them."
+    assert run.read().equals(expected.read())
+    assert_array_equal(run.embeddings(), expected.embeddings(), strict=True)
+    assert {part["name"] for part in run.metadata["parts"]} == {one.name for one in list_folder(run.folder / "parts")}
+
+
+# inputs
+
+
+@pytest.mark.parametrize("name", ["papers.csv", "papers.csv.gz", "papers.jsonl", "folder of#parts"])
+def test_an_input_is_read_as_from_a_disk(name: str, folder: HdfsPath, tmp_path: Path) -> None:
+    local = tmp_path / name
+    if name.startswith("papers.csv"):
+        SAMPLE.to_csv(local, index=False)
+    elif name == "papers.jsonl":
+        local.write_text("".join(json.dumps(row) + "\n" for row in SAMPLE.to_dict("records")))
+    else:
+        local.mkdir()
+        for number, start in enumerate(range(0, len(SAMPLE), 50)):
+            SAMPLE[start : start + 50].to_parquet(local / f"part-{number}.parquet")
+        (local / "_SUCCESS").touch()
+    put_folder(local, folder / name) if local.is_dir() else put(folder / name, local.read_bytes())
+    there, here = read_papers(str(folder / name)), read_papers(local)
+    assert there.table().equals(here.table())
+    assert there.files.path == str(folder / name)
+    assert papers.hash_files(there.files)["sha256"] == papers.hash_files(here.files)["sha256"]
+
+
+def test_ids_and_abstracts_alone_in_the_default_file_system(
+    hdfs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean, there = tmp_path / "clean", resolve_folder(f"{hdfs['uri']}/arxiv/clean")
+    clean.mkdir()
+    SAMPLE[["paper_id", "abstract"]].rename(columns={"paper_id": "id"}).to_parquet(clean / "part-00000.snappy.parquet")
+    put_folder(clean, there)
+    monkeypatch.setenv("HADOOP_CONF_DIR", hdfs["conf"])
+    run = embed("hdfs:///arxiv/clean", "hdfs:///arxiv/embeddings").run
+    assert str(run.folder) == f"{hdfs['uri']}/arxiv/embeddings"
+    assert run.input["path"] == f"{hdfs['uri']}/arxiv/clean"
+    assert run.metadata["complete"]
+    assert run.paper_ids == SAMPLE["paper_id"].tolist()
+    alone = embed(clean, tmp_path / "run").run
+    assert_array_equal(run.embeddings(), alone.embeddings(), strict=True)
+    monkeypatch.delenv("HADOOP_CONF_DIR")
+    with pytest.raises(InputError, match="names no file system: write hdfs://HOST:PORT/path, or set HADOOP_CONF_DIR"):
+        open_run("hdfs:///arxiv/embeddings")
+
+
+def test_a_service_of_two_namenodes_of_which_one_is_gone(
+    hdfs: dict[str, Any], sample: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {
+        "dfs.nameservices": "papers",
+        "dfs.ha.namenodes.papers": "one,two",
+        "dfs.namenode.rpc-address.papers.one": "127.0.0.1:9",
+        "dfs.namenode.rpc-address.papers.two": hdfs["uri"].removeprefix("hdfs://"),
+    }
+    entries = "".join(
+        f"<property><name>{key}</name><value>{value}</value></property>" for key, value in settings.items()
+    )
+    (tmp_path / "hdfs-site.xml").write_text(f"<configuration>{entries}</configuration>")
+    monkeypatch.setenv("HADOOP_CONF_DIR", str(tmp_path))
+    assert len(read_papers(sample.replace(hdfs["uri"], "hdfs://papers"))) == 144
+
+
+# runs
+
+
+def test_a_run_has_the_same_bytes_as_on_a_disk(
+    sample: str, folder: HdfsPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "time", SimpleNamespace(monotonic=lambda: 0.0))  # parts note how long they took
+    there, here = (embed(sample, out) for out in (folder / "run", tmp_path / "run"))
+    assert there.n_embedded == here.n_embedded == 144
+    assert there.run.metadata["parts"] == here.run.metadata["parts"]
+    for part in here.run.metadata["parts"]:
+        assert there.run.part_path(part).read_bytes() == here.run.part_path(part).read_bytes()
+    assert sorted(one.name for one in list_folder(folder / "run")) == [COPY_NAME, METADATA_NAME, "parts"]
+    assert verify_run(there.run)["problems"] == []
+    assert embed(sample, folder / "run").n_embedded == 0
+
+
+WRITER = """
+import sys, time
+from letters import LetterEncoder
+from arxiv_embeddings.pipeline import embed_papers
+
+class SlowEncoder(LetterEncoder):
+    def run(self, tokenised, on_batch=None):
+        time.sleep(0.2)
+        return super().run(tokenised)
+
+print("ready", flush=True)
+embed_papers(sys.argv[1], sys.argv[2], part_size=24, encoder=SlowEncoder())
+"""
+
+
+@pytest.fixture
+def start_writer(sample: str):
+    "Start processes that embed the sample in 6 parts; those that still run are killed in the end."
+    started = []
+
+    def start(out: HdfsPath, n_papers: int) -> subprocess.Popen:
+        command = [sys.executable, "-c", WRITER, sample, str(out)]
+        started.append(subprocess.Popen(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True))
+        assert started[-1].stdout.readline() == "ready\n"
+        wait_until(lambda: (out / METADATA_NAME).exists() and open_run(out).n_papers >= n_papers, started[-1])
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def wait_until(happened: Callable[[], bool], process: subprocess.Popen, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_killed_writer_is_followed_at_once(
+    sample: str, folder: HdfsPath, whole: store.Run, start_writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = start_writer(folder / "run", 24)
+    process.kill()
+    process.wait()
+    before = open_run(folder / "run")
+    assert 24 <= before.n_papers < 144
+    assert (folder / "run" / HOLDER_NAME).exists()
+    stray = put(folder / "run" / "parts" / ".part-000000000-00000000.parquet.0123abcd.tmp", b"PAR1")
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING, "arxiv_embeddings"):
+        result = embed(sample, folder / "run")
+    assert time.monotonic() - began < 3 * locks.HEARTBEAT_SECONDS  # its process is known to be gone
+    assert f"process {process.pid} on" in caplog.text
+    assert result.n_embedded == 144 - before.n_papers
+    assert not resolve_folder(stray).exists()
+    assert_same(result.run, whole)
+    assert sorted(one.name for one in list_folder(folder / "run")) == [COPY_NAME, METADATA_NAME, "parts"]
+
+
+def test_a_second_writer_is_told_of_the_first(sample: str, folder: HdfsPath, start_writer) -> None:
+    process = start_writer(folder / "run", 0)
+    with pytest.raises(InputError, match=f"{folder}/run is being written by process {process.pid} on .* since"):
+        embed(sample, folder / "run")
+    process.send_signal(19)  # stopped is not dead
+    with pytest.raises(InputError, match=f"is being written by process {process.pid}"):
+        embed(sample, folder / "run")
+    process.send_signal(18)
+    assert process.wait(60) == 0
+    assert open_run(folder / "run").metadata["complete"]
+    assert not (folder / "run" / HOLDER_NAME).exists()
+
+
+def test_a_holder_on_another_machine_lives_as_long_as_its_heart_beats(
+    folder: HdfsPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, theirs = HdfsLock(folder, 0.2), HdfsLock(folder, 0.2)
+    with monkeypatch.context() as patched:
+        patched.setattr(locks, "name_machine", lambda: "another machine")
+        theirs.acquire()
+    for _ in range(2):
+        with pytest.raises(InputError, match="is being written by process"):
+            ours.acquire()
+    theirs.check()
+    theirs._stop.set()  # as a machine that sleeps
+    began = time.monotonic()
+    ours.acquire()
+    assert 0.4 < time.monotonic() - began < 5
+    assert "did not end by itself" in caplog.text
+    with pytest.raises(InputError, match="was taken over by another process"):
+        theirs.check()
+    theirs.release()  # which takes nothing from others
+    ours.check()
+    time.sleep(0.5)
+    ours.check()
+    ours.release()
+    assert list_folder(folder) == []
+
+
+def test_a_writer_that_was_taken_over_commits_nothing(sample: str, folder: HdfsPath) -> None:
+    run = embed(sample, folder / "run", limit=48).run
+    with RunWriter(folder / "run") as writer:
+        put(folder / "run" / HOLDER_NAME, b"{}")  # of another, who found us dead
+        with pytest.raises(InputError, match="was taken over by another process, as this one gave no sign for 15 s"):
+            writer.commit(complete=True)
+    assert open_run(folder / "run").metadata == run.metadata
+    assert (folder / "run" / HOLDER_NAME).exists()
+
+
+def test_a_lock_that_its_holder_did_not_finish(sample: str, folder: HdfsPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "import sys, os; from arxiv_embeddings.paths import resolve_folder; resolve_folder(sys.argv[1]).open('xb'); os._exit(1)"
+    subprocess.run([sys.executable, "-c", script, str(folder / "run" / HOLDER_NAME)], check=False)
+    assert (folder / "run" / HOLDER_NAME).stat().st_size == 0
+    monkeypatch.setattr(locks.HdfsLock.__init__, "__defaults__", (0.2,))
+    assert embed(sample, folder / "run").run.metadata["complete"]
+
+
+def test_of_many_that_find_a_dead_holder_one_takes_its_place(folder: HdfsPath) -> None:
+    dead = locks.describe_holder() | {"start": "1", "seconds": 0.2}
+    put(folder / HOLDER_NAME, json.dumps(dead).encode())
+    held, refused = [], []
+
+    def acquire() -> None:
+        lock = HdfsLock(folder, 0.2)
+        try:
+            lock.acquire()
+            held.append(lock)
+        except InputError:
+            refused.append(lock)
+
+    threads = [threading.Thread(target=acquire) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    holders = [lock for lock in held if lock._changed() in lock._set]
+    assert (len(holders), len(held) + len(refused)) == (1, 8)
+    for lock in held:
+        lock.release()
+    assert list_folder(folder) == []
+
+
+def test_parts_of_many_writers_become_a_run_in_one_step(folder: HdfsPath, whole: store.Run) -> None:
+    description = {name: whole.metadata[name] for name in ("model", "embedding_dim", "fingerprint", "inputs")}
+    table, vectors = whole.read(), whole.embeddings()
+    with RunWriter(folder, description) as writer:
+        footer = json.loads(json.dumps(writer.footer))
+
+        def write(start: int, attempt: int, made: list[dict[str, Any]]) -> None:
+            rows = slice(start, start + PART_SIZE)
+            chunk = table.slice(start, PART_SIZE)
+            made.append(store.write_part(str(folder), chunk, vectors[rows], footer, start, n_tokens=attempt // 2))
+
+        made: list[dict[str, Any]] = []
+        attempts = [(start, attempt) for start in range(0, 144, PART_SIZE) for attempt in range(3)]
+        threads = [threading.Thread(target=write, args=(*one, made)) for one in attempts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(made) == 9
+        assert len(list_folder(folder / "parts")) == 6  # two attempts of the same content have the same name
+        chosen = {part["position"]: part for part in made}
+        writer.add_parts(list(chosen.values()), list_columns(table.schema))
+        writer.remove_strays()
+    assert_same(open_run(folder), whole)
+    assert open_run(folder).metadata["complete"]
+
+
+def test_append_prune_and_compact_as_on_a_disk(folder: HdfsPath, tmp_path: Path) -> None:
+    changed = SAMPLE.assign(abstract="New. " + SAMPLE["abstract"])
+    newer = pd.concat([SAMPLE[10:60], changed[60:70], SAMPLE[70:]])
+    newer = pd.concat([newer, changed[:5].assign(paper_id=[f"2401.0000{number}" for number in range(5)])])
+    results = []
+    for out in (folder, tmp_path):
+        for name, table in (("first", SAMPLE[:140]), ("newer", newer)):
+            content = table.to_csv(index=False).encode()
+            put(out / f"{name}.csv", content)
+        embed(str(out / "first.csv"), out / "run", part_size=20)
+        results.append(embed(str(out / "newer.csv"), out / "run", append=True, prune=True))
+    there, here = results
+    assert there.changes == here.changes
+    assert there.changes["n_pruned"] == 10
+    assert_same(there.run, here.run)
+    assert not (folder / "run" / "next").exists()
+    for run in (there.run, here.run):
+        with RunWriter(run.folder) as writer:
+            assert compact_run(writer, 100) > 0
+    assert_same(open_run(there.run.folder), open_run(here.run.folder))
+    assert verify_run(open_run(there.run.folder))["problems"] == []
+
+
+# damage
+
+
+def flip(path: HdfsPath) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 4
+    put(path, bytes(content))
+
+
+def damage_block(hdfs: dict[str, Any], path: HdfsPath) -> None:
+    "Flip a bit where the DataNode keeps a file, past HDFS."
+    content = path.read_bytes()
+    (block,) = (
+        block
+        for block in (hdfs["folder"] / "data").glob("current/*/current/finalized/**/blk_*")
+        if not block.name.endswith(".meta") and block.read_bytes() == content
+    )
+    changed = bytearray(content)
+    changed[len(changed) // 3] ^= 4
+    block.write_bytes(changed)
+
+
+@pytest.mark.parametrize("how", ["flip", "block", "cut", "gone"])
+def test_a_damaged_part_is_found_and_mended(how: str, hdfs, sample: str, folder: HdfsPath, whole: store.Run) -> None:
+    run = embed(sample, folder / "run").run
+    path = run.part_path(run.metadata["parts"][1])
+    if how == "flip":
+        flip(path)
+    elif how == "block":
+        damage_block(hdfs, path)
+    elif how == "cut":
+        put(path, path.read_bytes()[:-20])
+    else:
+        path.unlink()
+    found = verify_run(open_run(folder / "run"))
+    assert not found["sound"]
+    assert [(one["where"], one["kind"]) for one in found["problems"]] == [(f"parts/{path.name}", "damage")] * len(
+        found["problems"]
+    )
+    with pytest.raises(InputError, match="missing or damaged"):
+        list(open_run(folder / "run").iter_parts())
+    result = repair_run(folder / "run", LetterEncoder())
+    assert (result.repaired, result.n_embedded) == ([path.name], 48)
+    assert verify_run(result.run)["problems"] == []
+    assert_same(result.run, whole)
+
+
+@pytest.mark.parametrize("names", [[METADATA_NAME], [METADATA_NAME, COPY_NAME]])
+def test_lost_metadata_are_made_again(names: list[str], sample: str, folder: HdfsPath, whole: store.Run) -> None:
+    before = embed(sample, folder / "run").run.metadata
+    for name in names:
+        (folder / "run" / name).unlink()
+    for call in (open_run, store.holds_run):
+        with pytest.raises(
+            InputError, match=r"metadata.json is gone: arxiv-embeddings repair hdfs://.*/run makes it again"
+        ):
+            call(str(folder / "run"))
+    result = repair_run(str(folder / "run"), LetterEncoder())
+    assert (result.metadata_rebuilt, result.n_embedded) == (True, 0)
+    assert result.run.metadata["parts"] == before["parts"]
+    assert_same(result.run, whole)
+
+
+def test_damaged_metadata_are_kept_aside(sample: str, folder: HdfsPath, whole: store.Run) -> None:
+    embed(sample, folder / "run")
+    flip(folder / "run" / METADATA_NAME)
+    left = (folder / "run" / METADATA_NAME).read_bytes()
+    assert_same(repair_run(folder / "run", LetterEncoder()).run, whole)
+    assert (folder / "run" / "metadata.damaged.json").read_bytes() == left
+
+
+def test_a_model_in_a_run_is_checked_where_it_lies(folder: HdfsPath, minilm: Encoder) -> None:
+    put_folder(minilm.converted.folder, folder / "model")
+    kept = open_kept_model(folder)
+    assert kept.sha256 == minilm.converted.sha256
+    assert kept.folder.is_dir()
+    flip(folder / "model" / "model.bin")
+    with pytest.raises(InputError, match=r"model.bin is damaged or missing"):
+        open_kept_model(folder)
+
+
+# the command line
+
+
+def test_commands_print_of_a_run_on_hdfs_what_they_print_of_one_on_a_disk(
+    sample: str, folder: HdfsPath, tmp_path: Path
+) -> None:
+    outputs = []
+    for out in (folder / "run", tmp_path / "run"):
+        printed = []
+        for words in (
+            ("embed", sample, "--out", out, "--device", "cpu"),
+            ("similar", out, SAMPLE["paper_id"][3], "--json"),
+            ("index", out),
+            ("search", out, "graph neural networks", "--json"),
+            ("similar", out, SAMPLE["paper_id"][3], "--json"),
+            ("export", out, "--to", "npy", "--to", "int8", "--to", "seed", "--to", "parquet"),
+            ("plot", out),
+            ("evaluate", out, "--json"),
+            ("compact", out),
+            ("describe", out),
+            ("verify", out, "--sample", "3"),
+        ):
+            result = invoke(*words)
+            assert result.exit_code == 0, (words, result.output)
+            shown = result.stdout.replace(str(out), "RUN").splitlines()
+            printed.append([line for line in shown if not line.startswith(("made:", "144 papers embedded in"))])
+        outputs.append(printed)
+    there, here = outputs
+    assert there[0][-1].startswith("RUN holds 144 papers")
+    sizes = [[line for line in printed if "MB" not in line] for printed in there]  # metadata differ by their times
+    assert sizes == [[line for line in printed if "MB" not in line] for printed in here]
+    exported = np.load(BytesIO((folder / "run" / "export" / "embeddings.npy").read_bytes()))
+    assert_array_equal(exported, open_run(tmp_path / "run").embeddings(), strict=True)
+
+
+def test_an_index_is_never_stale(sample: str, folder: HdfsPath, tmp_path: Path) -> None:
+    run = embed(sample, folder / "run", limit=96).run
+    build_index(run)
+    first = find_similar(open_index(run), row=0)
+    again = embed(sample, folder / "run").run
+    with pytest.raises(InputError, match=f"index.faiss is stale.*arxiv-embeddings index {folder}/run"):
+        open_index(again)
+    build_index(again)
+    index = open_index(again)
+    assert index.stored
+    assert index.index.ntotal == 144
+    assert len(first) == len(find_similar(index, row=0)) == 5
+    assert verify_run(again)["problems"] == []
+    flip(folder / "run" / "index.faiss")
+    assert [one["where"] for one in verify_run(again)["problems"]] == ["index.faiss"]
+
+
+@pytest.mark.parametrize(
+    "words", [("describe", "RUN"), ("embed", "PAPERS", "--out", "RUN"), ("embed", "RUN", "--out", "NEW")]
+)
+def test_no_namenode_is_one_line_at_once(words: tuple[str, ...], tmp_path: Path) -> None:
+    names = {"RUN": "hdfs://127.0.0.1:9/run", "PAPERS": sample_papers(), "NEW": tmp_path / "new"}
+    began = time.monotonic()
+    result = invoke(*[names.get(word, word) for word in words])
+    assert time.monotonic() - began < 5
+    assert (result.exit_code, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert line == (
+        "error: no HDFS answers at 127.0.0.1:9 (Connection refused), to reach hdfs://127.0.0.1:9/run: see that host and port are right and it runs"
+    )
+
+
+# servers that go
+
+
+def start_datanode(hdfs: dict[str, Any]) -> None:
+    process = start_server(hdfs["folder"], "datanode").pid
+    hdfs["processes"]["datanode"] = process
+    note = read_note(hdfs["folder"] / HDFS_NOTE) | {"processes": hdfs["processes"]}
+    (hdfs["folder"] / HDFS_NOTE).write_text(json.dumps(note))
+    wait_until_writable(hdfs["folder"], 60)
+
+
+def test_a_datanode_that_stops_in_the_middle(
+    hdfs: dict[str, Any], sample: str, folder: HdfsPath, whole: store.Run
+) -> None:
+    class StoppingEncoder(LetterEncoder):
+        n_parts = 0
+
+        def run(self, tokenised, on_batch=None):
+            self.n_parts += 1
+            if self.n_parts == 2:
+                stop_server(hdfs["processes"]["datanode"])
+            return super().run(tokenised)
+
+    began = time.monotonic()
+    try:
+        with pytest.raises(
+            StorageError, match=r"hdfs://.*: HDFS did not do what was asked \(.*\): see that its servers run"
+        ):
+            embed(sample, folder / "run", encoder=StoppingEncoder())
+        assert time.monotonic() - began < 120
+        assert not (folder / "run" / HOLDER_NAME).exists()  # the NameNode is there: the lock is given back
+        with pytest.raises(StorageError, match="no DataNode that holds it answers"):
+            open_run(folder / "run")
+        for words in (
+            ("verify", folder / "run"),
+            ("repair", folder / "run"),
+            ("embed", sample, "--out", folder / "run"),
+        ):
+            result = invoke(*words)
+            (line,) = result.stderr.splitlines()
+            assert (result.exit_code, result.stdout) == (1, "")
+            assert "no DataNode that holds it answers" in line
+    finally:
+        start_datanode(hdfs)
+    assert open_run(folder / "run").n_papers == 48
+    assert verify_run(open_run(folder / "run"))["sound"]
+    result = embed(sample, folder / "run")
+    assert result.n_embedded == 96
+    assert_same(result.run, whole)
+
+
+def test_what_is_written_is_there_after_the_datanode_was_killed(
+    hdfs: dict[str, Any], sample: str, folder: HdfsPath, whole: store.Run
+) -> None:
+    run = embed(sample, folder / "run").run
+    os.kill(hdfs["processes"]["datanode"], 9)
+    os.waitpid(hdfs["processes"]["datanode"], 0)
+    start_datanode(hdfs)
+    assert verify_run(open_run(run.folder))["problems"] == []
+    assert_same(open_run(run.folder), whole)
