@@ -12,7 +12,6 @@ __all__ = ['log', 'LAYER_NAMES', 'DISTILBERT_EPSILON', 'LARGEST_DIFFERENCE', 'EX
 # %% ../nbs/02d_onnx_engine.ipynb #02d-onnx-engine-03
 import json
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -129,20 +128,21 @@ def write_onnx(
 
         def __init__(self):
             super().__init__()
-            self.model = model.eval()
+            self.model = model
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             "Vectors of all tokens."
             return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
-    example = torch.ones((2, 8), dtype=torch.int64)
+    ids, mask = torch.ones((2, 2, 8), dtype=torch.int64)
+    mask[1, 5:] = 0  # a batch with padding, so that the mask stays in the graph
     free = {0: "papers", 1: "tokens"}
     names = ["input_ids", "attention_mask"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer, about sizes that are constants
         torch.onnx.export(
-            TokenVectors(),
-            (example, example),
+            TokenVectors().eval(),  # as which it comes back
+            (ids, mask),
             str(path),
             input_names=names,
             output_names=["last_hidden_state"],
@@ -186,10 +186,11 @@ def check_onnx(
     import torch
 
     tokenised = transformer.tokenizer(texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
+    ids, mask = tokenised["input_ids"], tokenised["attention_mask"]
     with torch.inference_mode():
-        expected = transformer.auto_model(**tokenised).last_hidden_state.numpy()
-    found = run_onnx(open_onnx(path), tokenised["input_ids"].numpy(), tokenised["attention_mask"].numpy())
-    is_token = tokenised["attention_mask"].numpy() == 1
+        expected = transformer.auto_model(input_ids=ids, attention_mask=mask).last_hidden_state.numpy()
+    found = run_onnx(open_onnx(path), ids.numpy(), mask.numpy())
+    is_token = mask.numpy() == 1
     largest = float(np.abs(expected - found)[is_token].max())
     if not largest <= LARGEST_DIFFERENCE * max(1.0, float(np.abs(expected).max())):
         raise InputError(f"the ONNX file gives other numbers than the model, by up to {largest:.2g}: it is not kept")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPARK_NLP', 'ARCHIVE_SETS', 'SESSION_SETTINGS', 'REASONS', 'choose_archives', 'collect_settings', 'make_session',
-           'check_running', 'java_speaks_to_a_file', 'find_reason']
+           'end_java', 'check_running', 'java_speaks_to_a_file', 'find_reason']
 
 # %% ../nbs/06a_spark.ipynb #06a-spark-03
 import contextlib
@@ -98,6 +98,7 @@ def make_session(
     if running := SparkSession.getActiveSession():
         check_running(running, settings)
         return running
+    end_java()
     os.environ["JAVA_HOME"] = str(find_java())
     if "spark.pyspark.python" in settings:  # which a session reads from the environment only
         os.environ["PYSPARK_PYTHON"] = settings["spark.pyspark.python"]
@@ -115,6 +116,18 @@ def make_session(
     return session
 
 
+def end_java() -> None:
+    "End the Java of a session that was stopped: its memory and archives were settled when it started."
+    from pyspark import SparkContext
+
+    if gateway := SparkContext._gateway:
+        gateway.shutdown()
+        if process := getattr(gateway, "proc", None):
+            process.stdin.close()  # at which it ends
+            process.wait()
+        SparkContext._gateway = SparkContext._jvm = None
+
+
 def check_running(
     session: "SparkSession",  # that is running
     settings: dict[str, str],  # that are asked for
@@ -123,7 +136,7 @@ def check_running(
     there = dict(session.sparkContext.getConf().getAll())
     if differing := [key for key, value in settings.items() if there.get(key) != value]:
         raise InputError(
-            f"Spark is running with another {', '.join(differing)}: stop it with spark.stop(), and restart Python for settings of memory"
+            f"Spark is running with another {', '.join(differing)}: stop it with spark.stop(), and call again"
         )
 
 # %% ../nbs/06a_spark.ipynb #06a-spark-12

@@ -169,8 +169,8 @@ def measure_memory(work: Path, n_few: int = N_FEW, n_many: int = N_MANY, n_times
         call("write_input", papers, n_papers)
         call("write_input", newer, n_papers + 1)
         peaks[n_papers] = [float("inf")] * 2
-        for time in range(n_times):  # a busy machine makes a peak higher, never lower
-            run = work / f"run{n_papers}-{time}"
+        for turn in range(n_times):  # a busy machine makes a peak higher, never lower
+            run = work / f"run{n_papers}-{turn}"
             new = call("embed_quickly", papers, run, "{}")["peak_mb"]
             append = call("embed_quickly", newer, run, json.dumps({"append": True}))["peak_mb"]
             peaks[n_papers] = [min(pair) for pair in zip(peaks[n_papers], (new, append), strict=True)]

@@ -1,0 +1,334 @@
+"""Spark NLP on real abstracts: speed beside the first notebook's pipeline, memory, what is read, parity, HDFS.
+
+    python benchmarks/spark.py [speed] [memory] [parity] [loss] [hdfs]
+
+Writes results/spark.json. Each measurement has a Spark of its own. Without names all are made, which takes about an hour
+on two cores; a name renews its own figures and leaves the others.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from main_job import DATA, flatten, name_processor
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "spark.json"
+PAPERS, RELATIONS = DATA / "arxiv_cs_10k.csv", DATA / "arxiv_cs_10k_relations.tsv"
+N_TIMED, N_ROUNDS, N_WARM = 768, 3, 32
+N_MEMORY, N_PARITY, N_HDFS = 5_000, 1_000, 500
+
+
+def read_texts(n_papers: int) -> list[str]:
+    "Title, full stop and abstract of the first papers."
+    from arxiv_embeddings.onnx_engine import SEPARATOR
+    from arxiv_embeddings.papers import make_texts, open_papers
+
+    batch = next(open_papers(PAPERS).scan().batches(n_papers))
+    return make_texts(batch, "title+abstract", SEPARATOR)
+
+
+# The contenders, each in a process of its own: `python spark.py --call NAME ARGUMENT ...` prints what it returns
+
+
+def time_seed(max_tokens: str) -> dict:
+    "The first notebook's pipeline: its session, its tokenizer, batches of 8 as they come; into Parquet."
+    from arxiv_embeddings.onnx_engine import fetch_exported
+    from arxiv_embeddings.spark import make_session
+    from arxiv_embeddings.spark_nlp import embed_frame, make_pipeline
+
+    # Spark NLP's own number of threads, which the notebook did not set
+    spark = make_session("local[2]", conf={"spark.jsl.settings.onnx.intraOpNumThreads": "6"})
+    pipeline = make_pipeline(spark, fetch_exported(), tokenizer="seed", batch_size=8)
+    pipeline.stages[2].setMaxSentenceLength(int(max_tokens))
+    rows = list(enumerate(read_texts(N_WARM + N_TIMED)))
+    seconds = []
+    for chosen in (rows[:N_WARM], rows[N_WARM:]):
+        frame = spark.createDataFrame(chosen, "id int, text string").repartition(2)
+        frame.count()
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.monotonic()
+            embed_frame(frame, pipeline, "id").write.mode("overwrite").parquet(folder)
+            seconds.append(time.monotonic() - started)
+            assert spark.read.parquet(folder).where("size(embedding) = 384").count() == len(chosen)
+    return {"papers_per_second": round(N_TIMED / seconds[-1], 2)}
+
+
+def time_ours(precision: str) -> dict:
+    "`spark embed`, from the papers' file to a committed run."
+    from arxiv_embeddings.onnx_engine import fetch_exported
+    from arxiv_embeddings.spark import make_session
+    from arxiv_embeddings.spark_runs import embed_on_spark
+
+    spark = make_session("local[2]")
+    exported = fetch_exported(int8=precision == "int8")
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"part_size": N_TIMED // 4}
+        embed_on_spark(PAPERS, Path(folder) / "warm", spark, exported, limit=N_WARM)
+        made = embed_on_spark(PAPERS, Path(folder) / "run", spark, exported, limit=N_TIMED, **options)
+    return {"papers_per_second": round(made.n_embedded / made.seconds, 2)}
+
+
+def measure_executor(folder: str) -> dict:
+    "Many papers through one executor of 2 GiB, whose memory is read every second: Java's and its Python workers'."
+    from arxiv_embeddings.onnx_engine import fetch_exported
+    from arxiv_embeddings.spark import make_session
+    from arxiv_embeddings.spark_runs import embed_on_spark
+
+    conf = {"spark.executor.memory": "2g", "spark.driver.memory": "2g", "spark.executor.cores": "2"}
+    spark = make_session("local-cluster[1,2,2048]", conf=conf)
+    samples, over = [], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(1):
+            if megabytes := read_executor_megabytes():
+                samples.append((time.monotonic(), megabytes))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        made = embed_on_spark(PAPERS, Path(folder) / "run", spark, fetch_exported(), limit=N_MEMORY, part_size=250)
+    finally:
+        over.set()
+        watcher.join()
+    times, megabytes = np.array(samples).T
+    half = times >= (times[0] + times[-1]) / 2
+    slope, _ = np.polyfit(times[half], megabytes[half], 1)
+    return {
+        "n_papers": made.n_embedded,
+        "papers_per_second": round(made.n_embedded / made.seconds, 2),
+        "megabytes_by_tenth": [round(float(part.mean())) for part in np.array_split(megabytes, 10)],
+        "peak_mb": round(float(megabytes.max())),
+        "rise_over_second_half": round(float(slope * np.ptp(times[half]) / megabytes[half].mean()), 4),
+    }
+
+
+def read_executor_megabytes() -> float:
+    "Resident memory of the executors that this process started, and of what they started."
+    parents, names, sizes = {}, {}, {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+            names[fields["Pid"].strip()] = (status.parent / "cmdline").read_text()
+        except (OSError, KeyError):
+            continue  # it has just ended
+        parents[fields["Pid"].strip()] = fields["PPid"].strip()
+        sizes[fields["Pid"].strip()] = float(fields.get("VmRSS", "0 kB").split()[0]) / 1e3 * 1.024
+    chosen = {process for process, name in names.items() if "CoarseGrainedExecutorBackend" in name}
+    while more := {process for process, parent in parents.items() if parent in chosen} - chosen:
+        chosen |= more
+    return sum(sizes[process] for process in chosen)
+
+
+def measure_parity(n_papers: str) -> dict:
+    "Spark's vectors beside those computed from Spark's own tokens with the model outside Spark."
+    from arxiv_embeddings.onnx_engine import OnnxEncoder, fetch_exported
+    from arxiv_embeddings.pooling import compute_cosines
+    from arxiv_embeddings.spark import make_session
+    from arxiv_embeddings.spark_nlp import TOKENIZERS, find_heads, make_pipeline, rebuild_vector
+
+    exported, texts = fetch_exported(), read_texts(int(n_papers))
+    spark, vectors_of = make_session("local[2]"), load_torch(exported)
+    tokenizer = OnnxEncoder(exported).tokeniser.tokenizer
+    frame = spark.createDataFrame([(text,) for text in sorted(texts, key=len)], "text string")
+    results = {"n_papers": len(texts)}
+    for name in TOKENIZERS:
+        made = make_pipeline(spark, exported, tokenizer=name).transform(frame)
+        rows = made.selectExpr("token.result as tokens", "sentence_embedding[0].embeddings as vector").collect()
+        rebuilt = np.array([rebuild_vector(find_heads(row["tokens"], tokenizer), vectors_of) for row in rows])
+        theirs = np.array([row["vector"] for row in rows], dtype=np.float32)
+        differences, cosines = np.abs(theirs - rebuilt).max(axis=1), compute_cosines(theirs, rebuilt)
+        results[name] = {
+            "smallest_cosine": round(float(cosines.min()), 7),
+            "largest_difference": float(f"{differences.max():.2g}"),
+            "share_within_1e-4": float((differences <= 1e-4).mean()),
+        }
+    return results
+
+
+def load_torch(exported):
+    "The original model in torch: token ids -> vectors of all tokens."
+    import torch
+
+    from arxiv_embeddings.models import fetch_model, find_model
+    from arxiv_embeddings.torch_engine import load_modules
+
+    model = load_modules(fetch_model(find_model(exported.about["spec"]["name"])), "cpu")[0].auto_model
+
+    def vectors_of(ids: np.ndarray) -> np.ndarray:
+        ids = torch.from_numpy(ids)[None]
+        with torch.inference_mode():
+            return model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].numpy()
+
+    return vectors_of
+
+
+def count_lost(n_papers: str) -> dict:
+    "Of all papers: which wordpieces each tokenizer keeps from the model, and whether the model reads what it should."
+    from arxiv_embeddings.onnx_engine import OnnxEncoder, fetch_exported
+    from arxiv_embeddings.spark import make_session
+    from arxiv_embeddings.spark_nlp import TOKENIZERS, find_heads, make_pipeline
+
+    texts, exported = read_texts(int(n_papers)), fetch_exported()
+    tokenizer = OnnxEncoder(exported).tokeniser.tokenizer
+    tokenizer.no_truncation()
+    wanted = [one.ids[1:-1] for one in tokenizer.encode_batch(texts)]
+    spark = make_session("local[2]")
+    frame = spark.createDataFrame(list(enumerate(texts)), "id int, text string")
+    results = {"n_papers": len(texts), "n_wordpieces": sum(map(len, wanted))}
+    for name in TOKENIZERS:
+        tokenise = make_pipeline(spark, exported, tokenizer=name)
+        tokenise.stages[:] = tokenise.stages[:2]
+        rows = tokenise.transform(frame).selectExpr("id", "token.result as tokens").orderBy("id").collect()
+        read = [[piece for head in find_heads(row["tokens"], tokenizer) for piece in head] for row in rows]
+        n_lost = [max(0, len(right) - len(found)) for right, found in zip(wanted, read, strict=True)]
+        results[name] = {
+            "share_lost": round(sum(n_lost) / sum(map(len, wanted)), 5),
+            "papers_that_lose": sum(count > 0 for count in n_lost),
+            "papers_read_as_they_are": sum(map(list.__eq__, wanted, read)),
+        }
+    return results
+
+
+def embed_all(folder: str, tokenizer: str) -> dict:
+    "All papers through Spark NLP with one of the tokenizers, and what the vectors are worth."
+    from arxiv_embeddings.evaluation import evaluate_run
+    from arxiv_embeddings.onnx_engine import fetch_exported
+    from arxiv_embeddings.spark import make_session
+    from arxiv_embeddings.spark_runs import embed_on_spark
+
+    spark = make_session("local[2]")
+    made = embed_on_spark(PAPERS, Path(folder) / tokenizer, spark, fetch_exported(), tokenizer=tokenizer, part_size=500)
+    return flatten(evaluate_run(made.run, RELATIONS))
+
+
+def embed_mean(folder: str) -> dict:
+    "The same texts and weights with ordinary mean pooling, without Spark."
+    from dataclasses import replace
+
+    from arxiv_embeddings.encoder import make_encoder
+    from arxiv_embeddings.evaluation import evaluate_run
+    from arxiv_embeddings.models import fetch_model, find_model
+    from arxiv_embeddings.onnx_engine import SEPARATOR
+    from arxiv_embeddings.pipeline import embed_papers
+
+    encoder = make_encoder(fetch_model(replace(find_model("minilm"), separator=SEPARATOR)), device="cpu")
+    made = embed_papers(PAPERS, Path(folder) / "mean", encoder=encoder)
+    return flatten(evaluate_run(made.run, RELATIONS))
+
+
+def go_round_hdfs(folder: str) -> dict:
+    "Papers put on HDFS, embedded from there to there, read back in Spark and without it."
+    import hashlib
+
+    import pyarrow.parquet as pq
+
+    from arxiv_embeddings.hadoop import start_hdfs, stop_hdfs
+    from arxiv_embeddings.onnx_engine import fetch_exported
+    from arxiv_embeddings.papers import read_papers
+    from arxiv_embeddings.spark import make_session
+    from arxiv_embeddings.spark_runs import embed_on_spark
+    from arxiv_embeddings.store import open_run
+
+    def digest(ids: list[str], vectors: np.ndarray) -> str:
+        order = np.argsort(ids)
+        content = "\n".join(ids[row] for row in order).encode() + np.ascontiguousarray(vectors[order], "<f4").tobytes()
+        return hashlib.sha256(content).hexdigest()[:16]
+
+    table = read_papers(PAPERS).table().slice(0, N_HDFS)
+    pq.write_table(
+        table.select(["paper_id", "abstract"]).rename_columns(["id", "abstract"]), Path(folder) / "clean.parquet"
+    )
+    uri = start_hdfs(Path(folder) / "hdfs")["uri"]
+    try:
+        spark = make_session("local[2]", conf={"spark.hadoop.fs.defaultFS": uri})
+        spark.read.parquet(f"file://{folder}/clean.parquet").repartition(3).write.parquet(f"{uri}/arxiv/clean")
+        options = {"text": "abstract", "part_size": N_HDFS // 4}
+        run = embed_on_spark(f"{uri}/arxiv/clean", f"{uri}/arxiv/run", spark, fetch_exported(), **options).run
+        rows = spark.read.parquet(f"{uri}/arxiv/run/parts").select("paper_id", "embedding").collect()
+        in_spark = [row["paper_id"] for row in rows], np.array([row["embedding"] for row in rows], dtype=np.float32)
+        without = open_run(f"{uri}/arxiv/run")
+        here = embed_on_spark(f"{uri}/arxiv/clean", Path(folder) / "run", spark, fetch_exported(), **options).run
+        runs = {"read without Spark": without, "run on the disk": here}
+        digests = {name: digest(one.paper_ids, one.embeddings()) for name, one in runs.items()}
+        digests["read in Spark"] = digest(*in_spark)
+        counts = {
+            "put": N_HDFS,
+            "accepted": run.input["n_accepted"],
+            "in Spark": len(rows),
+            "without Spark": without.n_papers,
+        }
+    finally:
+        stop_hdfs(Path(folder) / "hdfs")
+    return {"n_papers": counts, "sha256 of ids and vectors": digests, "equal": len(set(digests.values())) == 1}
+
+
+def call(name: str, *arguments: str | Path) -> dict:
+    "Run one of the above in a process of its own."
+    command = [sys.executable, __file__, "--call", name, *map(str, arguments)]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    result = json.loads(printed.splitlines()[-1])
+    print(name, *arguments, json.dumps(result), flush=True)
+    return result
+
+
+# The measurements
+
+
+def measure_speed(work: Path) -> dict:
+    "Papers a second at the steady rate, in turns, and their ratios."
+    contenders = {
+        "seed": ("time_seed", "512"),
+        "seed, 128 tokens as is Spark NLP's default": ("time_seed", "128"),
+        "ours float32": ("time_ours", "float32"),
+        "ours int8": ("time_ours", "int8"),
+    }
+    rates = {name: [] for name in contenders}
+    for _ in range(N_ROUNDS):
+        for name, (function, argument) in contenders.items():
+            rates[name].append(call(function, argument)["papers_per_second"])
+    results = {
+        name: {"papers_per_second": round(float(np.median(found)), 2), "all": found} for name, found in rates.items()
+    }
+    for name in ("ours float32", "ours int8"):
+        ratios = np.array(rates[name]) / np.array(rates["seed"])
+        results[f"{name} to seed"] = {"median": round(float(np.median(ratios)), 2), "all": ratios.round(2).tolist()}
+    return results | {"n_papers": N_TIMED}
+
+
+def measure_loss(work: Path) -> dict:
+    "What each tokenizer loses, and what that costs."
+    figures = {name: call("embed_all", work, name) for name in ("whole", "seed")}
+    return {"counts": call("count_lost", 10_000), "figures": figures | {"mean": call("embed_mean", work)}}
+
+
+def main(names: list[str]) -> None:
+    "Measure what is named, and write it beside what was measured before."
+    measurements = {
+        "speed": measure_speed,
+        "memory": lambda work: call("measure_executor", work),
+        "parity": lambda work: call("measure_parity", N_PARITY),
+        "loss": measure_loss,
+        "hdfs": lambda work: call("go_round_hdfs", work),
+    }
+    if unknown := set(names) - measurements.keys():
+        sys.exit(f"no measurement {min(unknown)!r}; there are: {', '.join(measurements)}")
+    if not DATA.is_dir():
+        sys.exit(f"no real data in {DATA}: set ARXIV_EMBEDDINGS_DATA")
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in names or measurements:
+        with tempfile.TemporaryDirectory() as work:
+            results[name] = measurements[name](Path(work)) | {"processor": name_processor()}
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--call"]:
+        print(json.dumps(globals()[sys.argv[2]](*sys.argv[3:])))
+    else:
+        main(sys.argv[1:])

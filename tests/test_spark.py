@@ -1,0 +1,348 @@
+"""Runs that Spark makes: the same papers, the same vectors, and nothing lost whatever fails."""
+
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from specter_shape import make_vocabulary
+from transformers import BertTokenizerFast, DistilBertConfig, DistilBertModel
+
+from arxiv_embeddings.checks import verify_run
+from arxiv_embeddings.exports import export_run
+from arxiv_embeddings.hadoop import HDFS_NOTE, start_server, stop_server, wait_until_writable
+from arxiv_embeddings.models import hash_contents
+from arxiv_embeddings.onnx_engine import EXPORT_NOTE, ExportedModel, OnnxEncoder, export_model, open_exported
+from arxiv_embeddings.papers import InputError, StorageError, sample_papers
+from arxiv_embeddings.pipeline import embed_papers
+from arxiv_embeddings.repair import verify_sample
+from arxiv_embeddings.spark import make_session
+from arxiv_embeddings.spark_runs import embed_on_spark
+from arxiv_embeddings.store import Run, open_run
+
+ROOT = Path(__file__).parent.parent
+SAMPLE = pd.read_csv(sample_papers(), dtype=str)
+PART_SIZE = 18
+
+
+def make_distilbert(folder: Path, n_positions: int = 512) -> Path:
+    "A small DistilBERT with seeded random weights; Spark NLP cannot load ONNX files of less than some megabytes."
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(make_vocabulary()) + "\n", encoding="utf-8")
+    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"), do_lower_case=True, model_max_length=n_positions)
+    tokenizer.save_pretrained(folder)
+    sizes = {"dim": 128, "hidden_dim": 64, "n_layers": 2, "n_heads": 2, "max_position_embeddings": n_positions}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        DistilBertModel(DistilBertConfig(vocab_size=len(tokenizer), initializer_range=0.2, **sizes)).save_pretrained(
+            folder
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
+    folder = tmp_path_factory.mktemp("small")
+    return export_model(folder / "exported", make_distilbert(folder / "distilbert"))
+
+
+@pytest.fixture(scope="module")
+def spark() -> Iterator[Any]:
+    session = make_session("local[2]")
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="module")
+def whole(small: ExportedModel, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    "The sample, embedded without Spark."
+    return embed_papers(sample_papers(), tmp_path_factory.mktemp("whole") / "run", encoder=OnnxEncoder(small)).run
+
+
+def embed(papers: object, out: object, spark: Any, model: ExportedModel, **options: Any):
+    return embed_on_spark(papers, out, spark, model, **{"part_size": PART_SIZE} | options)
+
+
+def assert_same(run: Run, expected: Run) -> None:
+    "The same papers in the same order, the same vectors, and nothing beside the run's parts."
+    assert run.read().equals(expected.read())
+    assert_allclose(run.embeddings(), expected.embeddings(), atol=1e-5, strict=True)
+    assert verify_run(run)["problems"] == []
+
+
+# what is computed
+
+
+def test_vectors_of_real_abstracts_are_those_of_the_model(
+    real_data: Path, spark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    measured = importlib.import_module("spark").measure_parity("1000")
+    assert measured["n_papers"] == 1000
+    for tokenizer in ("whole", "seed"):
+        assert measured[tokenizer]["smallest_cosine"] >= 0.9999
+        assert measured[tokenizer]["share_within_1e-4"] >= 0.999
+
+
+def test_of_real_abstracts_no_wordpiece_is_lost(real_data: Path, spark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    counted = importlib.import_module("spark").count_lost("2000")
+    assert counted["n_papers"] == 2000
+    assert counted["whole"] == {"share_lost": 0, "papers_that_lose": 0, "papers_read_as_they_are": 2000}
+    assert 0.07 < counted["seed"]["share_lost"] < 0.1
+
+
+# runs
+
+
+def test_the_same_papers_are_accepted_and_rejected(tmp_path: Path, spark: Any, small: ExportedModel) -> None:
+    rows = SAMPLE[["paper_id", "title", "abstract", "categories"]].copy()
+    rows.loc[3, "abstract"] = None
+    rows.loc[5, "abstract"] = rows.loc[4, "abstract"] + "\x00"
+    rows.loc[7, "paper_id"] = rows.loc[6, "paper_id"]
+    rows.loc[9, "abstract"] = "Spaces   and\n\nlines  in between."
+    rows.loc[11:14, ["title", "abstract"]] = ["The same title", "The same abstract."]
+    rows.loc[90, ["title", "abstract"]] = ["The same title", "The same abstract."]
+    rows.to_csv(tmp_path / "papers.csv", index=False)
+    there = embed(tmp_path / "papers.csv", tmp_path / "there", spark, small).run
+    here = embed_papers(tmp_path / "papers.csv", tmp_path / "here", encoder=OnnxEncoder(small)).run
+    assert there.input == here.input
+    assert sum(one["count"] for one in there.input["rejected"].values()) == 3
+    assert there.input["n_white_space_collapsed"] == 1
+    assert_same(there, here)
+    assert sum(part["n_repeated"] for part in there.metadata["parts"]) == 3  # within a part each text is embedded once
+
+
+def test_what_metadata_say(tmp_path: Path, spark: Any, small: ExportedModel, whole: Run) -> None:
+    run = embed(sample_papers(), tmp_path / "run", spark, small).run
+    assert_same(run, whole)
+    assert run.metadata["fingerprint"] == whole.metadata["fingerprint"]
+    assert run.metadata["settings"]["engine"] == "spark-nlp"
+    assert [part["position"] for part in run.metadata["parts"]] == list(range(0, 144, PART_SIZE))
+    for name in ("n_tokens", "n_cut", "n_unknown"):
+        assert sum(part[name] for part in run.metadata["parts"]) == sum(part[name] for part in whole.metadata["parts"])
+
+
+def test_the_usual_tokenizer_makes_other_vectors_and_another_run(
+    tmp_path: Path, spark: Any, small: ExportedModel
+) -> None:
+    run = embed(sample_papers(), tmp_path / "run", spark, small, tokenizer="seed", text="abstract", limit=36).run
+    whole = embed(sample_papers(), tmp_path / "whole", spark, small, text="abstract", limit=36).run
+    assert (np.abs(run.embeddings() - whole.embeddings()).max(axis=1) > 1e-3).mean() > 0.9
+    with pytest.raises(InputError, match="tokenizer"):
+        embed(sample_papers(), run.folder, spark, small, text="abstract")
+    with pytest.raises(InputError, match="tokenizer"):
+        verify_sample(run, 5)
+
+
+def test_appended_and_pruned(tmp_path: Path, spark: Any, small: ExportedModel) -> None:
+    older, newer = tmp_path / "older.csv", tmp_path / "newer.csv"
+    SAMPLE[:100].to_csv(older, index=False)
+    changed = SAMPLE[10:].copy()
+    changed.loc[20, "abstract"] = "This abstract was written anew."
+    changed.to_csv(newer, index=False)
+    embed(older, tmp_path / "run", spark, small)
+    made = embed(newer, tmp_path / "run", spark, small, append=True, prune=True)
+    assert made.changes == {"n_new": 44, "n_changed": 1, "n_unchanged": 89, "n_older": 0, "n_pruned": 10}
+    alone = embed_papers(newer, tmp_path / "alone", encoder=OnnxEncoder(small)).run
+    order = [alone.row_of(paper_id) for paper_id in made.run.paper_ids]
+    assert sorted(order) == list(range(134))
+    assert_allclose(made.run.embeddings(), alone.embeddings()[order], atol=1e-5)
+    assert verify_run(made.run)["problems"] == []
+
+
+def test_the_seed_s_folder(tmp_path: Path, spark: Any, small: ExportedModel) -> None:
+    run = embed(sample_papers(), tmp_path / "run", spark, small).run
+    (folder,) = export_run(run, "seed")
+    table = spark.read.parquet(f"file://{folder}")
+    assert [(name, kind) for name, kind in table.dtypes] == [("id", "string"), ("embedding", "array<float>")]
+    rows = {row["id"]: row["embedding"] for row in table.collect()}
+    assert_array_equal(np.array([rows[one] for one in run.paper_ids], dtype=np.float32), run.embeddings())
+
+
+def test_from_hdfs_to_hdfs(tmp_path: Path, spark: Any, small: ExportedModel, hdfs: dict[str, Any]) -> None:
+    SAMPLE[["paper_id", "abstract"]].rename(columns={"paper_id": "id"}).to_parquet(tmp_path / "clean.parquet")
+    clean, out = f"{hdfs['uri']}/spark/clean", f"{hdfs['uri']}/spark/run"
+    spark.read.parquet(f"file://{tmp_path}/clean.parquet").repartition(3).write.parquet(clean)
+    run = embed(clean, out, spark, small, text="abstract").run
+    here = embed(clean, tmp_path / "run", spark, small, text="abstract").run
+    assert sorted(run.paper_ids) == sorted(SAMPLE["paper_id"])
+    assert run.state == here.state  # the hashes of all parts
+    rows = {row["paper_id"]: row["embedding"] for row in spark.read.parquet(f"{out}/parts").collect()}
+    assert_array_equal(np.array([rows[one] for one in run.paper_ids], dtype=np.float32), open_run(out).embeddings())
+    assert verify_run(run)["problems"] == []
+    assert verify_sample(run, 20)["sound"]
+    assert embed(clean, out, spark, small, text="abstract").n_embedded == 0
+
+
+# what fails
+
+
+WRITER = """
+import sys
+from arxiv_embeddings.onnx_engine import open_exported
+from arxiv_embeddings.papers import sample_papers
+from arxiv_embeddings.spark import make_session
+from arxiv_embeddings.spark_runs import SparkNLPEncoder, embed_on_spark
+from arxiv_embeddings.pipeline import embed_papers
+
+if __name__ == "__main__":
+    folder, model, master, gone = sys.argv[1:]
+    session = make_session(master, conf={"spark.driver.memory": "2g", "spark.executor.memory": "1g"})
+    encoder = SparkNLPEncoder(session, open_exported(model))
+    if gone == "gone":
+        (encoder.exported.folder / "model.onnx").unlink()
+        (encoder.exported.folder / "assets" / "vocab.txt").unlink()
+    print("ready", flush=True)
+    result = embed_papers(sample_papers(), folder, encoder=encoder, part_size=4)
+    print(result.n_embedded, flush=True)
+    session.stop()
+"""
+
+
+def start_writer(folder: Path, model: Path, master: str = "local[2]", gone: str = "there") -> subprocess.Popen:
+    command = [sys.executable, "-c", WRITER, str(folder), str(model), master, gone]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def count_committed(folder: Path) -> int:
+    return open_run(folder).n_papers if (folder / "metadata.json").exists() else 0
+
+
+def test_a_driver_that_is_killed_goes_on_where_it_stood(tmp_path: Path, small: ExportedModel, whole: Run) -> None:
+    process, folder = start_writer(tmp_path / "run", small.folder), tmp_path / "run"
+    deadline = time.monotonic() + 120
+    while not 0 < count_committed(folder) < 144:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    committed = open_run(folder)
+    n_committed, parts = committed.n_papers, committed.metadata["parts"]
+    assert 0 < n_committed < 144
+    process = start_writer(folder, small.folder)
+    printed, errors = process.communicate(timeout=120)
+    assert printed.splitlines() == ["ready", str(144 - n_committed)], errors
+    run = open_run(folder)
+    assert run.metadata["parts"][: len(parts)] == parts
+    assert_same(run, whole)
+
+
+def test_executors_need_not_see_the_model_s_folder(
+    tmp_path: Path, spark: Any, small: ExportedModel, whole: Run
+) -> None:
+    "It is gone when they start: the driver has read it, and hands it over."
+    shutil.copytree(small.folder, tmp_path / "model")
+    embed(sample_papers(), tmp_path / "run", spark, open_exported(tmp_path / "model"), limit=PART_SIZE)
+    process = start_writer(tmp_path / "run", tmp_path / "model", "local-cluster[2,1,1024]", "gone")
+    printed, errors = process.communicate(timeout=180)
+    assert printed.splitlines() == ["ready", str(144 - PART_SIZE)], errors
+    assert_same(open_run(tmp_path / "run"), whole)
+
+
+def test_a_corrupt_file_among_good_ones(tmp_path: Path, spark: Any, small: ExportedModel, whole: Run) -> None:
+    folder = tmp_path / "papers"
+    folder.mkdir()
+    for number in range(3):
+        SAMPLE[number * 48 : number * 48 + 48].to_parquet(folder / f"part-{number}.parquet")
+    content = (folder / "part-1.parquet").read_bytes()
+    (folder / "part-1.parquet").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"part-1\.parquet"):
+        embed(folder, tmp_path / "run", spark, small)
+    assert not (tmp_path / "run").exists()
+    (folder / "part-1.parquet").write_bytes(content)
+    run = embed(folder, tmp_path / "run", spark, small).run
+    assert run.paper_ids == whole.paper_ids
+    assert_allclose(run.embeddings(), whole.embeddings(), atol=1e-5, strict=True)
+
+
+def test_a_model_that_cannot_run_is_said_with_ids(tmp_path: Path, spark: Any, small: ExportedModel) -> None:
+    "Its position embeddings end early: ONNX fails on longer texts, and Spark NLP gives empty arrays."
+    shutil.copytree(small.folder, tmp_path / "model")
+    short = export_model(tmp_path / "short", make_distilbert(tmp_path / "distilbert", n_positions=24))
+    shutil.copyfile(short.folder / "model.onnx", tmp_path / "model" / "model.onnx")
+    about = json.loads((tmp_path / "model" / EXPORT_NOTE).read_text())
+    about["sha256"]["model.onnx"] = hash_contents([tmp_path / "model" / "model.onnx"])
+    (tmp_path / "model" / EXPORT_NOTE).write_text(json.dumps(about))
+    with pytest.raises(
+        InputError, match=r"gave no vector of 128 numbers for 18 papers, 0000\.\d+, .*: the model cannot run"
+    ):
+        embed(sample_papers(), tmp_path / "run", spark, open_exported(tmp_path / "model"))
+    run = open_run(tmp_path / "run")
+    assert (run.n_papers, list((run.folder / "parts").iterdir())) == (0, [])
+
+
+def test_papers_without_a_known_token_are_named(tmp_path: Path, spark: Any, small: ExportedModel) -> None:
+    rows = SAMPLE[:20].copy()
+    rows.loc[13, ["title", "abstract"]] = ["ꙮ", "ꙮꙮ"]
+    rows.to_csv(tmp_path / "papers.csv", index=False)
+    with pytest.raises(InputError, match=f"knows no token of 1 papers, {rows.loc[13, 'paper_id']}"):
+        embed(tmp_path / "papers.csv", tmp_path / "run", spark, small)
+    run = embed(tmp_path / "papers.csv", tmp_path / "run", spark, small, allow_unknown=True).run
+    assert run.n_papers == 20
+    assert sum(part["n_unknown"] for part in run.metadata["parts"]) == 1
+
+
+def test_a_datanode_that_stops_during_a_write(
+    tmp_path: Path, spark: Any, small: ExportedModel, whole: Run, hdfs: dict[str, Any]
+) -> None:
+    out = f"{hdfs['uri']}/spark/stopped"
+    embed(sample_papers(), out, spark, small, limit=36)
+    note = json.loads((hdfs["folder"] / HDFS_NOTE).read_text())
+    stop_server(note["processes"]["datanode"])
+    try:
+        with pytest.raises((InputError, StorageError)) as error:
+            embed(sample_papers(), out, spark, small)
+        assert len(str(error.value).splitlines()) == 1
+    finally:
+        note["processes"]["datanode"] = start_server(hdfs["folder"], "datanode").pid
+        (hdfs["folder"] / HDFS_NOTE).write_text(json.dumps(note))
+        wait_until_writable(hdfs["folder"], 60)
+    assert open_run(out).n_papers == 36
+    assert_same(embed(sample_papers(), out, spark, small).run, whole)
+
+
+# the command line
+
+
+def test_the_command_line_as_a_user_calls_it(tmp_path: Path, small: ExportedModel, whole: Run) -> None:
+    "With no Python of ours on the path."
+    command = [str(Path(sys.executable).parent / "arxiv-embeddings")]
+    environment = os.environ | {
+        "PATH": os.pathsep.join(
+            one for one in os.environ["PATH"].split(os.pathsep) if one != str(Path(sys.executable).parent)
+        )
+    }
+    words = [
+        "spark",
+        "embed",
+        str(sample_papers()),
+        "--out",
+        str(tmp_path / "run"),
+        "--model",
+        str(small.folder),
+        "--json",
+    ]
+    words += ["--master", "local[2]", "--conf", "spark.driver.memory=1g"]
+    done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["n_papers"] == 144
+    assert_same(open_run(tmp_path / "run"), whole)
+    done = subprocess.run(
+        [*command, "spark", "embed", "nowhere.csv", "--out", "run"], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert done.stderr.startswith("error: no such file or folder: ")
