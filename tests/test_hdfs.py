@@ -284,11 +284,12 @@ def test_of_many_that_find_a_dead_holder_one_takes_its_place(folder: HdfsPath) -
         except InputError:
             refused.append(lock)
 
-    threads = [threading.Thread(target=acquire) for _ in range(8)]
+    threads = [threading.Thread(target=acquire, daemon=True) for _ in range(8)]
     for thread in threads:
         thread.start()
+    deadline = time.monotonic() + 30
     for thread in threads:
-        thread.join()
+        thread.join(max(0, deadline - time.monotonic()))
     holders = [lock for lock in held if lock._changed() in lock._set]
     assert (len(holders), len(held) + len(refused)) == (1, 8)
     for lock in held:
