@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .papers import InputError, StorageError, find_server, list_namenodes
-from .paths import AnyPath, HdfsPath, force_to_disk, read_note, utc_now, write_atomically
+from .papers import InputError, StorageError
+from .paths import AnyPath, HdfsPath, force_to_disk, is_reachable, read_note, utc_now, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -229,7 +229,7 @@ class HdfsLock:
     def release(self) -> None:
         "Give the lock back; where no NameNode answers, it is left to be found dead."
         self._stop.set()
-        if find_server(list_namenodes(self.folder.namenode)):
+        if not is_reachable(self.folder):
             return
         with self._mutex:
             if self._changed() in self._set:

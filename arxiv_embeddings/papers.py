@@ -332,7 +332,9 @@ def explain_hdfs_error(
             return OSError(errno.EIO, "a block of it is damaged", where)
         said = "no DataNode that holds it answers"
     elif remote := re.match(r'\w*RPCError\("(?:[\w$]+\.)*([\w$]+)", "(.*?)(?:\\n|"\)|$)', said):
-        said = f"{remote[1]}: {remote[2]}"
+        return StorageError(
+            f"{where}: HDFS refused what was asked ({remote[1]}: {remote[2][:300]}): see to that, and give the same command again"
+        )
     said = re.split(r"\\n|\n", said)[0][:300]
     return StorageError(
         f"{where}: HDFS did not do what was asked ({said}): see that its servers run, and give the same command again"
@@ -390,6 +392,11 @@ class HdfsReader(io.RawIOBase):
             content = self._inner.read(len(buffer))
         buffer[: len(content)] = content
         return len(content)
+
+    def readall(self) -> bytes:
+        "Read all that is left, in one go; Python's own way would ask for a few kilobytes at a time."
+        with explained(self._where):
+            return self._inner.read(-1)
 
 
 def connect_hdfs(

@@ -284,16 +284,75 @@ def test_of_many_that_find_a_dead_holder_one_takes_its_place(folder: HdfsPath) -
         except InputError:
             refused.append(lock)
 
-    threads = [threading.Thread(target=acquire) for _ in range(8)]
+    threads = [threading.Thread(target=acquire, daemon=True) for _ in range(8)]
     for thread in threads:
         thread.start()
+    deadline = time.monotonic() + 30
     for thread in threads:
-        thread.join()
+        thread.join(max(0, deadline - time.monotonic()))
     holders = [lock for lock in held if lock._changed() in lock._set]
     assert (len(holders), len(held) + len(refused)) == (1, 8)
     for lock in held:
         lock.release()
     assert list_folder(folder) == []
+
+
+@pytest.fixture
+def left_by_the_dead(folder: HdfsPath) -> HdfsPath:
+    "A folder with the lock of a process that is gone."
+    dead = locks.describe_holder() | {"start": "1", "seconds": 0.2}
+    put(folder / HOLDER_NAME, json.dumps(dead).encode())
+    return folder
+
+
+def test_a_lock_that_was_taken_since_it_was_found_dead_is_left_alone(
+    left_by_the_dead: HdfsPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = HdfsLock(left_by_the_dead, 0.2), HdfsLock(left_by_the_dead, 0.2)
+    is_alive, looked = locks.is_alive, []
+
+    def look_slowly(holder: dict[str, Any]) -> bool | None:
+        looked.append(is_alive(holder))
+        if len(looked) == 1:
+            first.acquire()
+        return looked[0]
+
+    monkeypatch.setattr(locks, "is_alive", look_slowly)
+    monkeypatch.setattr(first, "_remove_dead", lambda: first.note.unlink())
+    second._remove_dead()  # what it found is not there any more
+    first.check()
+    assert looked == [False]
+    monkeypatch.setattr(locks, "is_alive", is_alive)
+    with pytest.raises(InputError, match="is being written by"):
+        second.acquire()
+    first.release()
+
+
+def test_a_dead_holders_lock_is_removed_by_one_alone(
+    left_by_the_dead: HdfsPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = HdfsLock(left_by_the_dead, 0.2), HdfsLock(left_by_the_dead, 0.2)
+    refused: list[InputError] = []
+
+    def acquire_second() -> None:
+        try:
+            second.acquire()
+        except InputError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=acquire_second, daemon=True)
+
+    def remove_slowly(*_: object) -> None:
+        if thread.ident is None:
+            thread.start()
+            time.sleep(0.4)
+
+    monkeypatch.setattr(locks, "warn_of_dead", remove_slowly)
+    first.acquire()
+    thread.join(20)
+    first.check()
+    assert len(refused) == 1
+    first.release()
 
 
 def test_parts_of_many_writers_become_a_run_in_one_step(folder: HdfsPath, whole: store.Run) -> None:
