@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['log', 'LAYER_NAMES', 'DISTILBERT_EPSILON', 'LARGEST_DIFFERENCE', 'EXPORT_NOTE', 'EXPORT_FORMAT', 'EXPORTED_FILES',
-           'SEPARATOR', 'INT8_COSINE', 'UNKNOWN_WORD', 'to_distilbert', 'rename_weights', 'write_onnx', 'run_onnx',
-           'open_onnx', 'check_onnx', 'ExportedModel', 'export_model', 'check_tokeniser', 'list_vocabulary',
-           'describe_export', 'open_exported', 'make_word_tokeniser', 'join_words', 'OnnxEncoder', 'quantise_onnx',
-           'fetch_exported']
+           'LARGEST_WARM_UP_ID', 'SEPARATOR', 'INT8_COSINE', 'UNKNOWN_WORD', 'to_distilbert', 'rename_weights',
+           'write_onnx', 'run_onnx', 'open_onnx', 'check_onnx', 'ExportedModel', 'export_model', 'check_tokeniser',
+           'list_vocabulary', 'describe_export', 'open_exported', 'make_word_tokeniser', 'join_words', 'OnnxEncoder',
+           'quantise_onnx', 'fetch_exported']
 
 # %% ../nbs/02d_onnx_engine.ipynb #02d-onnx-engine-03
 import json
@@ -200,6 +200,7 @@ def check_onnx(
 EXPORT_NOTE = "export.json"
 EXPORT_FORMAT = 1  # of that file; readers refuse another
 EXPORTED_FILES = ("model.onnx", "tokenizer.json", "assets/vocab.txt")
+LARGEST_WARM_UP_ID = 28_937  # of the token ids in `DistilBert.sessionWarmup` of Spark NLP 5.5.3
 SEPARATOR = ". "  # between title and abstract: Spark NLP cannot pass a separator token
 INT8_COSINE = 0.95  # between int8 and float32, of the worst of the sample corpus
 
@@ -271,7 +272,12 @@ def check_tokeniser(
     tokeniser: Tokeniser,  # the model's
     files: ModelFiles,  # the model
 ) -> None:
-    "Raise `InputError` for a tokenizer that Spark NLP does not have."
+    "Raise `InputError` for a tokenizer that Spark NLP does not have, or a vocabulary that it cannot start with."
+    if tokeniser.tokenizer.get_vocab_size() <= LARGEST_WARM_UP_ID:
+        raise InputError(
+            f"{files.spec.source} knows {tokeniser.tokenizer.get_vocab_size():,} wordpieces, and Spark NLP tries each model "
+            f"on a text with number {LARGEST_WARM_UP_ID:,}: embed with --via encoder"
+        )
     parts = (tokeniser.tokenizer.model, tokeniser.tokenizer.pre_tokenizer, tokeniser.tokenizer.normalizer)
     if [type(part).__name__ for part in parts] != ["WordPiece", "BertPreTokenizer", "BertNormalizer"]:
         raise InputError(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ASCII_PUNCTUATION', 'CHINESE_RANGES', 'LONGEST_WORD', 'PUNCTUATION', 'CHINESE', 'WHOLE_PATTERN', 'TOKENIZERS',
-           'find_first_splinter', 'find_heads', 'rebuild_vector', 'make_pipeline', 'load_annotator', 'find_java_reason',
-           'save_for_spark', 'embed_frame']
+           'LOADED', 'find_first_splinter', 'find_heads', 'rebuild_vector', 'make_pipeline', 'load_annotator',
+           'check_only_model', 'find_java_reason', 'save_for_spark', 'embed_frame']
 
 # %% ../nbs/07_spark_nlp.ipynb #07-spark-nlp-03
 import unicodedata
@@ -163,6 +163,7 @@ def load_annotator(
 
     try:
         if isinstance(model, ExportedModel):
+            check_only_model(spark, model)
             annotator = DistilBertEmbeddings.loadSavedModel(model.folder.as_uri(), spark)
             annotator.setCaseSensitive(not model.about["lower_case"])
             return annotator.setMaxSentenceLength(model.about["spec"]["max_tokens"])
@@ -175,6 +176,22 @@ def load_annotator(
         raise InputError(
             f"Spark NLP cannot load {getattr(model, 'folder', model)}: {find_java_reason(error)}"
         ) from error
+
+
+def check_only_model(
+    spark: "SparkSession",  # from `make_session`
+    model: ExportedModel,  # to be loaded
+) -> None:
+    "Raise `InputError` where Spark has another model: it hands executors files by their names, and these are the same."
+    there = [path for path in spark.sparkContext.listFiles if path.endswith("/model.onnx")]
+    loaded = LOADED.setdefault(spark.sparkContext.applicationId, model.folder if not there else None)
+    if loaded != model.folder:
+        raise InputError(
+            f"this Spark has loaded the model {loaded or there[0]} already, and can hand out one: stop it, and start another for {model.folder}"
+        )
+
+
+LOADED: dict[str, Path | None] = {}  # Spark application -> folder of the model that it hands out
 
 
 def _load_pretrained(spark: "SparkSession", name: str) -> Any:

@@ -1,0 +1,37 @@
+"""What Spark NLP computes of real abstracts is what we say it computes."""
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> Iterator[ModuleType]:
+    "The benchmark, whose Spark is ended."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        yield importlib.import_module("spark")
+    from pyspark.sql import SparkSession
+
+    if session := SparkSession.getActiveSession():
+        session.stop()
+
+
+def test_vectors_are_computed_again_from_spark_s_own_tokens(real_data: Path, benchmark: ModuleType) -> None:
+    measured = benchmark.measure_parity("1000")
+    assert measured["n_papers"] == 1000
+    for tokenizer in ("whole", "seed"):
+        assert measured[tokenizer]["smallest_cosine"] >= 0.9999
+        assert measured[tokenizer]["share_within_1e-4"] >= 0.999
+
+
+def test_no_wordpiece_is_lost(real_data: Path, benchmark: ModuleType) -> None:
+    counted = benchmark.count_lost("2000")
+    assert counted["n_papers"] == 2000
+    assert counted["whole"] == {"share_lost": 0, "papers_that_lose": 0, "papers_read_as_they_are": 2000}
+    assert 0.07 < counted["seed"]["share_lost"] < 0.1
