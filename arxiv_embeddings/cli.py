@@ -31,9 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-RunFolder = Annotated[
-    str, typer.Argument(help="Run folder, as made by embed: a path or hdfs://HOST:PORT/path.", metavar="RUN")
-]
+RunFolder = Annotated[str, typer.Argument(help="Run folder, as made by embed.", metavar="RUN")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="On an error, show the traceback.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: a GPU if there is one.")]
@@ -215,13 +213,9 @@ def print_problems(
 def embed(
     papers: Annotated[
         str,
-        typer.Argument(
-            help="CSV, JSONL (also gzipped) or Parquet file, folder of Parquet, or URI (hdfs://...).", metavar="PAPERS"
-        ),
+        typer.Argument(help="CSV, JSONL (also gzipped) or Parquet file, folder of Parquet, or URI.", metavar="PAPERS"),
     ],
-    out: Annotated[
-        str, typer.Option(help="Run folder, local or hdfs://: new, or one of the same papers to go on with.")
-    ],
+    out: Annotated[str, typer.Option(help="Run folder: new, or one of the same papers to go on with.")],
     model: Annotated[str, typer.Option(help="Name (see: models), hub id or model folder.")] = "minilm",
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first N papers; the rest can follow later.")
@@ -620,7 +614,7 @@ def spark_embed(
     ] = None,
     jars: Annotated[str, typer.Option(help="Archives of Spark NLP: onnx, or full with TensorFlow.")] = "onnx",
     text: Annotated[str | None, typer.Option(help="title+abstract or abstract; default: the model's own.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts that go through the model together.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts that go through the model together.")] = 2,
     part_size: Annotated[
         int | None, typer.Option(min=1, help="Papers in a part; default: chosen for papers and cores.")
     ] = None,

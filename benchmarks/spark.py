@@ -1,6 +1,6 @@
 """Spark NLP on real abstracts: speed beside the first notebook's pipeline, memory, what is read, parity, HDFS.
 
-    python benchmarks/spark.py [speed] [memory] [parity] [loss] [hdfs]
+    python benchmarks/spark.py [speed] [memory] [parity] [counts] [figures] [hdfs]
 
 Writes results/spark.json. Each measurement has a Spark of its own. Without names all are made, which takes about an hour
 on two cores; a name renews its own figures and leaves the others.
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def time_ours(precision: str) -> dict:
     spark = make_session("local[2]")
     exported = fetch_exported(int8=precision == "int8")
     with tempfile.TemporaryDirectory() as folder:
-        options = {"part_size": N_TIMED // 4}
+        options = {"part_size": N_TIMED // 2}
         embed_on_spark(PAPERS, Path(folder) / "warm", spark, exported, limit=N_WARM)
         made = embed_on_spark(PAPERS, Path(folder) / "run", spark, exported, limit=N_TIMED, **options)
     return {"papers_per_second": round(made.n_embedded / made.seconds, 2)}
@@ -194,31 +195,46 @@ def count_lost(n_papers: str) -> dict:
     return results
 
 
-def embed_all(folder: str, tokenizer: str) -> dict:
-    "All papers through Spark NLP with one of the tokenizers, and what the vectors are worth."
-    from arxiv_embeddings.evaluation import evaluate_run
-    from arxiv_embeddings.onnx_engine import fetch_exported
-    from arxiv_embeddings.spark import make_session
-    from arxiv_embeddings.spark_runs import embed_on_spark
+def evaluate_tokenizers(folder: str) -> dict:
+    """What the vectors of all papers are worth with either tokenizer, and with ordinary mean pooling.
 
-    spark = make_session("local[2]")
-    made = embed_on_spark(PAPERS, Path(folder) / tokenizer, spark, fetch_exported(), tokenizer=tokenizer, part_size=500)
-    return flatten(evaluate_run(made.run, RELATIONS))
-
-
-def embed_mean(folder: str) -> dict:
-    "The same texts and weights with ordinary mean pooling, without Spark."
-    from dataclasses import replace
-
+    With the usual tokenizer, Spark cuts the texts, and the vectors are made of its tokens without it, as `parity` shows
+    that they can be."""
     from arxiv_embeddings.encoder import make_encoder
     from arxiv_embeddings.evaluation import evaluate_run
     from arxiv_embeddings.models import fetch_model, find_model
-    from arxiv_embeddings.onnx_engine import SEPARATOR
+    from arxiv_embeddings.onnx_engine import SEPARATOR, OnnxEncoder, fetch_exported
     from arxiv_embeddings.pipeline import embed_papers
+    from arxiv_embeddings.spark import make_session
+    from arxiv_embeddings.spark_nlp import find_heads, make_pipeline
 
-    encoder = make_encoder(fetch_model(replace(find_model("minilm"), separator=SEPARATOR)), device="cpu")
-    made = embed_papers(PAPERS, Path(folder) / "mean", encoder=encoder)
-    return flatten(evaluate_run(made.run, RELATIONS))
+    exported = fetch_exported()
+    spark = make_session("local[2]")
+    tokenise = make_pipeline(spark, exported, tokenizer="seed")
+    tokenise.stages[:] = tokenise.stages[:2]
+
+    class SeedEncoder(OnnxEncoder):
+        "Reads what the usual tokenizer leaves of a text."
+
+        def tokenise(self, texts: list[str]):
+            whole, tokenizer = super().tokenise(texts), self.tokeniser.tokenizer
+            frame = spark.createDataFrame(list(enumerate(texts)), "id int, text string")
+            found = tokenise.transform(frame).selectExpr("id", "token.result as tokens").orderBy("id").collect()
+            heads = [[piece for head in find_heads(row["tokens"], tokenizer) for piece in head] for row in found]
+            rows = [
+                np.array([row[0], *pieces[:510], row[-1]], np.int32)
+                for row, pieces in zip(whole.rows, heads, strict=True)
+            ]
+            return replace(whole, rows=rows)
+
+    mean = make_encoder(fetch_model(replace(find_model("minilm"), separator=SEPARATOR)), device="cpu")
+    encoders = {"whole": OnnxEncoder(exported), "seed": SeedEncoder(exported), "mean": mean}
+    results = {}
+    for name, encoder in encoders.items():
+        run = embed_papers(PAPERS, Path(folder) / name, encoder=encoder).run
+        results[name] = flatten(evaluate_run(run, RELATIONS))
+        print(name, results[name], flush=True)
+    return results
 
 
 def go_round_hdfs(folder: str) -> dict:
@@ -299,19 +315,14 @@ def measure_speed(work: Path) -> dict:
     return results | {"n_papers": N_TIMED}
 
 
-def measure_loss(work: Path) -> dict:
-    "What each tokenizer loses, and what that costs."
-    figures = {name: call("embed_all", work, name) for name in ("whole", "seed")}
-    return {"counts": call("count_lost", 10_000), "figures": figures | {"mean": call("embed_mean", work)}}
-
-
 def main(names: list[str]) -> None:
     "Measure what is named, and write it beside what was measured before."
     measurements = {
         "speed": measure_speed,
         "memory": lambda work: call("measure_executor", work),
         "parity": lambda work: call("measure_parity", N_PARITY),
-        "loss": measure_loss,
+        "counts": lambda work: call("count_lost", 10_000),
+        "figures": lambda work: call("evaluate_tokenizers", work),
         "hdfs": lambda work: call("go_round_hdfs", work),
     }
     if unknown := set(names) - measurements.keys():
