@@ -47,7 +47,7 @@ test: export ARXIV_EMBEDDINGS_CACHE = $(abspath $(VENV))/converted-models
 test: env ## Every cell of every notebook, then every other test
 	rm -rf $(ARXIV_EMBEDDINGS_CACHE)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_test --flags "slow spark" --n_workers 0 --timing
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pytest
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 bench: env ## How fast, beside others, about an hour; written to benchmarks/results
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt \
@@ -63,11 +63,12 @@ format: env ## Format notebooks and scripts, clean notebooks, export the package
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_clean
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_export
 
-figures: env ## The figures on real data, about an hour and a half; written to benchmarks/results
+figures: env ## The figures on real data, about two hours; written to benchmarks/results
 	$(BIN)/python benchmarks/main_job.py
 	$(BIN)/python benchmarks/precisions.py
 	$(BIN)/python benchmarks/parity.py
 	$(BIN)/python benchmarks/runs.py
+	$(BIN)/python benchmarks/spark.py
 
 readme: env ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/make_readme.py
