@@ -348,11 +348,16 @@ def test_a_dead_holders_lock_is_removed_by_one_alone(
             time.sleep(0.4)
 
     monkeypatch.setattr(locks, "warn_of_dead", remove_slowly)
-    first.acquire()
-    thread.join(20)
-    first.check()
+    winner = first
+    try:
+        first.acquire()
+    except InputError as error:  # on a busy machine the second may be faster
+        refused.append(error)
+        winner = second
+    thread.join(60)
+    winner.check()
     assert len(refused) == 1
-    first.release()
+    winner.release()
 
 
 def test_parts_of_many_writers_become_a_run_in_one_step(folder: HdfsPath, whole: store.Run) -> None:
@@ -417,14 +422,13 @@ def flip(path: HdfsPath) -> None:
 def damage_block(hdfs: dict[str, Any], path: HdfsPath) -> None:
     "Flip a bit where the DataNode keeps a file, past HDFS."
     content = path.read_bytes()
-    (block,) = (
-        block
-        for block in (hdfs["folder"] / "data").glob("current/*/current/finalized/**/blk_*")
-        if not block.name.endswith(".meta") and block.read_bytes() == content
-    )
+    files = (hdfs["folder"] / "data").glob("current/*/current/finalized/**/blk_*")
+    blocks = [one for one in files if not one.name.endswith(".meta") and one.read_bytes() == content]
+    assert blocks  # several where another test has written the same bytes
     changed = bytearray(content)
     changed[len(changed) // 3] ^= 4
-    block.write_bytes(changed)
+    for block in blocks:
+        block.write_bytes(changed)
 
 
 @pytest.mark.parametrize("how", ["flip", "block", "cut", "gone"])
