@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPARK_NLP', 'ARCHIVE_SETS', 'SESSION_SETTINGS', 'REASONS', 'choose_archives', 'collect_settings', 'make_session',
-           'end_java', 'check_running', 'java_speaks_to_a_file', 'find_reason']
+           'end_java', 'release_hdfs_clients', 'check_running', 'java_speaks_to_a_file', 'find_reason']
 
 # %% ../nbs/06a_spark.ipynb #06a-spark-03
 import contextlib
@@ -99,6 +99,7 @@ def make_session(
         check_running(running, settings)
         return running
     end_java()
+    release_hdfs_clients()
     os.environ["JAVA_HOME"] = str(find_java())
     if "spark.pyspark.python" in settings:  # which a session reads from the environment only
         os.environ["PYSPARK_PYTHON"] = settings["spark.pyspark.python"]
@@ -126,6 +127,16 @@ def end_java() -> None:
             process.stdin.close()  # at which it ends
             process.wait()
         SparkContext._gateway = SparkContext._jvm = None
+
+
+def release_hdfs_clients() -> None:
+    """Take hdfs-native's clients out of fsspec's cache.
+
+    A process that is forked, as pyspark forks one for Java, empties that cache; a client that ends there waits for threads
+    that were not forked with it, and so does whoever waits for Java."""
+    if loaded := sys.modules.get("hdfs_native.fsspec"):
+        for kind in (loaded.HdfsFileSystem, loaded.ViewfsFileSystem):
+            kind.clear_instance_cache()
 
 
 def check_running(
