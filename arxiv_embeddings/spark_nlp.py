@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ASCII_PUNCTUATION', 'CHINESE_RANGES', 'LONGEST_WORD', 'PUNCTUATION', 'CHINESE', 'WHOLE_PATTERN', 'BATCH_SIZE',
-           'TOKENIZERS', 'LOADED', 'find_first_splinter', 'find_heads', 'rebuild_vector', 'make_pipeline',
-           'load_annotator', 'check_only_model', 'find_java_reason', 'save_for_spark', 'embed_frame']
+           'TOKENIZERS', 'LOADED', 'find_first_splinter', 'copy_wordpieces', 'find_heads', 'rebuild_vector',
+           'make_pipeline', 'load_annotator', 'check_only_model', 'find_java_reason', 'save_for_spark', 'embed_frame']
 
 # %% ../nbs/07_spark_nlp.ipynb #07-spark-nlp-03
 import unicodedata
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pyspark.ml import PipelineModel
     from pyspark.sql import DataFrame, SparkSession
     from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
 
 # %% ../nbs/07_spark_nlp.ipynb #07-spark-nlp-06
 # what Spark NLP's `BasicTokenizer` takes for punctuation: all of ASCII that is no letter, digit or space, and characters named so
@@ -75,15 +76,21 @@ def _is_chinese(letter: str) -> bool:
     return any(first <= ord(letter) <= last for first, last in CHINESE_RANGES)
 
 
+def copy_wordpieces(
+    tokenizer: "Tokenizer",  # the model's, of the tokenizers library
+) -> "WordPiece":  # cuts words into the model's wordpieces, as Spark NLP does
+    "Make what Spark NLP makes of a model's vocabulary."
+    from tokenizers.models import WordPiece
+
+    return WordPiece(tokenizer.get_vocab(), unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD)
+
+
 def find_heads(
     tokens: list[str],  # of one text, as Spark NLP cut it
-    tokenizer: "Tokenizer",  # the model's, of the tokenizers library
+    wordpieces: "WordPiece",  # from `copy_wordpieces`
     lower_case: bool = True,  # whether the model is uncased
 ) -> list[list[int]]:  # for each token the ids of the wordpieces that go into the model
     "State which wordpieces Spark NLP's DistilBERT reads."
-    from tokenizers.models import WordPiece
-
-    wordpieces = WordPiece(tokenizer.get_vocab(), unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD)
     heads = [find_first_splinter(token, lower_case) for token in tokens]
     return [[piece.id for piece in wordpieces.tokenize(head)] if head else [] for head in heads]
 

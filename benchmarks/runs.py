@@ -9,7 +9,6 @@ takes about half an hour on two cores; a name renews its own figures and leaves 
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -17,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from contenders import read_peak_bytes
-from main_job import DATA, name_processor
+from main_job import DATA
+from measuring import call, main
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "runs.json"
@@ -143,21 +143,12 @@ def kill(n_kills: str, model: str) -> dict:
     return run_loop(int(n_kills), model, seed=2)
 
 
-def call(name: str, *arguments: str | Path) -> dict:
-    "Run one of the above in a process of its own."
-    command = [sys.executable, __file__, "--call", name, *map(str, arguments)]
-    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    result = json.loads(printed.splitlines()[-1])
-    print(name, json.dumps(result), flush=True)
-    return result
-
-
 # The measurements
 
 
 def measure_kills(work: Path) -> dict:
     "200 kills with a quick encoder, 10 with a real model."
-    return {"letters": call("kill", 200, "letters"), "minilm": call("kill", 10, "minilm")}
+    return {"letters": call(kill, 200, "letters"), "minilm": call(kill, 10, "minilm")}
 
 
 def measure_memory(work: Path, n_few: int = N_FEW, n_many: int = N_MANY, n_times: int = 1) -> dict:
@@ -166,13 +157,13 @@ def measure_memory(work: Path, n_few: int = N_FEW, n_many: int = N_MANY, n_times
     peaks = {}
     for n_papers in (n_few, n_many):
         papers, newer = work / f"papers{n_papers}.parquet", work / f"newer{n_papers}.parquet"
-        call("write_input", papers, n_papers)
-        call("write_input", newer, n_papers + 1)
+        call(write_input, papers, n_papers)
+        call(write_input, newer, n_papers + 1)
         peaks[n_papers] = [float("inf")] * 2
         for turn in range(n_times):  # a busy machine makes a peak higher, never lower
             run = work / f"run{n_papers}-{turn}"
-            new = call("embed_quickly", papers, run, "{}")["peak_mb"]
-            append = call("embed_quickly", newer, run, json.dumps({"append": True}))["peak_mb"]
+            new = call(embed_quickly, papers, run, "{}")["peak_mb"]
+            append = call(embed_quickly, newer, run, json.dumps({"append": True}))["peak_mb"]
             peaks[n_papers] = [min(pair) for pair in zip(peaks[n_papers], (new, append), strict=True)]
     for at, name in enumerate(("new", "append")):
         results[f"{name}_peak_mb"] = [peaks[n_few][at], peaks[n_many][at]]
@@ -182,7 +173,7 @@ def measure_memory(work: Path, n_few: int = N_FEW, n_many: int = N_MANY, n_times
 
 def measure_synthetic(work: Path) -> dict:
     "What the store makes of a million papers."
-    return {"write": call("write_synthetic", work / "run"), "read": call("open_and_verify", work / "run")}
+    return {"write": call(write_synthetic, work / "run"), "read": call(open_and_verify, work / "run")}
 
 
 def measure_real(work: Path) -> dict:
@@ -193,37 +184,22 @@ def measure_real(work: Path) -> dict:
     pq.write_table(table.slice(0, len(table) - N_APPENDED), work / "before.parquet")
     del table
     run, first = work / "run", {"limit": N_FIRST}
-    results = {"first": call("embed", work / "before.parquet", work / "first", json.dumps(first))}
-    results["whole"] = call("embed", work / "before.parquet", run, "{}")
-    results["again"] = call("embed", work / "before.parquet", run, "{}")
-    results["append"] = call("embed", work / "newest.parquet", run, json.dumps({"append": True}))
-    results["alone"] = call("embed", work / "newest.parquet", work / "alone", "{}")
+    results = {"first": call(embed, work / "before.parquet", work / "first", json.dumps(first))}
+    results["whole"] = call(embed, work / "before.parquet", run, "{}")
+    results["again"] = call(embed, work / "before.parquet", run, "{}")
+    results["append"] = call(embed, work / "newest.parquet", run, json.dumps({"append": True}))
+    results["alone"] = call(embed, work / "newest.parquet", work / "alone", "{}")
     results["peak_to_first"] = round(results["whole"]["peak_mb"] / results["first"]["peak_mb"], 3)
     results["append_to_alone"] = round(results["append"]["seconds"] / results["alone"]["seconds"], 2)
     return results
 
 
-def main(names: list[str]) -> None:
-    "Measure what is named, and write it beside what was measured before."
-    measurements = {
-        "kills": measure_kills,
-        "memory": measure_memory,
-        "synthetic": measure_synthetic,
-        "real": measure_real,
-    }
-    if unknown := set(names) - measurements.keys():
-        sys.exit(f"no measurement {min(unknown)!r}; there are: {', '.join(measurements)}")
-    if "real" in (names or measurements) and not DATA.is_dir():
-        sys.exit(f"no real data in {DATA}: set ARXIV_EMBEDDINGS_DATA")
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for name in names or measurements:
-        with tempfile.TemporaryDirectory() as work:
-            results[name] = measurements[name](Path(work)) | {"processor": name_processor()}
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-
+MEASUREMENTS = {
+    "kills": measure_kills,
+    "memory": measure_memory,
+    "synthetic": measure_synthetic,
+    "real": measure_real,
+}
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--call"]:
-        print(json.dumps(globals()[sys.argv[2]](*sys.argv[3:])))
-    else:
-        main(sys.argv[1:])
+    main(MEASUREMENTS, globals(), RESULTS, without_data=("kills", "memory", "synthetic"))

@@ -6,9 +6,6 @@ Writes results/spark.json. Each measurement has a Spark of its own. Without name
 on two cores; a name renews its own figures and leaves the others.
 """
 
-import json
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -16,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from main_job import DATA, flatten, name_processor
+from main_job import DATA, flatten
+from measuring import call, main
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "spark.json"
@@ -34,7 +32,7 @@ def read_texts(n_papers: int) -> list[str]:
     return make_texts(batch, "title+abstract", SEPARATOR)
 
 
-# The contenders, each in a process of its own: `python spark.py --call NAME ARGUMENT ...` prints what it returns
+# The contenders, each in a process of its own
 
 
 def time_seed(_: str) -> dict:
@@ -130,17 +128,17 @@ def measure_parity(n_papers: str) -> dict:
     from arxiv_embeddings.onnx_engine import OnnxEncoder, fetch_exported
     from arxiv_embeddings.pooling import compute_cosines
     from arxiv_embeddings.spark import make_session
-    from arxiv_embeddings.spark_nlp import TOKENIZERS, find_heads, make_pipeline, rebuild_vector
+    from arxiv_embeddings.spark_nlp import TOKENIZERS, copy_wordpieces, find_heads, make_pipeline, rebuild_vector
 
     exported, texts = fetch_exported(), read_texts(int(n_papers))
     spark, vectors_of = make_session("local[2]"), load_torch(exported)
-    tokenizer = OnnxEncoder(exported).tokeniser.tokenizer
+    wordpieces = copy_wordpieces(OnnxEncoder(exported).tokeniser.tokenizer)
     frame = spark.createDataFrame([(text,) for text in sorted(texts, key=len)], "text string")
     results = {"n_papers": len(texts)}
     for name in TOKENIZERS:
         made = make_pipeline(spark, exported, tokenizer=name).transform(frame)
         rows = made.selectExpr("token.result as tokens", "sentence_embedding[0].embeddings as vector").collect()
-        rebuilt = np.array([rebuild_vector(find_heads(row["tokens"], tokenizer), vectors_of) for row in rows])
+        rebuilt = np.array([rebuild_vector(find_heads(row["tokens"], wordpieces), vectors_of) for row in rows])
         theirs = np.array([row["vector"] for row in rows], dtype=np.float32)
         differences, cosines = np.abs(theirs - rebuilt).max(axis=1), compute_cosines(theirs, rebuilt)
         results[name] = {
@@ -170,14 +168,16 @@ def load_torch(exported):
 
 def count_lost(n_papers: str) -> dict:
     "Of all papers: which wordpieces each tokenizer keeps from the model, and whether the model reads what it should."
-    from arxiv_embeddings.onnx_engine import OnnxEncoder, fetch_exported
+    from tokenizers import Tokenizer
+
+    from arxiv_embeddings.onnx_engine import fetch_exported
     from arxiv_embeddings.spark import make_session
-    from arxiv_embeddings.spark_nlp import TOKENIZERS, find_heads, make_pipeline
+    from arxiv_embeddings.spark_nlp import TOKENIZERS, copy_wordpieces, find_heads, make_pipeline
 
     texts, exported = read_texts(int(n_papers)), fetch_exported()
-    tokenizer = OnnxEncoder(exported).tokeniser.tokenizer
+    tokenizer = Tokenizer.from_file(str(exported.folder / "tokenizer.json"))  # the model's, as transformers uses it
     tokenizer.no_truncation()
-    wanted = [one.ids[1:-1] for one in tokenizer.encode_batch(texts)]
+    wanted, wordpieces = [one.ids[1:-1] for one in tokenizer.encode_batch(texts)], copy_wordpieces(tokenizer)
     spark = make_session("local[2]")
     frame = spark.createDataFrame(list(enumerate(texts)), "id int, text string")
     results = {"n_papers": len(texts), "n_wordpieces": sum(map(len, wanted))}
@@ -185,7 +185,7 @@ def count_lost(n_papers: str) -> dict:
         tokenise = make_pipeline(spark, exported, tokenizer=name)
         tokenise.stages[:] = tokenise.stages[:2]
         rows = tokenise.transform(frame).selectExpr("id", "token.result as tokens").orderBy("id").collect()
-        read = [[piece for head in find_heads(row["tokens"], tokenizer) for piece in head] for row in rows]
+        read = [[piece for head in find_heads(row["tokens"], wordpieces) for piece in head] for row in rows]
         n_lost = [max(0, len(right) - len(found)) for right, found in zip(wanted, read, strict=True)]
         results[name] = {
             "share_lost": round(sum(n_lost) / sum(map(len, wanted)), 5),
@@ -206,7 +206,7 @@ def evaluate_tokenizers(folder: str) -> dict:
     from arxiv_embeddings.onnx_engine import SEPARATOR, OnnxEncoder, fetch_exported
     from arxiv_embeddings.pipeline import embed_papers
     from arxiv_embeddings.spark import make_session
-    from arxiv_embeddings.spark_nlp import find_heads, make_pipeline
+    from arxiv_embeddings.spark_nlp import copy_wordpieces, find_heads, make_pipeline
 
     exported = fetch_exported()
     spark = make_session("local[2]")
@@ -217,10 +217,10 @@ def evaluate_tokenizers(folder: str) -> dict:
         "Reads what the usual tokenizer leaves of a text."
 
         def tokenise(self, texts: list[str]):
-            whole, tokenizer = super().tokenise(texts), self.tokeniser.tokenizer
+            whole, wordpieces = super().tokenise(texts), copy_wordpieces(self.tokeniser.tokenizer)
             frame = spark.createDataFrame(list(enumerate(texts)), "id int, text string")
             found = tokenise.transform(frame).selectExpr("id", "token.result as tokens").orderBy("id").collect()
-            heads = [[piece for head in find_heads(row["tokens"], tokenizer) for piece in head] for row in found]
+            heads = [[piece for head in find_heads(row["tokens"], wordpieces) for piece in head] for row in found]
             rows = [
                 np.array([row[0], *pieces[:510], row[-1]], np.int32)
                 for row, pieces in zip(whole.rows, heads, strict=True)
@@ -283,24 +283,15 @@ def go_round_hdfs(folder: str) -> dict:
     return {"n_papers": counts, "sha256 of ids and vectors": digests, "equal": len(set(digests.values())) == 1}
 
 
-def call(name: str, *arguments: str | Path) -> dict:
-    "Run one of the above in a process of its own."
-    command = [sys.executable, __file__, "--call", name, *map(str, arguments)]
-    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    result = json.loads(printed.splitlines()[-1])
-    print(name, *arguments, json.dumps(result), flush=True)
-    return result
-
-
 # The measurements
 
 
 def measure_speed(work: Path) -> dict:
     "Papers a second at the steady rate, in turns, and their ratios."
     contenders = {
-        "seed": ("time_seed", ""),
-        "ours float32": ("time_ours", "float32"),
-        "ours int8": ("time_ours", "int8"),
+        "seed": (time_seed, ""),
+        "ours float32": (time_ours, "float32"),
+        "ours int8": (time_ours, "int8"),
     }
     rates = {name: [] for name in contenders}
     for _ in range(N_ROUNDS):
@@ -315,29 +306,14 @@ def measure_speed(work: Path) -> dict:
     return results | {"n_papers": N_TIMED}
 
 
-def main(names: list[str]) -> None:
-    "Measure what is named, and write it beside what was measured before."
-    measurements = {
-        "speed": measure_speed,
-        "memory": lambda work: call("measure_executor", work),
-        "parity": lambda work: call("measure_parity", N_PARITY),
-        "counts": lambda work: call("count_lost", 10_000),
-        "figures": lambda work: call("evaluate_tokenizers", work),
-        "hdfs": lambda work: call("go_round_hdfs", work),
-    }
-    if unknown := set(names) - measurements.keys():
-        sys.exit(f"no measurement {min(unknown)!r}; there are: {', '.join(measurements)}")
-    if not DATA.is_dir():
-        sys.exit(f"no real data in {DATA}: set ARXIV_EMBEDDINGS_DATA")
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for name in names or measurements:
-        with tempfile.TemporaryDirectory() as work:
-            results[name] = measurements[name](Path(work)) | {"processor": name_processor()}
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-
+MEASUREMENTS = {
+    "speed": measure_speed,
+    "memory": lambda work: call(measure_executor, work),
+    "parity": lambda work: call(measure_parity, N_PARITY),
+    "counts": lambda work: call(count_lost, 10_000),
+    "figures": lambda work: call(evaluate_tokenizers, work),
+    "hdfs": lambda work: call(go_round_hdfs, work),
+}
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--call"]:
-        print(json.dumps(globals()[sys.argv[2]](*sys.argv[3:])))
-    else:
-        main(sys.argv[1:])
+    main(MEASUREMENTS, globals(), RESULTS)
