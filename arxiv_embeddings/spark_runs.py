@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from itertools import islice
@@ -179,7 +180,7 @@ def explain_failure(
     if "Traceback" in text and in_python:
         what = ": ".join(in_python[-1])
     elif in_java:
-        what = in_java[0][:300]
+        what = in_java[0][:300].rstrip(". ")
     else:
         what = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)[:300]
     return InputError(
@@ -239,6 +240,16 @@ class SparkNLPEncoder:
         bar: Any,  # with `update(n)`
     ) -> None:
         "Embed papers and commit their parts, slice by slice; raises `InputError` where an executor fails."
+        try:
+            self._run_slices(batches, writer, bar)
+        except BaseException:
+            with suppress(InputError, OSError):  # what failed first is what is told
+                writer.remove_strays()  # of slices that were not committed
+            raise
+        writer.remove_strays()  # of tasks that ran twice
+
+    def _run_slices(self, batches: Iterator[pa.RecordBatch], writer: RunWriter, bar: Any) -> None:
+        "A few under way at a time, committed in their order."
         maker = self._make_parts_of(writer)
         group = f"arxiv-embeddings {writer.folder} {time.time_ns()}"
         windows, begun = self._place(batches, writer.end_position), deque()
@@ -252,7 +263,6 @@ class SparkNLPEncoder:
             except BaseException:
                 self.spark.sparkContext.cancelJobGroup(group)
                 raise
-        writer.remove_strays()  # of tasks that ran twice
 
     def _make_parts_of(self, writer: RunWriter) -> PartMaker:
         spec = self.files.spec

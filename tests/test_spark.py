@@ -19,6 +19,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 
+from arxiv_embeddings import spark_runs
 from arxiv_embeddings.checks import verify_run
 from arxiv_embeddings.exports import export_run
 from arxiv_embeddings.hadoop import HDFS_NOTE, start_server, stop_server, wait_until_writable
@@ -78,6 +79,24 @@ def assert_same(run: Run, expected: Run) -> None:
     assert run.read().equals(expected.read())
     assert_allclose(run.embeddings(), expected.embeddings(), atol=1e-5, strict=True)
     assert verify_run(run)["problems"] == []
+
+
+# the session
+
+
+CACHED_CLIENT = """
+import subprocess
+from hdfs_native.fsspec import HdfsFileSystem
+from arxiv_embeddings.spark import release_hdfs_clients
+
+HdfsFileSystem("127.0.0.1", 8020)
+release_hdfs_clients()
+subprocess.run(["true"], preexec_fn=int, check=True)  # forks as pyspark does
+"""
+
+
+def test_a_cached_hdfs_client_does_not_keep_java_from_starting() -> None:
+    subprocess.run([sys.executable, "-c", CACHED_CLIENT], check=True, timeout=60)
 
 
 # runs
@@ -265,6 +284,30 @@ def test_a_model_that_cannot_run_is_said_with_ids(tmp_path: Path, small: Exporte
     assert re.match(said, done.stderr)
     run = open_run(tmp_path / "run")
     assert (run.n_papers, list((run.folder / "parts").iterdir())) == (0, [])
+
+
+def test_parts_that_were_not_committed_do_not_stay(
+    tmp_path: Path, spark: Any, small: ExportedModel, whole: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    "A slice fails while the next one is being made: whoever reads the folder's Parquet files reads the run."
+    commit, calls = spark_runs.commit_slice, []
+
+    def fail_at_the_second(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise InputError("the second slice failed")
+        commit(*arguments)
+
+    monkeypatch.setattr(spark_runs, "commit_slice", fail_at_the_second)
+    with pytest.raises(InputError, match="the second slice failed"):
+        embed(sample_papers(), tmp_path / "run", spark, small)
+    run = open_run(tmp_path / "run")
+    assert run.n_papers == 2 * PART_SIZE
+    assert sorted(path.name for path in (run.folder / "parts").iterdir()) == [
+        Path(part["file"]).name for part in run.metadata["parts"]
+    ]
+    monkeypatch.undo()
+    assert_same(embed(sample_papers(), tmp_path / "run", spark, small).run, whole)
 
 
 def test_papers_without_a_known_token_are_named(tmp_path: Path, spark: Any, small: ExportedModel) -> None:
