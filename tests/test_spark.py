@@ -304,7 +304,7 @@ def test_parts_that_were_not_committed_do_not_stay(
     run = open_run(tmp_path / "run")
     assert run.n_papers == 2 * PART_SIZE
     assert sorted(path.name for path in (run.folder / "parts").iterdir()) == [
-        Path(part["file"]).name for part in run.metadata["parts"]
+        part["name"] for part in run.metadata["parts"]
     ]
     monkeypatch.undo()
     assert_same(embed(sample_papers(), tmp_path / "run", spark, small).run, whole)
