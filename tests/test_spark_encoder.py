@@ -1,0 +1,399 @@
+"""The encoder in executors: the vectors of one machine, and nothing lost whatever dies."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+from numpy.testing import assert_allclose
+
+from arxiv_embeddings.batching import Encoder
+from arxiv_embeddings.checks import verify_run
+from arxiv_embeddings.cli import describe_error
+from arxiv_embeddings.hadoop import find_free_port, find_java, pyspark_jars
+from arxiv_embeddings.openvino_engine import fetch_converted
+from arxiv_embeddings.papers import InputError, sample_papers
+from arxiv_embeddings.pipeline import EmbedResult, embed_papers
+from arxiv_embeddings.pooling import compute_cosines
+from arxiv_embeddings.spark import make_session
+from arxiv_embeddings.spark_encoder import archive_model, embed_in_executors
+from arxiv_embeddings.store import Run, open_run
+
+SAMPLE = pd.read_csv(sample_papers(), dtype=str)
+PART_SIZE = 12
+TWO_EXECUTORS = "local-cluster[2,1,1024]"
+TWO_HOSTS = ("127.0.0.1", "127.0.0.2")
+SETTINGS = {
+    "spark.driver.memory": "1g",
+    "spark.executor.memory": "1g",
+    # a task that takes longer than others is tried on another machine too, and what ends first counts
+    "spark.speculation": "true",
+    "spark.speculation.interval": "20ms",
+    "spark.speculation.multiplier": "1.01",
+    "spark.speculation.quantile": "0.1",
+    "spark.speculation.minTaskRuntime": "0ms",
+}
+
+
+@pytest.fixture(scope="module")
+def spark() -> Iterator[Any]:
+    "Two executors, processes of their own."
+    session = make_session(TWO_EXECUTORS, jars="none", conf=SETTINGS)
+    yield session
+    session.stop()
+
+
+def embed(papers: object, out: Path, spark: Any, **options: Any) -> EmbedResult:
+    return embed_in_executors(papers, out, spark, **{"part_size": PART_SIZE} | options)
+
+
+def assert_same(run: Run, expected: Run) -> None:
+    "The same papers in the same order, each once, the same vectors; and no file beside the run's parts."
+    assert run.read().equals(expected.read())
+    assert compute_cosines(run.embeddings(), expected.embeddings()).min() >= 0.99999
+    assert_allclose(run.embeddings(), expected.embeddings(), atol=1e-5, strict=True)
+    assert verify_run(run)["problems"] == []
+
+
+def count_committed(folder: Path) -> int:
+    return open_run(folder).n_papers if (folder / "metadata.json").exists() else 0
+
+
+def wait_until(happens: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def find_executors(process: psutil.Process) -> list[psutil.Process]:
+    "Executors that a process started through Spark's master and workers."
+    return [
+        one for one in process.children(recursive=True) if "CoarseGrainedExecutorBackend" in " ".join(one.cmdline())
+    ]
+
+
+# runs
+
+
+def test_the_same_papers_and_the_same_vectors(tmp_path: Path, spark: Any, minilm: Encoder) -> None:
+    rows = SAMPLE.copy()
+    rows.loc[3, "abstract"] = None
+    rows.loc[5, "abstract"] = rows.loc[4, "abstract"] + "\x00"
+    rows.loc[7, "paper_id"] = rows.loc[6, "paper_id"]
+    rows.loc[11:14, ["title", "abstract"]] = ["The same title", "The same abstract."]
+    rows.loc[20, "abstract"] *= 6
+    rows.to_csv(tmp_path / "papers.csv", index=False)
+    there = embed(tmp_path / "papers.csv", tmp_path / "there", spark).run
+    here = embed_papers(tmp_path / "papers.csv", tmp_path / "here", encoder=minilm, part_size=PART_SIZE).run
+    assert_same(there, here)
+    assert there.input == here.input
+    assert sum(one["count"] for one in there.input["rejected"].values()) == 3
+    assert there.metadata["fingerprint"] == here.metadata["fingerprint"]
+    for counted in ("n_papers", "n_tokens", "n_cut", "n_repeated"):
+        assert [part[counted] for part in there.metadata["parts"]] == [part[counted] for part in here.metadata["parts"]]
+    assert sum(part["n_cut"] for part in there.metadata["parts"]) == 1
+    assert there.metadata["settings"]["threads"] == 1
+
+
+def test_texts_in_windows_and_abstracts_alone(tmp_path: Path, spark: Any) -> None:
+    rows = SAMPLE[:30].copy()
+    rows.loc[5, "abstract"] *= 6
+    rows.to_csv(tmp_path / "papers.csv", index=False)
+    options = {"text": "abstract", "long_text": "windows", "max_tokens": 128}
+    there = embed(tmp_path / "papers.csv", tmp_path / "there", spark, **options).run
+    here = embed_papers(tmp_path / "papers.csv", tmp_path / "here", device="cpu", **options).run
+    assert_same(there, here)
+    assert sum(part["n_in_windows"] for part in there.metadata["parts"]) > 1
+
+
+def test_int8_is_the_same_quantised_model(tmp_path: Path, spark: Any) -> None:
+    there = embed(sample_papers(), tmp_path / "there", spark, precision="int8").run
+    here = embed_papers(sample_papers(), tmp_path / "here", precision="int8", device="cpu").run
+    assert there.metadata["fingerprint"] == here.metadata["fingerprint"]
+    assert there.metadata["int8_check"] == here.metadata["int8_check"]
+    assert (there.folder / "model" / "model.xml").exists()
+    assert_same(there, here)
+
+
+def test_appended_and_another_model_refused(tmp_path: Path, spark: Any, minilm: Encoder) -> None:
+    older, newer = tmp_path / "older.csv", tmp_path / "newer.csv"
+    SAMPLE[:60].to_csv(older, index=False)
+    changed = SAMPLE[10:80].copy()
+    changed.loc[20, "abstract"] = "This abstract was written anew."
+    changed.to_csv(newer, index=False)
+    embed(older, tmp_path / "run", spark)
+    made = embed(newer, tmp_path / "run", spark, append=True, prune=True)
+    assert made.changes == {"n_new": 20, "n_changed": 1, "n_unchanged": 49, "n_older": 0, "n_pruned": 10}
+    alone = embed_papers(newer, tmp_path / "alone", encoder=minilm).run
+    order = [alone.row_of(paper_id) for paper_id in made.run.paper_ids]
+    assert sorted(order) == list(range(70))
+    assert_allclose(made.run.embeddings(), alone.embeddings()[order], atol=1e-5)
+    with pytest.raises(InputError, match="max_tokens: 512 there, 128 here"):
+        embed(newer, tmp_path / "run", spark, append=True, max_tokens=128)
+
+
+def test_from_hdfs_to_hdfs_with_the_model_there(
+    tmp_path: Path, spark: Any, hdfs: dict[str, Any], sample_run: Run
+) -> None:
+    uri = f"{hdfs['uri']}/encoder"
+    spark.read.csv(f"file://{sample_papers()}", header=True, multiLine=True, escape='"').coalesce(1).write.parquet(
+        f"{uri}/papers"
+    )
+    run = embed(f"{uri}/papers", f"{uri}/run", spark, shared=f"{uri}/model").run
+    assert run.paper_ids == sample_run.paper_ids
+    assert_allclose(run.embeddings(), sample_run.embeddings(), atol=1e-5, strict=True)
+    assert embed(f"{uri}/papers", f"{uri}/run", spark, shared=f"{uri}/model").n_embedded == 0
+
+
+IN_A_WORKER = """
+import sys
+for name in ("torch", "transformers", "sentence_transformers", "adapters", "nncf", "pyspark"):
+    sys.modules[name] = None  # an import of it fails
+import json
+import numpy as np
+import pyarrow as pa
+from arxiv_embeddings.models import ModelSpec
+from arxiv_embeddings.papers import open_papers, sample_papers
+from arxiv_embeddings.spark_encoder import LOADED, PartEncoder
+from arxiv_embeddings.spark_runs import place_windows
+
+folder, model, sha256, spec = sys.argv[1:]
+options = {"precision": "float32", "long_text": "cut", "allow_unknown": False, "threads": 1, "streams": 1}
+maker = PartEncoder(folder, {"embedding_dim": 384}, ModelSpec(**json.loads(spec)), model, sha256, options)
+loaded = []
+for window in place_windows(open_papers(sample_papers()).scan().batches(12, limit=24), 0):
+    row = pa.RecordBatch.from_pydict({"position": [window[0]], "papers": [window[1]]})
+    (said,) = maker.embed(iter([row]))
+    loaded.extend(map(id, LOADED.values()))
+    print(said["said"][0])
+assert len(set(loaded)) == 1
+"""
+
+
+def test_an_executor_needs_no_torch_and_loads_once(tmp_path: Path, minilm: Encoder, sample_run: Run) -> None:
+    converted, spec = minilm.converted, json.dumps(vars(minilm.files.spec))
+    (tmp_path / "parts").mkdir()
+    words = [str(tmp_path), str(converted.folder), converted.sha256, spec]
+    done = subprocess.run([sys.executable, "-c", IN_A_WORKER, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = [json.loads(line)["part"] for line in done.stdout.splitlines()]
+    assert [part["position"] for part in said] == [0, 12]
+    tables = [pd.read_parquet(tmp_path / "parts" / part["name"]) for part in said]
+    assert pd.concat(tables)["paper_id"].tolist() == sample_run.paper_ids[:24]
+    made = [vector for table in tables for vector in table["embedding"]]
+    assert_allclose(made, sample_run.embeddings()[:24], atol=1e-5)
+
+
+def test_a_model_is_packed_once_and_the_same_everywhere(tmp_path: Path, minilm: Encoder) -> None:
+    packed = archive_model(minilm.converted)
+    shutil.unpack_archive(packed, tmp_path / "model", "zip")
+    for path in minilm.converted.folder.iterdir():
+        assert (tmp_path / "model" / path.name).read_bytes() == path.read_bytes()
+    before = packed.stat()
+    assert archive_model(fetch_converted(minilm.files)).stat() == before
+
+
+# what fails
+
+
+WRITER = """
+import json, sys
+from arxiv_embeddings.cli import describe_error
+from arxiv_embeddings.papers import sample_papers
+from arxiv_embeddings.spark import make_session
+from arxiv_embeddings.spark_encoder import embed_in_executors
+
+if __name__ == "__main__":
+    papers, folder, master, settings = sys.argv[1:]
+    session = make_session(master, jars="none", conf=json.loads(settings))
+    said = {}
+    try:
+        said["n_embedded"] = embed_in_executors(papers, folder, session, part_size=12).n_embedded
+    except Exception as error:
+        said["error"] = describe_error(error)
+    print(json.dumps(said), flush=True)
+    session.stop()
+"""
+
+
+def writer_command(
+    folder: Path, papers: object = None, master: str = "local[2]", conf: dict[str, str] | None = None
+) -> list[str]:
+    settings = json.dumps({"spark.driver.memory": "1g"} | (conf or {}))
+    return [sys.executable, "-c", WRITER, str(papers or sample_papers()), str(folder), master, settings]
+
+
+def run_writer(folder: Path, **where: Any) -> dict[str, Any]:
+    "Run it to its end: `n_embedded` or `error`."
+    done = subprocess.run(writer_command(folder, **where), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_an_executor_that_is_killed(tmp_path: Path, spark: Any, sample_run: Run) -> None:
+    folder, made = tmp_path / "run", []
+    thread = threading.Thread(target=lambda: made.append(embed(sample_papers(), folder, spark)))
+    thread.start()
+    wait_until(lambda: 0 < count_committed(folder) < 144 or not thread.is_alive())
+    before = find_executors(psutil.Process())
+    before[0].kill()
+    thread.join(120)
+    assert (len(before), made[0].n_embedded) == (2, 144)
+    assert_same(made[0].run, sample_run)
+    wait_until(lambda: len(find_executors(psutil.Process())) == 2)  # Spark has started another one
+
+
+def test_a_python_worker_that_is_killed(tmp_path: Path, spark: Any, sample_run: Run) -> None:
+    "As Linux does where memory is short: the task is tried again, and the run notices nothing."
+    folder, made = tmp_path / "run", []
+    thread = threading.Thread(target=lambda: made.append(embed(sample_papers(), folder, spark)))
+    thread.start()
+    wait_until(lambda: 0 < count_committed(folder) < 144 or not thread.is_alive())
+    daemons = [one for executor in find_executors(psutil.Process()) for one in executor.children()]
+    workers = [worker for daemon in daemons for worker in daemon.children()]
+    workers[0].kill()
+    thread.join(120)
+    assert made[0].n_embedded == 144
+    assert_same(made[0].run, sample_run)
+
+
+def test_a_driver_that_is_killed(tmp_path: Path, sample_run: Run) -> None:
+    folder = tmp_path / "run"
+    process = subprocess.Popen(writer_command(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: 0 < count_committed(folder) < 144 or process.poll() is not None)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    committed = open_run(folder)
+    n_committed, parts = committed.n_papers, committed.metadata["parts"]
+    assert 0 < n_committed < 144
+    assert run_writer(folder)["n_embedded"] == 144 - n_committed
+    assert open_run(folder).metadata["parts"][: len(parts)] == parts
+    assert_same(open_run(folder), sample_run)
+
+
+def test_a_python_worker_that_may_not_have_enough_memory(tmp_path: Path, sample_run: Run) -> None:
+    folder = tmp_path / "run"
+    said = run_writer(folder, conf={"spark.executor.pyspark.memory": "200m"})["error"]
+    assert re.search(r"raise spark\.executor\.(memoryOverhead, and spark\.executor\.)?pyspark\.memory", said)
+    assert len(said.splitlines()) == 1
+    assert list((folder / "parts").iterdir()) == []
+    assert run_writer(folder)["n_embedded"] == 144
+    assert_same(open_run(folder), sample_run)
+
+
+FULL_DISK = """
+import subprocess, sys
+from pathlib import Path
+disk, command = Path(sys.argv[1]), sys.argv[2:]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], check=True)
+subprocess.run(command, check=True)
+subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+from arxiv_embeddings.store import open_run
+print(open_run(disk / "run").n_papers, flush=True)
+subprocess.run(command, check=True)
+import shutil
+shutil.copytree(disk / "run", disk.parent / "run")
+"""
+
+
+def test_a_full_disk_at_the_output(tmp_path: Path, sample_run: Run) -> None:
+    namespace = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+    ]  # a small file system of its own, without being root
+    if not shutil.which("unshare") or subprocess.run([*namespace, "true"], capture_output=True).returncode:
+        pytest.skip("no small file system can be made here: user namespaces are not to be had")
+    (tmp_path / "disk").mkdir()
+    command = [*namespace, sys.executable, "-c", FULL_DISK, str(tmp_path / "disk")]
+    done = subprocess.run(
+        [*command, *writer_command(tmp_path / "disk" / "run")], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    said, n_safe, then = map(json.loads, done.stdout.splitlines())
+    assert "No space left on device" in said["error"]
+    assert 0 < n_safe < 144
+    assert then["n_embedded"] == 144 - n_safe
+    assert_same(open_run(tmp_path / "run"), sample_run)
+
+
+def test_a_corrupt_file_among_good_ones(tmp_path: Path, spark: Any, sample_run: Run) -> None:
+    folder = tmp_path / "papers"
+    folder.mkdir()
+    for number in range(3):
+        SAMPLE[number * 48 : number * 48 + 48].to_parquet(folder / f"part-{number}.parquet")
+    content = (folder / "part-1.parquet").read_bytes()
+    (folder / "part-1.parquet").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"part-1\.parquet") as error:
+        embed(folder, tmp_path / "run", spark)
+    assert len(describe_error(error.value).splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+    (folder / "part-1.parquet").write_bytes(content)
+    run = embed(folder, tmp_path / "run", spark).run
+    assert run.paper_ids == sample_run.paper_ids
+    assert_allclose(run.embeddings(), sample_run.embeddings(), atol=1e-5, strict=True)
+
+
+def test_a_model_that_was_exchanged_is_refused(tmp_path: Path, spark: Any, minilm: Encoder) -> None:
+    shutil.copytree(minilm.converted.folder, tmp_path / "model")
+    weights = bytearray((tmp_path / "model" / "model.bin").read_bytes())
+    weights[1000] ^= 1
+    (tmp_path / "model" / "model.bin").write_bytes(weights)
+    with pytest.raises(InputError, match=r"model\.bin is damaged or missing"):
+        embed(sample_papers(), tmp_path / "run", spark, shared=tmp_path / "model")
+    assert list((tmp_path / "run" / "parts").iterdir()) == []
+
+
+@pytest.fixture
+def standalone(tmp_path: Path) -> Iterator[str]:
+    "Spark's own cluster, a master and two workers that take themselves for two machines; its address."
+    address = f"spark://127.0.0.1:{find_free_port()}"
+    servers = {"master.Master": ["--host", "127.0.0.1", "--port", address.rsplit(":", 1)[1]]}
+    servers |= {f"worker.Worker {host}": ["--host", host, "--cores", "1", "--memory", "1g"] for host in TWO_HOSTS}
+    environment = os.environ | {"JAVA_HOME": str(find_java()), "SPARK_DAEMON_MEMORY": "512m"}
+    processes = []
+    for name, words in servers.items():
+        kind, _, host = name.partition(" ")
+        place = ["--work-dir", str(tmp_path / host), address] if host else []
+        command = [pyspark_jars().parent / "bin" / "spark-class", f"org.apache.spark.deploy.{kind}", *words]
+        with (tmp_path / f"{name}.log").open("wb") as log:
+            command = [*command, "--webui-port", "0", *place]
+            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+    yield address
+    for process in processes:
+        process.terminate()
+        process.wait(60)
+
+
+def test_tasks_that_run_twice_leave_each_paper_once(
+    tmp_path: Path, standalone: str, sample_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    "The second of two parts has the longer texts: while it is made, the other machine is idle and tries it too."
+    rows = SAMPLE[:24].copy()
+    rows.loc[12:, "abstract"] *= 5
+    rows.to_csv(tmp_path / "papers.csv", index=False)
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    (tmp_path / "events").mkdir()
+    events = {"spark.eventLog.enabled": "true", "spark.eventLog.dir": (tmp_path / "events").as_uri()}
+    conf = SETTINGS | events | {"spark.driver.host": "127.0.0.1"}
+    said = run_writer(tmp_path / "run", papers=tmp_path / "papers.csv", master=standalone, conf=conf)
+    assert said == {"n_embedded": 24}
+    (log,) = (tmp_path / "events").iterdir()
+    ended = [json.loads(line)["Task Info"] for line in log.read_text().splitlines() if '"SparkListenerTaskEnd"' in line]
+    assert any(task["Speculative"] for task in ended)
+    run = open_run(tmp_path / "run")
+    here = embed_papers(tmp_path / "papers.csv", tmp_path / "here", device="cpu").run
+    assert_same(run, here)
