@@ -18,6 +18,7 @@ import psutil
 import pytest
 from numpy.testing import assert_allclose
 
+from arxiv_embeddings import spark_runs
 from arxiv_embeddings.batching import Encoder
 from arxiv_embeddings.checks import verify_run
 from arxiv_embeddings.cli import describe_error
@@ -28,7 +29,7 @@ from arxiv_embeddings.pipeline import EmbedResult, embed_papers
 from arxiv_embeddings.pooling import compute_cosines
 from arxiv_embeddings.spark import make_session
 from arxiv_embeddings.spark_encoder import archive_model, embed_in_executors
-from arxiv_embeddings.store import Run, open_run
+from arxiv_embeddings.store import Run, RunWriter, open_run
 
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)
 PART_SIZE = 12
@@ -357,6 +358,25 @@ def test_a_model_that_was_exchanged_is_refused(tmp_path: Path, spark: Any, minil
     assert list((tmp_path / "run" / "parts").iterdir()) == []
 
 
+def test_a_task_that_wrote_its_part_twice(
+    tmp_path: Path, spark: Any, sample_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    "Both copies of a task came to their end; the driver was told of one part, and the other one does not stay."
+    commit, twins = spark_runs.commit_slice, []
+
+    def commit_beside_a_twin(said: list[dict[str, Any]], writer: RunWriter, bar: Any) -> None:
+        part = writer.folder / "parts" / said[0]["part"]["name"]
+        twins.append(part.with_name(f"{part.name.rpartition('-')[0]}-00000000.parquet"))
+        shutil.copyfile(part, twins[-1])
+        commit(said, writer, bar)
+
+    monkeypatch.setattr(spark_runs, "commit_slice", commit_beside_a_twin)
+    run = embed(sample_papers(), tmp_path / "run", spark).run
+    assert len(twins) == 6
+    assert not any(twin.exists() for twin in twins)
+    assert_same(run, sample_run)
+
+
 @pytest.fixture
 def standalone(tmp_path: Path) -> Iterator[str]:
     "Spark's own cluster, a master and two workers that take themselves for two machines; its address."
@@ -392,8 +412,9 @@ def test_tasks_that_run_twice_leave_each_paper_once(
     said = run_writer(tmp_path / "run", papers=tmp_path / "papers.csv", master=standalone, conf=conf)
     assert said == {"n_embedded": 24}
     (log,) = (tmp_path / "events").iterdir()
-    ended = [json.loads(line)["Task Info"] for line in log.read_text().splitlines() if '"SparkListenerTaskEnd"' in line]
-    assert any(task["Speculative"] for task in ended)
+    events = map(json.loads, log.read_text().splitlines())
+    begun = [event["Task Info"] for event in events if event["Event"] == "SparkListenerTaskStart"]
+    assert any(task["Speculative"] for task in begun)
     run = open_run(tmp_path / "run")
     here = embed_papers(tmp_path / "papers.csv", tmp_path / "here", device="cpu").run
     assert_same(run, here)
