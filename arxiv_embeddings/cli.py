@@ -9,7 +9,8 @@ __all__ = ['app', 'RunFolder', 'PapersFile', 'AsJson', 'Debug', 'Device', 'Categ
            'print_json', 'as_plain', 'print_table', 'print_papers', 'print_embedded', 'print_problems', 'embed',
            'count_and_name', 'describe', 'verify', 'repair', 'compact', 'models', 'similar', 'search', 'index',
            'evaluate', 'export', 'plot', 'sample', 'parse_settings', 'spark_embed', 'spark_export_model',
-           'spark_start_hdfs', 'spark_stop_hdfs', 'spark_start_yarn', 'spark_stop_yarn', 'common', 'main']
+           'spark_pack_environment', 'spark_start_hdfs', 'spark_stop_hdfs', 'spark_start_yarn', 'spark_stop_yarn',
+           'common', 'main']
 
 # %% ../nbs/12_cli.ipynb #12-cli-03
 import functools
@@ -722,6 +723,25 @@ def _print_ended(n_ended: int, as_json: bool) -> None:
     if as_json:
         return print_json({"n_ended": n_ended})
     typer.echo(f"{n_ended} servers ended")
+
+
+@spark_app.command("pack-environment")
+@reports_errors
+def spark_pack_environment(
+    file: Annotated[str, typer.Argument(help="Archive to write; must not exist.", metavar="FILE.tar.gz")],
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    "Pack this Python, this package and what executors import into one archive for executors."
+    from arxiv_embeddings.environments import pack_environment
+
+    packed = pack_environment(file)
+    if as_json:
+        return print_json(packed)
+    typer.echo(
+        f"{packed['file']}: {packed['n_bytes'] / 1e6:.2f} MB, unpacked {packed['n_files']:,} files and "
+        f"{packed['n_bytes_unpacked'] / 1e6:.2f} MB"
+    )
 
 
 @spark_app.command("start-hdfs")
