@@ -351,7 +351,8 @@ def stop_hdfs(
 
 # %% ../nbs/06_hadoop.ipynb #06-hadoop-25
 YARN_NOTE = "yarn.json"
-# no disk is too full to be used; small containers are small; virtual memory, of which Java takes what it likes, is not limited
+# no disk is too full to be used; small containers are small; memory is watched by the NodeManager, as there are no cgroups
+# that limit it, and virtual memory, of which Java takes what it likes, is not
 YARN_SETTINGS = {
     "yarn.resourcemanager.hostname": "127.0.0.1",
     "yarn.nodemanager.hostname": "127.0.0.1",
@@ -359,8 +360,10 @@ YARN_SETTINGS = {
     "yarn.nodemanager.localizer.address": "127.0.0.1:0",
     "yarn.nodemanager.webapp.address": "127.0.0.1:0",
     "yarn.nodemanager.disk-health-checker.max-disk-utilization-per-disk-percentage": "100",
+    "yarn.nodemanager.resource.memory.enforced": "false",
     "yarn.nodemanager.vmem-check-enabled": "false",
     "yarn.nodemanager.resource-monitor.interval-ms": "500",
+    "yarn.nodemanager.process-kill-wait.ms": "500",
     "yarn.resourcemanager.nodemanagers.heartbeat-interval-ms": "200",
     "yarn.scheduler.minimum-allocation-mb": "128",
 }
