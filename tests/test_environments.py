@@ -1,8 +1,10 @@
 """The archive that executors get: everything they need, from nowhere else, and the same bytes each time."""
 
 import json
+import shutil
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,13 @@ from arxiv_embeddings.openvino_engine import OpenVINOEncoder
 
 
 @pytest.fixture(scope="module")
-def unpacked(packed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    "The same, in a folder."
+def unpacked(packed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    "The archive, unpacked."
     folder = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(packed["file"]) as archive:
         archive.extractall(folder, filter="data")
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 SEEN = """
