@@ -616,6 +616,9 @@ def spark_embed(
     conf: Annotated[
         list[str] | None, typer.Option(help="A Spark setting, may be repeated.", metavar="NAME=VALUE")
     ] = None,
+    environment: Annotated[
+        str | None, typer.Option(help="Archive from pack-environment, for executors on a cluster.", metavar="FILE")
+    ] = None,
     jars: Annotated[str, typer.Option(help="Archives of Spark NLP: onnx, or full with TensorFlow.")] = "onnx",
     text: TextRule = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts that go through the model together.")] = 2,
@@ -649,7 +652,7 @@ def spark_embed(
     columns |= {"title_column": title_column, "categories_column": categories_column}
     open_papers(papers, **columns)  # what is not there is said before Spark is started
     exported = fetch_exported(model, int8=int8)
-    session = make_session(master, jars=jars, conf=settings)
+    session = make_session(master, jars=jars, conf=settings, environment=environment)
     try:
         result = embed_on_spark(
             papers,
@@ -732,7 +735,7 @@ def spark_pack_environment(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    "Pack this Python, this package and what executors import into one archive for executors."
+    "Pack this Python, this package and what executors import into one archive, for embed's --environment."
     from arxiv_embeddings.environments import pack_environment
 
     packed = pack_environment(file)
