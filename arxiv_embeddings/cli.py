@@ -6,10 +6,11 @@
 __all__ = ['app', 'RunFolder', 'PapersFile', 'AsJson', 'Debug', 'Device', 'Category', 'HowMany', 'Limit', 'Append', 'Prune',
            'Pooling', 'MaxTokens', 'Adapter', 'QueryAdapter', 'LongText', 'MinimumCosine', 'TextRule', 'Revision',
            'AllowUnknown', 'IdColumn', 'AbstractColumn', 'TitleColumn', 'CategoriesColumn', 'Quiet', 'REPORTED',
-           'spark_app', 'describe_error', 'reports_errors', 'print_json', 'as_plain', 'print_table', 'print_papers',
-           'print_embedded', 'print_problems', 'embed', 'count_and_name', 'describe', 'verify', 'repair', 'compact',
-           'models', 'similar', 'search', 'index', 'evaluate', 'export', 'plot', 'sample', 'parse_settings',
-           'spark_embed', 'check_way', 'spark_export_model', 'spark_start_hdfs', 'spark_stop_hdfs', 'common', 'main']
+           'spark_app', 'ServersFolder', 'StartedFolder', 'describe_error', 'reports_errors', 'print_json', 'as_plain',
+           'print_table', 'print_papers', 'print_embedded', 'print_problems', 'embed', 'count_and_name', 'describe',
+           'verify', 'repair', 'compact', 'models', 'similar', 'search', 'index', 'evaluate', 'export', 'plot',
+           'sample', 'parse_settings', 'spark_embed', 'check_way', 'spark_export_model', 'spark_pack_environment',
+           'spark_start_hdfs', 'spark_stop_hdfs', 'spark_start_yarn', 'spark_stop_yarn', 'common', 'main']
 
 # %% ../nbs/12_cli.ipynb #12-cli-03
 import functools
@@ -582,7 +583,7 @@ def _print_files(paths: list[Any], as_json: bool) -> None:
 # %% ../nbs/12_cli.ipynb #12-cli-24
 spark_app = typer.Typer(
     name="spark",
-    help="The same on a cluster: Spark, Spark NLP, HDFS.",
+    help="The same on a cluster: Spark, Spark NLP, HDFS, YARN.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -634,6 +635,9 @@ def spark_embed(
     master: Annotated[str, typer.Option(help="Where Spark runs: local[*], yarn, spark://...")] = "local[*]",
     conf: Annotated[
         list[str] | None, typer.Option(help="A Spark setting, may be repeated.", metavar="NAME=VALUE")
+    ] = None,
+    environment: Annotated[
+        str | None, typer.Option(help="Archive from pack-environment, for executors on a cluster.", metavar="FILE")
     ] = None,
     jars: Annotated[str, typer.Option(help="With spark-nlp: its archives, onnx or full with TensorFlow.")] = "onnx",
     text: TextRule = None,
@@ -699,7 +703,7 @@ def spark_embed(
         given = {"model": model, "precision": "int8" if int8 else "float32", "shared": shared_model}
         given |= {"pooling": pooling, "max_tokens": max_tokens, "revision": revision, "adapter": adapter}
         given |= {"query_adapter": query_adapter, "long_text": long_text, "minimum_cosine": minimum_cosine}
-    session = make_session(master, jars=jars if via == "spark-nlp" else "none", conf=settings)
+    session = make_session(master, jars=jars if via == "spark-nlp" else "none", conf=settings, environment=environment)
     try:
         result = embed_on_spark(papers, out, session, **given, **common)
     finally:
@@ -756,36 +760,89 @@ def spark_export_model(
         )
 
 
+ServersFolder = Annotated[str, typer.Argument(help="Where it keeps its data; made if need be.", metavar="FOLDER")]
+StartedFolder = Annotated[str, typer.Argument(help="As it was started with.", metavar="FOLDER")]
+
+
+def _print_started(note: dict[str, Any], stop: str, folder: str, as_json: bool) -> None:
+    if as_json:
+        return print_json(note)
+    typer.echo(f"{note['uri']}\nHADOOP_CONF_DIR={note['conf']}\nto end it: arxiv-embeddings spark {stop} {folder}")
+
+
+def _print_ended(n_ended: int, as_json: bool) -> None:
+    if as_json:
+        return print_json({"n_ended": n_ended})
+    typer.echo(f"{n_ended} servers ended")
+
+
+@spark_app.command("pack-environment")
+@reports_errors
+def spark_pack_environment(
+    file: Annotated[str, typer.Argument(help="Archive to write; must not exist.", metavar="FILE.tar.gz")],
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    "Pack this Python, this package and what executors import into one archive, for embed's --environment."
+    from arxiv_embeddings.environments import pack_environment
+
+    packed = pack_environment(file)
+    if as_json:
+        return print_json(packed)
+    typer.echo(
+        f"{packed['file']}: {packed['n_bytes'] / 1e6:.2f} MB, unpacked {packed['n_files']:,} files and "
+        f"{packed['n_bytes_unpacked'] / 1e6:.2f} MB"
+    )
+
+
 @spark_app.command("start-hdfs")
 @reports_errors
 def spark_start_hdfs(
-    folder: Annotated[str, typer.Argument(help="Where it keeps its data; made if need be.", metavar="FOLDER")],
+    folder: ServersFolder,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     "Start a real HDFS on this machine, to try things on: a NameNode and a DataNode."
     from arxiv_embeddings.hadoop import start_hdfs
 
-    note = start_hdfs(folder)
-    if as_json:
-        return print_json(note)
-    typer.echo(f"{note['uri']}\nHADOOP_CONF_DIR={note['conf']}\nto end it: arxiv-embeddings spark stop-hdfs {folder}")
+    _print_started(start_hdfs(folder), "stop-hdfs", folder, as_json)
 
 
 @spark_app.command("stop-hdfs")
 @reports_errors
-def spark_stop_hdfs(
-    folder: Annotated[str, typer.Argument(help="As given to start-hdfs.", metavar="FOLDER")],
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
+def spark_stop_hdfs(folder: StartedFolder, as_json: AsJson = False, debug: Debug = False) -> None:
     "End an HDFS that start-hdfs started; what it holds stays."
     from arxiv_embeddings.hadoop import stop_hdfs
 
-    n_ended = stop_hdfs(folder)
-    if as_json:
-        return print_json({"n_ended": n_ended})
-    typer.echo(f"{n_ended} servers ended")
+    _print_ended(stop_hdfs(folder), as_json)
+
+
+@spark_app.command("start-yarn")
+@reports_errors
+def spark_start_yarn(
+    folder: ServersFolder,
+    memory: Annotated[int, typer.Option(min=1, help="MiB that containers may take together.")] = 8192,
+    cores: Annotated[int, typer.Option(min=1, help="Cores that containers may take together.")] = 4,
+    check_memory: Annotated[
+        bool, typer.Option("--check-memory", help="Kill containers that take more memory than they asked for.")
+    ] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    "Start a real YARN with an HDFS on this machine, to try things on: four servers."
+    from arxiv_embeddings.hadoop import start_yarn
+
+    note = start_yarn(folder, memory=memory, cores=cores, check_memory=check_memory)
+    _print_started(note, "stop-yarn", folder, as_json)
+
+
+@spark_app.command("stop-yarn")
+@reports_errors
+def spark_stop_yarn(folder: StartedFolder, as_json: AsJson = False, debug: Debug = False) -> None:
+    "End a YARN that start-yarn started, and its HDFS; what that holds stays."
+    from arxiv_embeddings.hadoop import stop_yarn
+
+    _print_ended(stop_yarn(folder), as_json)
 
 # %% ../nbs/12_cli.ipynb #12-cli-25
 def _show_version(wanted: bool) -> None:

@@ -14,6 +14,7 @@ os.environ.setdefault("ARXIV_EMBEDDINGS_CACHE", tempfile.mkdtemp(prefix="arxiv_e
 
 from arxiv_embeddings.batching import Encoder
 from arxiv_embeddings.encoder import load_encoder
+from arxiv_embeddings.environments import pack_environment
 from arxiv_embeddings.hadoop import start_hdfs, stop_hdfs
 from arxiv_embeddings.papers import sample_papers
 from arxiv_embeddings.pipeline import embed_papers
@@ -50,6 +51,12 @@ def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     note = start_hdfs(folder)
     yield note | {"folder": folder}
     stop_hdfs(folder)
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    "What executors need of Python, as one archive: what `pack_environment` says of it."
+    return pack_environment(tmp_path_factory.mktemp("packed") / "environment.tar.gz")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from arxiv_embeddings import spark_runs
 from arxiv_embeddings.batching import Encoder
 from arxiv_embeddings.checks import verify_run
 from arxiv_embeddings.cli import describe_error
-from arxiv_embeddings.hadoop import find_free_port, find_java, pyspark_jars
+from arxiv_embeddings.hadoop import find_free_ports, find_java, pyspark_jars
 from arxiv_embeddings.openvino_engine import fetch_converted
 from arxiv_embeddings.papers import InputError, sample_papers
 from arxiv_embeddings.pipeline import EmbedResult, embed_papers
@@ -380,7 +380,7 @@ def test_a_task_that_wrote_its_part_twice(
 @pytest.fixture
 def standalone(tmp_path: Path) -> Iterator[str]:
     "Spark's own cluster, a master and two workers that take themselves for two machines; its address."
-    address = f"spark://127.0.0.1:{find_free_port()}"
+    address = f"spark://127.0.0.1:{find_free_ports(1)[0]}"
     servers = {"master.Master": ["--host", "127.0.0.1", "--port", address.rsplit(":", 1)[1]]}
     servers |= {f"worker.Worker {host}": ["--host", host, "--cores", "1", "--memory", "1g"] for host in TWO_HOSTS}
     environment = os.environ | {"JAVA_HOME": str(find_java()), "SPARK_DAEMON_MEMORY": "512m"}

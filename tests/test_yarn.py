@@ -1,0 +1,133 @@
+"""Jobs on a real YARN, whose executors have nothing but the archive that is handed to them."""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from arxiv_embeddings.cli import app
+from arxiv_embeddings.environments import EXECUTOR_DISTRIBUTIONS, PACKAGES
+from arxiv_embeddings.hadoop import is_running, measure_yarn, pyspark_jars, start_yarn, stop_yarn
+from arxiv_embeddings.spark import make_session
+
+MEMORY, CORES = 6144, 3
+EXECUTORS = {
+    "spark.driver.memory": "1g",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.executor.instances": "2",
+    "spark.executor.memory": "512m",
+    "spark.executor.memoryOverhead": "768m",
+    "spark.task.maxFailures": "1",
+    "spark.yarn.jars": f"local:{pyspark_jars()}/*",
+}
+
+
+@pytest.fixture(scope="module")
+def yarn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    "A real YARN with an HDFS: what `start_yarn` says of it, and its `folder`."
+    folder = tmp_path_factory.mktemp("yarn")
+    yield start_yarn(folder, memory=MEMORY, cores=CORES, check_memory=True) | {"folder": folder}
+    stop_yarn(folder)
+    shutil.rmtree(folder)  # with what containers unpacked
+
+
+@pytest.fixture(scope="module")
+def session(yarn: dict[str, Any], packed: dict[str, Any]) -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("HADOOP_CONF_DIR", yarn["conf"])
+        patched.delenv("PYSPARK_PYTHON", raising=False)
+        settings = {"jars": "none", "conf": EXECUTORS, "environment": packed["file"]}
+        session = make_session("yarn", **settings)
+        assert make_session("yarn", **settings) is session
+        yield session
+        session.stop()
+
+
+def test_executors_have_the_archive_alone(yarn: dict[str, Any], session: Any) -> None:
+    session.range(100).repartition(2).write.parquet(f"{yarn['uri']}/numbers")
+
+    def look_around(batches):  # in here, as executors do not have this file
+        import pyarrow as pa
+
+        import arxiv_embeddings.openvino_engine
+        import arxiv_embeddings.spark_runs
+
+        said = {
+            "folder": os.getcwd(),
+            "prefix": sys.prefix,
+            "executable": sys.executable,
+            "python": sys.version,
+            "package": arxiv_embeddings.__file__,
+            "versions": {name: metadata.version(name) for name in EXECUTOR_DISTRIBUTIONS},
+        }
+        total = sum(sum(batch["id"].to_pylist()) for batch in batches)
+        yield pa.RecordBatch.from_pydict({"total": [total], "said": [json.dumps(said)]})
+
+    frame = session.read.parquet(f"{yarn['uri']}/numbers").repartition(2)
+    frame.mapInArrow(look_around, "total long, said string").write.parquet(f"{yarn['uri']}/seen")
+    rows = session.read.parquet(f"{yarn['uri']}/seen").collect()
+    assert sum(row["total"] for row in rows) == sum(range(100))
+    for said in (json.loads(row["said"]) for row in rows):
+        container = Path(said["folder"])
+        assert container.is_relative_to(yarn["folder"] / "yarn" / "local")
+        assert container.name.startswith("container_")
+        assert said["prefix"] == str(container / "environment")
+        assert Path(said["executable"]).parent == container / "environment" / "bin"
+        assert said["package"] == str(container / "environment" / PACKAGES / "arxiv_embeddings" / "__init__.py")
+        assert said["python"] == sys.version
+        assert said["versions"] == {name: metadata.version(name) for name in EXECUTOR_DISTRIBUTIONS}
+    assert "PYSPARK_PYTHON" not in os.environ  # the next session, with a local master, runs the driver's Python
+
+
+def test_a_worker_that_takes_more_memory_than_was_asked_for_is_killed(session: Any) -> None:
+    def take_memory(batches):
+        import pyarrow as pa
+
+        for _ in batches:
+            taken = b"x" * 1_600_000_000
+            time.sleep(60)  # it is killed long before
+            yield pa.RecordBatch.from_pydict({"id": [len(taken)]})
+
+    with pytest.raises(Exception, match="killed by YARN for exceeding physical memory limits"):
+        session.range(1).mapInArrow(take_memory, "id long").collect()
+
+
+def test_yarn_offers_what_it_was_started_with(yarn: dict[str, Any]) -> None:
+    assert measure_yarn(yarn) == {"n_nodes": 1, "memory": MEMORY, "cores": CORES}
+
+
+def test_starting_twice_is_refused_in_a_line(yarn: dict[str, Any]) -> None:
+    for command in ("start-yarn", "start-hdfs"):
+        result = CliRunner().invoke(app, ["spark", command, str(yarn["folder"])])
+        (line,) = result.stderr.splitlines()
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert line == f"error: the {command[6:].upper()} in {yarn['folder']} is running: {yarn['uri']}"
+    assert all(map(is_running, yarn["processes"].values()))
+
+
+def find_containers(folder: Path) -> list[str]:
+    "Ids of processes that work in a YARN's folder."
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended in the meantime
+            if Path(os.readlink(process / "cwd")).is_relative_to(folder / "yarn" / "local"):
+                found.append(process.name)
+    return found
+
+
+def test_stopping_ends_containers_too(yarn: dict[str, Any], session: Any) -> None:
+    assert len(find_containers(yarn["folder"])) >= 3  # the application's master and two executors
+    result = CliRunner().invoke(app, ["spark", "stop-yarn", str(yarn["folder"]), "--json"])
+    assert json.loads(result.stdout) == {"n_ended": 4}
+    assert find_containers(yarn["folder"]) == []
+    assert not any(map(is_running, yarn["processes"].values()))
