@@ -46,7 +46,7 @@ demo: env ## The main job on the sample corpus: papers, vectors, index, exports,
 test: export ARXIV_EMBEDDINGS_CACHE = $(abspath $(VENV))/converted-models
 test: env ## Every cell of every notebook, then every other test
 	rm -rf $(ARXIV_EMBEDDINGS_CACHE)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_test --flags "slow spark" --n_workers 0 --timing
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_test --flags "slow spark" --n_workers 2 --timing
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 bench: env ## How fast, beside others, about an hour; written to benchmarks/results

@@ -365,6 +365,7 @@ YARN_SETTINGS = {
     "yarn.nodemanager.resource-monitor.interval-ms": "500",
     "yarn.nodemanager.process-kill-wait.ms": "500",
     "yarn.resourcemanager.nodemanagers.heartbeat-interval-ms": "200",
+    "yarn.nm.liveness-monitor.expiry-interval-ms": "5000",  # a NodeManager that is gone is given up after seconds
     "yarn.scheduler.minimum-allocation-mb": "128",
 }
 # what clients and the NodeManager ask the ResourceManager at: each a free port

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['log', 'WEIGHTS_NAMES', 'CONVERTED_FILES', 'CONVERSION_FORMAT', 'CONVERSION_REVISION', 'SMALLEST_COSINE',
-           'QUANTISATION', 'LENGTH_MULTIPLES', 'load_openvino', 'has_amx', 'count_cores', 'find_precisions',
-           'check_precision', 'convert_graph', 'drop_repetitions', 'calibration_texts', 'check_conversion',
-           'cache_folder', 'make_folder_whole', 'ConvertedModel', 'describe_converted', 'open_converted',
-           'name_converted', 'convert_model', 'quiet_rich', 'quantise_model', 'fetch_converted', 'choose_streams',
-           'OpenVINOEncoder']
+           'QUANTISATION', 'LENGTH_MULTIPLES', 'BESIDE_OTHERS', 'load_openvino', 'has_amx', 'count_cores',
+           'find_precisions', 'check_precision', 'convert_graph', 'drop_repetitions', 'calibration_texts',
+           'check_conversion', 'cache_folder', 'make_folder_whole', 'ConvertedModel', 'describe_converted',
+           'open_converted', 'name_converted', 'convert_model', 'quiet_rich', 'quantise_model', 'fetch_converted',
+           'choose_streams', 'OpenVINOEncoder']
 
 # %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-03
 import contextlib
@@ -373,6 +373,11 @@ def fetch_converted(
 LENGTH_MULTIPLES = {"float32": 4, "bfloat16": 16, "int8": 16}  # of padded lengths; see `pad_batch`
 
 
+# where several encoders share a machine: not bound to cores, since all would take the first ones; and with fewer of the kernels
+# kept that OpenVINO prepares for each shape, so that memory is at its highest after a few hundred batches, at the same speed
+BESIDE_OTHERS = {"ENABLE_CPU_PINNING": False, "CPU_RUNTIME_CACHE_CAPACITY": 1000}
+
+
 def choose_streams(
     n_cores: int,  # physical cores
 ) -> int:  # batches under way at a time, 2 or more where there are two cores
@@ -439,8 +444,7 @@ class OpenVINOEncoder(BatchEncoder):
             "PERFORMANCE_HINT": "THROUGHPUT",
             "NUM_STREAMS": self.batching["streams"],
             "INFERENCE_NUM_THREADS": n_cores,
-            # processes that each bind their threads to cores would all take the first ones
-            **({"ENABLE_CPU_PINNING": False} if threads else {}),
+            **(BESIDE_OTHERS if threads else {}),
         }
         self.compiled = openvino.Core().compile_model(converted.folder / "model.xml", "CPU", hints)
 

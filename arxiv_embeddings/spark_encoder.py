@@ -100,6 +100,7 @@ class PartEncoder:
             counts = count_tokens(window.tokenised, time.monotonic() - started)
             counts |= {"n_repeated": len(papers) - len(window.fresh)}
             yield say(put_part(self.folder, window.papers, vectors[window.first_rows], self.footer, position, counts))
+            pa.default_memory_pool().release_unused()  # Arrow would keep some more with every part
 
 
 LOADED: dict[tuple[str, ...], OpenVINOEncoder] = {}  # what this Python worker has loaded: one at most

@@ -1,15 +1,18 @@
 """Spark on real abstracts: speed beside the first notebook's pipeline and a usual UDF, memory, what is read, parity, HDFS.
 
-    python benchmarks/spark.py [speed] [executors] [memory] [memory-encoder] [parity] [counts] [figures] [hdfs]
+    python benchmarks/spark.py [speed] [executors] [memory] [memory-encoder] [faults] [parity] [counts] [figures] [hdfs]
 
 Writes results/spark.json. Each measurement has a Spark of its own. Without names all are made, which takes about an hour and a
 half on two cores; a name renews its own figures and leaves the others.
 """
 
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +28,7 @@ PAPERS, RELATIONS = DATA / "arxiv_cs_10k.csv", DATA / "arxiv_cs_10k_relations.ts
 MANY_PAPERS = DATA / "arxiv_120k.parquet"
 N_TIMED, N_ROUNDS, N_WARM = 512, 3, 32
 N_TIMED_ENCODER = 2_048  # it is faster, and is to be timed as long
-N_MEMORY, N_MEMORY_ENCODER, N_PARITY, N_HDFS = 5_000, 20_000, 1_000, 500
+N_MEMORY, N_MEMORY_ENCODER, N_FAULTS, N_PARITY, N_HDFS = 5_000, 20_000, 400, 1_000, 500
 
 
 def read_texts(n_papers: int) -> list[str]:
@@ -86,7 +89,8 @@ def time_encoder(precision: str, master: str = "local[2]") -> dict:
 
     fetch_converted(fetch_model(find_model("minilm")), precision)  # once for a model, and kept
     started = time.monotonic()
-    spark = make_session(master, jars="none", conf={"spark.driver.memory": "2g"})
+    conf = {"spark.driver.memory": "2g", "spark.executor.memory": "2g"}
+    spark = make_session(master, jars="none", conf=conf)
     seconds_session = time.monotonic() - started
     with tempfile.TemporaryDirectory() as folder:
         options = {"precision": precision}
@@ -161,6 +165,7 @@ def measure_encoder_executors(folder: str) -> dict:
     from arxiv_embeddings.spark_encoder import embed_in_executors
 
     conf = {"spark.executor.memory": "2g", "spark.driver.memory": "2g"}
+    conf["spark.executor.extraJavaOptions"] = "-XX:+UseSerialGC"  # which does not spread over the heap it may have
     spark = make_session("local-cluster[2,1,2048]", jars="none", conf=conf)
     options = {"precision": "int8", "limit": N_MEMORY_ENCODER, "part_size": 500}
     return watch_executors(lambda: embed_in_executors(MANY_PAPERS, Path(folder) / "run", spark, **options))
@@ -172,8 +177,9 @@ def watch_executors(embed: Callable[[], EmbedResult]) -> dict:
 
     def watch() -> None:
         while not over.wait(1):
-            if megabytes := read_executor_megabytes():
-                samples.append((time.monotonic(), megabytes))
+            java, python = read_executor_megabytes()
+            if java:
+                samples.append((time.monotonic(), java, python))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -182,7 +188,8 @@ def watch_executors(embed: Callable[[], EmbedResult]) -> dict:
     finally:
         over.set()
         watcher.join()
-    times, megabytes = np.array(samples).T
+    times, java, python = np.array(samples).T
+    megabytes = java + python
     half = times >= (times[0] + times[-1]) / 2
     slope, _ = np.polyfit(times[half], megabytes[half], 1)
     return {
@@ -190,14 +197,75 @@ def watch_executors(embed: Callable[[], EmbedResult]) -> dict:
         "seconds": round(made.seconds, 1),
         "papers_per_second": round(made.n_embedded / made.seconds, 2),
         "bytes_a_paper": round(sum(part["n_bytes"] for part in made.run.metadata["parts"]) / made.run.n_papers),
-        "megabytes_by_tenth": [round(float(part.mean())) for part in np.array_split(megabytes, 10)],
+        "java_mb_by_tenth": [round(float(part.mean())) for part in np.array_split(java, 10)],
+        "python_mb_by_tenth": [round(float(part.mean())) for part in np.array_split(python, 10)],
         "peak_mb": round(float(megabytes.max())),
         "rise_over_second_half": round(float(slope * np.ptp(times[half]) / megabytes[half].mean()), 4),
     }
 
 
-def read_executor_megabytes() -> float:
-    "Resident memory of the executors that this process started, and of what they started."
+def suffer(kind: str, folder: str) -> dict:
+    "A run in which a process is killed: how long until the next papers are committed, and what was lost."
+    import psutil
+
+    from arxiv_embeddings.encoder import load_encoder
+    from arxiv_embeddings.pipeline import embed_papers
+    from arxiv_embeddings.pooling import compute_cosines
+    from arxiv_embeddings.store import holds_run, open_run
+
+    expected = embed_papers(PAPERS, Path(folder) / "here", encoder=load_encoder(device="cpu"), limit=N_FAULTS).run
+    out = Path(folder) / kind
+    command = [sys.executable, __file__, "--call", "embed_in_two_executors", str(out)]
+
+    def count() -> int:
+        return open_run(out).n_papers if holds_run(out) else 0
+
+    def wait_for_more(n_papers: int) -> float:
+        started = time.monotonic()
+        while count() <= n_papers and process.poll() is None:
+            time.sleep(0.05)
+        return round(time.monotonic() - started, 1)
+
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    wait_for_more(N_FAULTS // 4)
+    executors = []
+    for one in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            executors += [one] if "CoarseGrainedExecutorBackend" in " ".join(one.cmdline()) else []
+    if kind == "driver":
+        process.kill()
+        process.wait()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    else:
+        (executors[0] if kind == "executor" else executors[0].children()[0].children()[0]).kill()
+    n_before = count()
+    seconds = wait_for_more(n_before)
+    assert process.wait() == 0
+    run = open_run(out)
+    cosines = compute_cosines(run.embeddings(), expected.embeddings())
+    return {
+        "n_papers": run.n_papers,
+        "n_before": n_before,
+        "seconds_to_next_commit": seconds,
+        "n_lost": len(set(expected.paper_ids) - set(run.paper_ids)),
+        "n_twice": run.n_papers - len(set(run.paper_ids)),
+        "smallest_cosine": round(float(cosines.min()), 6),
+    }
+
+
+def embed_in_two_executors(out: str) -> dict:
+    "The run that is disturbed."
+    from arxiv_embeddings.spark import make_session
+    from arxiv_embeddings.spark_encoder import embed_in_executors
+
+    spark = make_session("local-cluster[2,1,1024]", jars="none", conf={"spark.executor.memory": "1g"})
+    made = embed_in_executors(PAPERS, out, spark, limit=N_FAULTS, part_size=N_FAULTS // 20)
+    spark.stop()
+    return {"n_embedded": made.n_embedded}
+
+
+def read_executor_megabytes() -> tuple[float, float]:
+    "Resident memory of the executors that this process started, Java's, and of what they started, Python's."
     parents, names, sizes = {}, {}, {}
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
@@ -207,10 +275,11 @@ def read_executor_megabytes() -> float:
             continue  # it has just ended
         parents[fields["Pid"].strip()] = fields["PPid"].strip()
         sizes[fields["Pid"].strip()] = float(fields.get("VmRSS", "0 kB").split()[0]) / 1e3 * 1.024
-    chosen = {process for process, name in names.items() if "CoarseGrainedExecutorBackend" in name}
+    java = {process for process, name in names.items() if "CoarseGrainedExecutorBackend" in name}
+    chosen = set(java)
     while more := {process for process, parent in parents.items() if parent in chosen} - chosen:
         chosen |= more
-    return sum(sizes[process] for process in chosen)
+    return sum(sizes[process] for process in java), sum(sizes[process] for process in chosen - java)
 
 
 def measure_parity(n_papers: str) -> dict:
@@ -420,6 +489,7 @@ MEASUREMENTS = {
     "executors": measure_executors,
     "memory": lambda work: call(measure_executor, work),
     "memory-encoder": lambda work: call(measure_encoder_executors, work),
+    "faults": lambda work: {kind: call(suffer, kind, work) for kind in ("executor", "worker", "driver")},
     "parity": lambda work: call(measure_parity, N_PARITY),
     "counts": lambda work: call(count_lost, 10_000),
     "figures": lambda work: call(evaluate_tokenizers, work),

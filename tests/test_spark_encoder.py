@@ -1,5 +1,6 @@
 """The encoder in executors: the vectors of one machine, and nothing lost whatever dies."""
 
+import contextlib
 import json
 import os
 import re
@@ -52,7 +53,9 @@ def spark() -> Iterator[Any]:
     "Two executors, processes of their own."
     session = make_session(TWO_EXECUTORS, jars="none", conf=SETTINGS)
     yield session
+    work = pyspark_jars().parent / "work" / session.sparkContext.applicationId  # where local-cluster leaves its files
     session.stop()
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def embed(papers: object, out: Path, spark: Any, **options: Any) -> EmbedResult:
@@ -80,9 +83,11 @@ def wait_until(happens: Callable[[], bool], seconds: float = 120) -> None:
 
 def find_executors(process: psutil.Process) -> list[psutil.Process]:
     "Executors that a process started through Spark's master and workers."
-    return [
-        one for one in process.children(recursive=True) if "CoarseGrainedExecutorBackend" in " ".join(one.cmdline())
-    ]
+    found = []
+    for one in process.children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            found += [one] if "CoarseGrainedExecutorBackend" in " ".join(one.cmdline()) else []
+    return found
 
 
 # runs
