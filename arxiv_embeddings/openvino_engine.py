@@ -8,7 +8,7 @@ __all__ = ['log', 'WEIGHTS_NAMES', 'CONVERTED_FILES', 'CONVERSION_FORMAT', 'CONV
            'find_precisions', 'check_precision', 'convert_graph', 'drop_repetitions', 'calibration_texts',
            'check_conversion', 'cache_folder', 'make_folder_whole', 'ConvertedModel', 'describe_converted',
            'open_converted', 'name_converted', 'convert_model', 'quiet_rich', 'quantise_model', 'fetch_converted',
-           'choose_streams', 'OpenVINOEncoder']
+           'choose_streams', 'fill_batch', 'OpenVINOEncoder']
 
 # %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-03
 import contextlib
@@ -385,6 +385,18 @@ def choose_streams(
     return max(min(2, n_cores), n_cores // 2)
 
 
+def fill_batch(
+    ids: np.ndarray,  # token ids, int64, (n_rows, length)
+    mask: np.ndarray,  # 1 = token, 0 = padding, like `ids`
+    n_full: int,  # rows of a full batch of this length
+    alone: bool,  # whether nothing was embedded before it in this call
+) -> tuple[np.ndarray, np.ndarray]:  # both with copies of the last row behind it
+    "Fill a batch up, so that few shapes are there."
+    n_rows = min(n_full, 1 << (len(ids) - 1).bit_length()) if alone else n_full
+    added = ((0, max(0, n_rows - len(ids))), (0, 0))
+    return np.pad(ids, added, mode="edge"), np.pad(mask, added, mode="edge")
+
+
 class OpenVINOEncoder(BatchEncoder):
     "Embeds texts with a converted model on the CPU; imports no torch."
 
@@ -457,10 +469,12 @@ class OpenVINOEncoder(BatchEncoder):
         idle = [self.compiled.create_infer_request() for _ in range(self.batching["streams"] + 1)]  # one waits its turn
         begun = deque()
         try:
-            for batch, ids, mask in batches:
+            for place, (batch, ids, mask) in enumerate(batches):
                 if not idle:
                     yield self._finish(begun, idle)
                 request = idle.pop()
+                n_full = self.batching["token_budget"] // ids.shape[1]
+                ids, mask = fill_batch(ids, mask, n_full, alone=place == 0)
                 request.start_async({"input_ids": ids, "attention_mask": mask})
                 begun.append((batch, request))
             while begun:
@@ -474,4 +488,4 @@ class OpenVINOEncoder(BatchEncoder):
         batch, request = begun.popleft()
         request.wait()
         idle.append(request)
-        return batch, request.get_output_tensor().data.copy()
+        return batch, request.get_output_tensor().data[: len(batch)].copy()

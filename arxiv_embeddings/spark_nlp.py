@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['ASCII_PUNCTUATION', 'CHINESE_RANGES', 'LONGEST_WORD', 'PUNCTUATION', 'CHINESE', 'WHOLE_PATTERN', 'BATCH_SIZE',
-           'TOKENIZERS', 'LOADED', 'find_first_splinter', 'copy_wordpieces', 'find_heads', 'rebuild_vector',
+           'TOKENIZERS', 'LOADED', 'PLANNING', 'find_first_splinter', 'copy_wordpieces', 'find_heads', 'rebuild_vector',
            'make_pipeline', 'load_annotator', 'check_only_model', 'find_java_reason', 'save_for_spark', 'embed_frame']
 
 # %% ../nbs/07_spark_nlp.ipynb #07-spark-nlp-03
+import threading
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -238,10 +239,17 @@ def save_for_spark(
         raise InputError(f"{folder} cannot be written: {find_java_reason(error)}") from error
 
 
+PLANNING = threading.Lock()
+
+
 def embed_frame(
     frame: "DataFrame",  # with the pipeline's text column
     pipeline: "PipelineModel",  # from `make_pipeline`
     *columns: str,  # of the frame, to be kept
 ) -> "DataFrame":  # these columns and `embedding`, array<float>; empty where Spark NLP failed without a word
     "Embed texts and keep of Spark NLP's annotations the vector alone."
-    return pipeline.transform(frame).selectExpr(*columns, "sentence_embedding[0].embeddings as embedding")
+    with (
+        PLANNING
+    ):  # at its first use a pipeline notes whose vectors it has: two threads at a time would both do so, and one fail
+        embedded = pipeline.transform(frame)
+    return embedded.selectExpr(*columns, "sentence_embedding[0].embeddings as embedding")

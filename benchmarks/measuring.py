@@ -1,5 +1,6 @@
 """What the long benchmarks share: processes of their own for what is measured, and a file of figures that is renewed by parts."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from main_job import DATA, name_processor
 
 
 def call(function: Callable[..., dict], *arguments: str | Path) -> dict:
-    "Run a function of the script that was started, in a process whose memory and Spark are its own."
-    command = [sys.executable, sys.argv[0], "--call", function.__name__, *map(str, arguments)]
+    "Run a benchmark's function in a process whose memory and Spark are its own."
+    command = [sys.executable, inspect.getfile(function), "--call", function.__name__, *map(str, arguments)]
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     result = json.loads(printed.splitlines()[-1])
     print(function.__name__, *arguments, json.dumps(result), flush=True)

@@ -151,20 +151,17 @@ def measure_kills(work: Path) -> dict:
     return {"letters": call(kill, 200, "letters"), "minilm": call(kill, 10, "minilm")}
 
 
-def measure_memory(work: Path, n_few: int = N_FEW, n_many: int = N_MANY, n_times: int = 1) -> dict:
-    "What each paper takes of memory while a run is made, and while an input is taken into it; the least peak of several."
+def measure_memory(work: Path, n_few: int = N_FEW, n_many: int = N_MANY) -> dict:
+    "What each paper takes of memory while a run is made, and while an input is taken into it."
     results: dict = {"n_papers": [n_few, n_many]}
     peaks = {}
     for n_papers in (n_few, n_many):
         papers, newer = work / f"papers{n_papers}.parquet", work / f"newer{n_papers}.parquet"
         call(write_input, papers, n_papers)
         call(write_input, newer, n_papers + 1)
-        peaks[n_papers] = [float("inf")] * 2
-        for turn in range(n_times):  # a busy machine makes a peak higher, never lower
-            run = work / f"run{n_papers}-{turn}"
-            new = call(embed_quickly, papers, run, "{}")["peak_mb"]
-            append = call(embed_quickly, newer, run, json.dumps({"append": True}))["peak_mb"]
-            peaks[n_papers] = [min(pair) for pair in zip(peaks[n_papers], (new, append), strict=True)]
+        new = call(embed_quickly, papers, work / f"run{n_papers}", "{}")
+        append = call(embed_quickly, newer, work / f"run{n_papers}", json.dumps({"append": True}))
+        peaks[n_papers] = new["peak_mb"], append["peak_mb"]
     for at, name in enumerate(("new", "append")):
         results[f"{name}_peak_mb"] = [peaks[n_few][at], peaks[n_many][at]]
         results[f"{name}_bytes_a_paper"] = round((peaks[n_many][at] - peaks[n_few][at]) * 1e6 / (n_many - n_few))

@@ -165,7 +165,8 @@ def measure_encoder_executors(folder: str) -> dict:
     from arxiv_embeddings.spark_encoder import embed_in_executors
 
     conf = {"spark.executor.memory": "2g", "spark.driver.memory": "2g"}
-    conf["spark.executor.extraJavaOptions"] = "-XX:+UseSerialGC"  # which does not spread over the heap it may have
+    # Java only passes papers on here: its heap begins small, and is cleaned up before it grows
+    conf["spark.executor.extraJavaOptions"] = "-XX:+UseSerialGC -Xms64m"
     spark = make_session("local-cluster[2,1,2048]", jars="none", conf=conf)
     options = {"precision": "int8", "limit": N_MEMORY_ENCODER, "part_size": 500}
     return watch_executors(lambda: embed_in_executors(MANY_PAPERS, Path(folder) / "run", spark, **options))

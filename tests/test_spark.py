@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from arxiv_embeddings.papers import InputError, StorageError, sample_papers
 from arxiv_embeddings.pipeline import embed_papers
 from arxiv_embeddings.repair import verify_sample
 from arxiv_embeddings.spark import make_session
+from arxiv_embeddings.spark_nlp import embed_frame
 from arxiv_embeddings.spark_runs import embed_on_spark
 from arxiv_embeddings.store import Run, open_run
 
@@ -97,6 +99,26 @@ subprocess.run(["true"], preexec_fn=int, check=True)  # forks as pyspark does
 
 def test_a_cached_hdfs_client_does_not_keep_java_from_starting() -> None:
     subprocess.run([sys.executable, "-c", CACHED_CLIENT], check=True, timeout=60)
+
+
+def test_a_pipeline_is_used_by_one_thread_at_a_time() -> None:
+    "Two at its first use would both set the name of its vectors, and Spark NLP refuses the second."
+    inside, most = [], []
+
+    class Pipeline:
+        def transform(self, frame: Any) -> Any:
+            inside.append(frame)
+            most.append(len(inside))
+            time.sleep(0.02)
+            inside.remove(frame)
+            return self
+
+        def selectExpr(self, *_: str) -> str:
+            return "embedded"
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda frame: embed_frame(frame, Pipeline()), range(8))) == ["embedded"] * 8
+    assert most == [1] * 8
 
 
 # runs
