@@ -7,8 +7,9 @@ __all__ = ['JAVA_VERSIONS', 'MINICLUSTER', 'YARN_ARCHIVES', 'NEEDED_JARS', 'HDFS
            'LOG_SETTINGS', 'HDFS_NOTE', 'HDFS_SETTINGS', 'YARN_NOTE', 'YARN_SETTINGS', 'YARN_ADDRESSES',
            'QUEUE_SETTINGS', 'read_java_version', 'list_java_homes', 'find_java', 'pyspark_jars', 'fetch_archive',
            'write_hadoop_settings', 'find_free_ports', 'start_server', 'is_running', 'stop_server', 'refuse_running',
-           'start_servers', 'wait_for_servers', 'stop_servers', 'start_hdfs', 'wait_until_writable', 'is_writable',
-           'stop_hdfs', 'collect_yarn_settings', 'start_yarn', 'measure_yarn', 'stop_yarn']
+           'write_note', 'start_servers', 'restart_server', 'wait_for_servers', 'stop_servers', 'start_hdfs',
+           'wait_until_writable', 'is_writable', 'stop_hdfs', 'collect_yarn_settings', 'start_yarn', 'measure_yarn',
+           'stop_yarn']
 
 # %% ../nbs/06_hadoop.ipynb #06-hadoop-03
 import contextlib
@@ -235,6 +236,14 @@ def refuse_running(
         raise InputError(f"the {note.stem.upper()} in {note.parent} is running: {said['uri']}")
 
 
+def write_note(
+    note: Path,  # `HDFS_NOTE` or `YARN_NOTE` in its folder
+    said: dict[str, Any],  # its content
+) -> None:
+    "Note what runs."
+    write_atomically(note, lambda stream: stream.write(json.dumps(said, indent=1).encode()))
+
+
 def start_servers(
     note: Path,  # `HDFS_NOTE` or `YARN_NOTE` in its folder
     names: Iterable[str],  # keys of `SERVERS`
@@ -242,8 +251,20 @@ def start_servers(
 ) -> dict[str, Any]:  # the note: `about`, and with `processes` name -> id
     "Start servers and note them; raises `InputError` where their archives cannot be had."
     said = about | {"processes": {name: start_server(note.parent, name).pid for name in names}}
-    write_atomically(note, lambda stream: stream.write(json.dumps(said, indent=1).encode()))
+    write_note(note, said)
     return said
+
+
+def restart_server(
+    note: Path,  # from `start_servers`
+    name: str,  # a key of its processes
+) -> int:  # id of the new process
+    "End one of several servers, where it has not ended by itself, and start it again."
+    said = read_note(note)
+    stop_server(said["processes"][name])
+    said["processes"][name] = start_server(note.parent, name).pid
+    write_note(note, said)
+    return said["processes"][name]
 
 
 def wait_for_servers(

@@ -6,6 +6,7 @@ Writes results/spark.json. Each measurement has a Spark of its own. Without name
 half on two cores; a name renews its own figures and leaves the others.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from main_job import DATA, flatten
@@ -22,12 +24,17 @@ from measuring import call, main
 
 from arxiv_embeddings.pipeline import EmbedResult
 
+if TYPE_CHECKING:
+    import psutil
+    from pyspark.sql import DataFrame, SparkSession
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "spark.json"
 PAPERS, RELATIONS = DATA / "arxiv_cs_10k.csv", DATA / "arxiv_cs_10k_relations.tsv"
 MANY_PAPERS = DATA / "arxiv_120k.parquet"
 N_TIMED, N_ROUNDS, N_WARM = 512, 3, 32
 N_TIMED_ENCODER = 2_048  # it is faster, and is to be timed as long
+FAULTS = ("executor", "worker", "driver", "nodemanager")
 N_MEMORY, N_MEMORY_ENCODER, N_FAULTS, N_PARITY, N_HDFS = 5_000, 20_000, 400, 1_000, 500
 
 
@@ -43,6 +50,20 @@ def read_texts(n_papers: int) -> list[str]:
 # The contenders, each in a process of its own
 
 
+def time_columns(spark: "SparkSession", embed: Callable[["DataFrame"], "DataFrame"]) -> dict:
+    "Embed a column of texts into Parquet, a few first: papers a second without what comes before the steady rate."
+    rows = list(enumerate(read_texts(N_WARM + N_TIMED)))
+    for chosen in (rows[:N_WARM], rows[N_WARM:]):
+        frame = spark.createDataFrame(chosen, "id int, text string").repartition(2)
+        frame.count()
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.monotonic()
+            embed(frame).write.mode("overwrite").parquet(folder)
+            seconds = time.monotonic() - started
+            assert spark.read.parquet(folder).where("size(embedding) = 384").count() == len(chosen)
+    return {"papers_per_second": round(N_TIMED / seconds, 2)}
+
+
 def time_seed(_: str) -> dict:
     "The first notebook's pipeline: its session, its tokenizer, batches of 8 as they come; into Parquet."
     from arxiv_embeddings.onnx_engine import fetch_exported
@@ -52,17 +73,7 @@ def time_seed(_: str) -> dict:
     # Spark NLP's own number of threads, which the notebook did not set
     spark = make_session("local[2]", conf={"spark.jsl.settings.onnx.intraOpNumThreads": "6"})
     pipeline = make_pipeline(spark, fetch_exported(), tokenizer="seed", batch_size=8)
-    rows = list(enumerate(read_texts(N_WARM + N_TIMED)))
-    seconds = []
-    for chosen in (rows[:N_WARM], rows[N_WARM:]):
-        frame = spark.createDataFrame(chosen, "id int, text string").repartition(2)
-        frame.count()
-        with tempfile.TemporaryDirectory() as folder:
-            started = time.monotonic()
-            embed_frame(frame, pipeline, "id").write.mode("overwrite").parquet(folder)
-            seconds.append(time.monotonic() - started)
-            assert spark.read.parquet(folder).where("size(embedding) = 384").count() == len(chosen)
-    return {"papers_per_second": round(N_TIMED / seconds[-1], 2)}
+    return time_columns(spark, lambda frame: embed_frame(frame, pipeline, "id"))
 
 
 def time_ours(precision: str) -> dict:
@@ -111,18 +122,8 @@ def time_udf(_: str) -> dict:
     from arxiv_embeddings.spark import make_session
 
     spark = make_session("local[2]", jars="none", conf={"spark.driver.memory": "2g"})
-    rows = list(enumerate(read_texts(N_WARM + N_TIMED)))
     embed = make_udf()
-    seconds = []
-    for chosen in (rows[:N_WARM], rows[N_WARM:]):
-        frame = spark.createDataFrame(chosen, "id int, text string").repartition(2)
-        frame.count()
-        with tempfile.TemporaryDirectory() as folder:
-            started = time.monotonic()
-            frame.select("id", embed("text").alias("embedding")).write.mode("overwrite").parquet(folder)
-            seconds.append(time.monotonic() - started)
-            assert spark.read.parquet(folder).where("size(embedding) = 384").count() == len(chosen)
-    return {"papers_per_second": round(N_TIMED / seconds[-1], 2)}
+    return time_columns(spark, lambda frame: frame.select("id", embed("text").alias("embedding")))
 
 
 def make_udf():
@@ -206,60 +207,90 @@ def watch_executors(embed: Callable[[], EmbedResult]) -> dict:
 
 
 def suffer(kind: str, folder: str) -> dict:
-    "A run in which a process is killed: how long until the next papers are committed, and what was lost."
-    import psutil
-
+    "A run in which something dies: how long until the next papers are committed, and what was lost."
     from arxiv_embeddings.encoder import load_encoder
+    from arxiv_embeddings.environments import pack_environment
+    from arxiv_embeddings.hadoop import start_yarn, stop_yarn
     from arxiv_embeddings.pipeline import embed_papers
     from arxiv_embeddings.pooling import compute_cosines
-    from arxiv_embeddings.store import holds_run, open_run
+    from arxiv_embeddings.store import open_run
 
-    expected = embed_papers(PAPERS, Path(folder) / "here", encoder=load_encoder(device="cpu"), limit=N_FAULTS).run
-    out = Path(folder) / kind
-    command = [sys.executable, __file__, "--call", "embed_in_two_executors", str(out)]
-
-    def count() -> int:
-        return open_run(out).n_papers if holds_run(out) else 0
-
-    def wait_for_more(n_papers: int) -> float:
-        started = time.monotonic()
-        while count() <= n_papers and process.poll() is None:
-            time.sleep(0.05)
-        return round(time.monotonic() - started, 1)
-
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    wait_for_more(N_FAULTS // 4)
-    executors = []
-    for one in psutil.Process(process.pid).children(recursive=True):
-        with suppress(psutil.Error):  # it has just ended
-            executors += [one] if "CoarseGrainedExecutorBackend" in " ".join(one.cmdline()) else []
-    if kind == "driver":
-        process.kill()
-        process.wait()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    else:
-        (executors[0] if kind == "executor" else executors[0].children()[0].children()[0]).kill()
-    n_before = count()
-    seconds = wait_for_more(n_before)
-    assert process.wait() == 0
-    run = open_run(out)
-    cosines = compute_cosines(run.embeddings(), expected.embeddings())
+    expected = embed_papers(PAPERS, Path(folder) / f"not-{kind}", encoder=load_encoder(device="cpu"), limit=N_FAULTS)
+    place, out, where, variables = Path(folder) / "yarn", str(Path(folder) / kind), [], {}
+    if kind == "nodemanager":
+        yarn = start_yarn(place)
+        out, variables = f"{yarn['uri']}/run", {"HADOOP_CONF_DIR": yarn["conf"]}
+        where = ["yarn", str(pack_environment(Path(folder) / "environment.tar.gz")["file"])]
+    try:
+        found = disturb(kind, out, where, variables, place)
+        run = open_run(out)
+        cosines = compute_cosines(run.embeddings(), expected.run.embeddings())
+        ids = run.paper_ids
+    finally:
+        if kind == "nodemanager":
+            stop_yarn(place)
     return {
-        "n_papers": run.n_papers,
-        "n_before": n_before,
-        "seconds_to_next_commit": seconds,
-        "n_lost": len(set(expected.paper_ids) - set(run.paper_ids)),
-        "n_twice": run.n_papers - len(set(run.paper_ids)),
+        "n_papers": len(ids),
+        **found,
+        "n_lost": len(set(expected.run.paper_ids) - set(ids)),
+        "n_twice": len(ids) - len(set(ids)),
         "smallest_cosine": round(float(cosines.min()), 6),
     }
 
 
-def embed_in_two_executors(out: str) -> dict:
+def disturb(kind: str, out: str, where: list[str], variables: dict[str, str], yarn: Path) -> dict:
+    "Begin a run, end one of its processes when a quarter is committed, and see it to its end."
+    from arxiv_embeddings.hadoop import YARN_NOTE, restart_server
+    from arxiv_embeddings.store import holds_run, open_run
+
+    def start() -> subprocess.Popen:
+        command = [sys.executable, __file__, "--call", "embed_in_two_executors", out, *where]
+        return subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.DEVNULL)
+
+    def count() -> int:
+        return open_run(out).n_papers if holds_run(out) else 0
+
+    def wait_for_more(n_papers: int) -> None:
+        while count() <= n_papers and process.poll() is None:
+            time.sleep(0.05)
+
+    process = start()
+    wait_for_more(N_FAULTS // 4)
+    began = time.monotonic()
+    if kind == "driver":
+        process.kill()
+        process.wait()
+        process = start()
+    elif kind == "nodemanager":  # with it go its containers: Spark's executors, and its master on YARN
+        restart_server(yarn / YARN_NOTE, "nodemanager")
+    else:
+        executor = find_executors(process.pid)[0]
+        (executor if kind == "executor" else executor.children()[0].children()[0]).kill()
+    n_before = count()
+    wait_for_more(n_before)
+    seconds = round(time.monotonic() - began, 1)
+    assert process.wait() == 0
+    return {"n_before": n_before, "seconds_to_next_commit": seconds}
+
+
+def find_executors(process: int) -> list["psutil.Process"]:
+    "Executors that a process started, in Spark's own small cluster."
+    import psutil
+
+    executors = []
+    for one in psutil.Process(process).children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            executors += [one] if "CoarseGrainedExecutorBackend" in " ".join(one.cmdline()) else []
+    return executors
+
+
+def embed_in_two_executors(out: str, master: str = "local-cluster[2,1,1024]", environment: str = "") -> dict:
     "The run that is disturbed."
     from arxiv_embeddings.spark import make_session
     from arxiv_embeddings.spark_encoder import embed_in_executors
 
-    spark = make_session("local-cluster[2,1,1024]", jars="none", conf={"spark.executor.memory": "1g"})
+    conf = {"spark.executor.memory": "1g", "spark.executor.instances": "2", "spark.driver.host": "127.0.0.1"}
+    spark = make_session(master, jars="none", conf=conf, environment=environment or None)
     made = embed_in_executors(PAPERS, out, spark, limit=N_FAULTS, part_size=N_FAULTS // 20)
     spark.stop()
     return {"n_embedded": made.n_embedded}
@@ -490,7 +521,7 @@ MEASUREMENTS = {
     "executors": measure_executors,
     "memory": lambda work: call(measure_executor, work),
     "memory-encoder": lambda work: call(measure_encoder_executors, work),
-    "faults": lambda work: {kind: call(suffer, kind, work) for kind in ("executor", "worker", "driver")},
+    "faults": lambda work: {kind: call(suffer, kind, work) for kind in FAULTS},
     "parity": lambda work: call(measure_parity, N_PARITY),
     "counts": lambda work: call(count_lost, 10_000),
     "figures": lambda work: call(evaluate_tokenizers, work),

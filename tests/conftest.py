@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 # converted models are made anew by each run of the tests, unless it is told to use a cache (as `make test` does)
@@ -57,6 +58,20 @@ def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     "What executors need of Python, as one archive: what `pack_environment` says of it."
     return pack_environment(tmp_path_factory.mktemp("packed") / "environment.tar.gz")
+
+
+@pytest.fixture
+def three_files(tmp_path: Path) -> tuple[Path, Path, bytes]:
+    "The sample corpus in a folder of three Parquet files, the second cut in half: the folder, that file, and what it should hold."
+    folder = tmp_path / "papers"
+    folder.mkdir()
+    papers = pd.read_csv(sample_papers(), dtype=str)
+    for number in range(3):
+        papers[number * 48 : number * 48 + 48].to_parquet(folder / f"part-{number}.parquet")
+    corrupt = folder / "part-1.parquet"
+    content = corrupt.read_bytes()
+    corrupt.write_bytes(content[: len(content) // 2])
+    return folder, corrupt, content
 
 
 @pytest.fixture

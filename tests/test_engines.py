@@ -27,7 +27,7 @@ from transformers import (
 from arxiv_embeddings import openvino_engine
 from arxiv_embeddings.encoder import load_encoder, make_encoder, measure_agreement
 from arxiv_embeddings.models import fetch_model, find_model
-from arxiv_embeddings.openvino_engine import OpenVINOEncoder, fetch_converted, open_converted
+from arxiv_embeddings.openvino_engine import OpenVINOEncoder, calibration_texts, fetch_converted, open_converted
 from arxiv_embeddings.papers import InputError, sample_papers
 from arxiv_embeddings.pipeline import embed_papers, load_query_encoder, load_run_encoder
 from arxiv_embeddings.search import open_index, search_text
@@ -262,6 +262,28 @@ def test_precisions_do_not_mix(tmp_path: Path) -> None:
         embed_papers(sample_papers(), tmp_path / "run", device="cpu")
     with pytest.raises(InputError, match="long_text: cut there, windows here"):
         embed_papers(sample_papers(), tmp_path / "run", precision="int8", long_text="windows")
+
+
+def test_the_engine_sees_few_shapes(minilm, monkeypatch: pytest.MonkeyPatch) -> None:
+    "However many texts a call has; each new shape would take memory that is never given back."
+    fill, shapes = openvino_engine.fill_batch, set()
+
+    def fill_and_note(*batch: object, alone: bool) -> tuple[np.ndarray, np.ndarray]:
+        ids, mask = fill(*batch, alone=alone)
+        shapes.add(ids.shape)
+        return ids, mask
+
+    encoder = OpenVINOEncoder(minilm.converted, token_budget=64, length_multiple=8)
+    texts = [text for text in calibration_texts(minilm.files.spec) for text in (text[:30], text[:60])]
+    expected = encoder.encode(texts)
+    monkeypatch.setattr(openvino_engine, "fill_batch", fill_and_note)
+    for n_texts in range(20, 60, 5):
+        assert_allclose(encoder.encode(texts[:n_texts]), expected[:n_texts], atol=2e-6)
+    assert len(shapes) == len({length for _, length in shapes})  # one for each length
+    shapes.clear()
+    for n_texts in range(1, 9):
+        encoder.encode(["graph"] * n_texts)
+    assert sorted(shapes) == [(1, 8), (2, 8), (4, 8), (8, 8)]  # single batches, as of queries
 
 
 # what is refused

@@ -25,10 +25,10 @@ from arxiv_embeddings.batching import Encoder
 from arxiv_embeddings.changes import compact_run
 from arxiv_embeddings.checks import verify_run
 from arxiv_embeddings.cli import app
-from arxiv_embeddings.hadoop import HDFS_NOTE, start_server, stop_server, wait_until_writable
+from arxiv_embeddings.hadoop import HDFS_NOTE, restart_server, stop_server, wait_until_writable
 from arxiv_embeddings.locks import HOLDER_NAME, HdfsLock
 from arxiv_embeddings.papers import InputError, StorageError, read_papers, sample_papers
-from arxiv_embeddings.paths import HdfsPath, list_folder, put_folder, read_note, resolve_folder, write_atomically
+from arxiv_embeddings.paths import HdfsPath, list_folder, put_folder, resolve_folder, write_atomically
 from arxiv_embeddings.pipeline import EmbedResult, embed_papers
 from arxiv_embeddings.repair import repair_run
 from arxiv_embeddings.search import build_index, find_similar, open_index
@@ -561,10 +561,7 @@ def test_no_namenode_is_one_line_at_once(words: tuple[str, ...], tmp_path: Path)
 
 
 def start_datanode(hdfs: dict[str, Any]) -> None:
-    process = start_server(hdfs["folder"], "datanode").pid
-    hdfs["processes"]["datanode"] = process
-    note = read_note(hdfs["folder"] / HDFS_NOTE) | {"processes": hdfs["processes"]}
-    (hdfs["folder"] / HDFS_NOTE).write_text(json.dumps(note))
+    hdfs["processes"]["datanode"] = restart_server(hdfs["folder"] / HDFS_NOTE, "datanode")
     wait_until_writable(hdfs["folder"], 60)
 
 

@@ -23,7 +23,7 @@ from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 from arxiv_embeddings import spark_runs
 from arxiv_embeddings.checks import verify_run
 from arxiv_embeddings.exports import export_run
-from arxiv_embeddings.hadoop import HDFS_NOTE, start_server, stop_server, wait_until_writable
+from arxiv_embeddings.hadoop import HDFS_NOTE, restart_server, stop_server, wait_until_writable
 from arxiv_embeddings.models import fetch_model, find_model, hash_contents
 from arxiv_embeddings.onnx_engine import EXPORT_NOTE, ExportedModel, OnnxEncoder, export_model, open_exported
 from arxiv_embeddings.papers import InputError, StorageError, sample_papers
@@ -274,17 +274,14 @@ def test_a_model_s_folder_that_executors_cannot_reach(
     assert_same(open_run(tmp_path / "run"), whole)
 
 
-def test_a_corrupt_file_among_good_ones(tmp_path: Path, spark: Any, small: ExportedModel, whole: Run) -> None:
-    folder = tmp_path / "papers"
-    folder.mkdir()
-    for number in range(3):
-        SAMPLE[number * 48 : number * 48 + 48].to_parquet(folder / f"part-{number}.parquet")
-    content = (folder / "part-1.parquet").read_bytes()
-    (folder / "part-1.parquet").write_bytes(content[: len(content) // 2])
+def test_a_corrupt_file_among_good_ones(
+    tmp_path: Path, spark: Any, small: ExportedModel, whole: Run, three_files: tuple[Path, Path, bytes]
+) -> None:
+    folder, corrupt, content = three_files
     with pytest.raises(InputError, match=r"part-1\.parquet"):
         embed(folder, tmp_path / "run", spark, small)
     assert not (tmp_path / "run").exists()
-    (folder / "part-1.parquet").write_bytes(content)
+    corrupt.write_bytes(content)
     run = embed(folder, tmp_path / "run", spark, small).run
     assert run.paper_ids == whole.paper_ids
     assert_allclose(run.embeddings(), whole.embeddings(), atol=1e-5, strict=True)
@@ -349,15 +346,13 @@ def test_a_datanode_that_stops_during_a_write(
 ) -> None:
     out = f"{hdfs['uri']}/spark/stopped"
     embed(sample_papers(), out, spark, small, limit=36)
-    note = json.loads((hdfs["folder"] / HDFS_NOTE).read_text())
-    stop_server(note["processes"]["datanode"])
+    stop_server(hdfs["processes"]["datanode"])
     try:
         with pytest.raises((InputError, StorageError)) as error:
             embed(sample_papers(), out, spark, small)
         assert len(str(error.value).splitlines()) == 1
     finally:
-        note["processes"]["datanode"] = start_server(hdfs["folder"], "datanode").pid
-        (hdfs["folder"] / HDFS_NOTE).write_text(json.dumps(note))
+        hdfs["processes"]["datanode"] = restart_server(hdfs["folder"] / HDFS_NOTE, "datanode")
         wait_until_writable(hdfs["folder"], 60)
     assert open_run(out).n_papers == 36
     assert_same(embed(sample_papers(), out, spark, small).run, whole)

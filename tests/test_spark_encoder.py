@@ -336,18 +336,15 @@ def test_a_full_disk_at_the_output(tmp_path: Path, sample_run: Run) -> None:
     assert_same(open_run(tmp_path / "run"), sample_run)
 
 
-def test_a_corrupt_file_among_good_ones(tmp_path: Path, spark: Any, sample_run: Run) -> None:
-    folder = tmp_path / "papers"
-    folder.mkdir()
-    for number in range(3):
-        SAMPLE[number * 48 : number * 48 + 48].to_parquet(folder / f"part-{number}.parquet")
-    content = (folder / "part-1.parquet").read_bytes()
-    (folder / "part-1.parquet").write_bytes(content[: len(content) // 2])
+def test_a_corrupt_file_among_good_ones(
+    tmp_path: Path, spark: Any, sample_run: Run, three_files: tuple[Path, Path, bytes]
+) -> None:
+    folder, corrupt, content = three_files
     with pytest.raises(InputError, match=r"part-1\.parquet") as error:
         embed(folder, tmp_path / "run", spark)
     assert len(describe_error(error.value).splitlines()) == 1
     assert not (tmp_path / "run").exists()
-    (folder / "part-1.parquet").write_bytes(content)
+    corrupt.write_bytes(content)
     run = embed(folder, tmp_path / "run", spark).run
     assert run.paper_ids == sample_run.paper_ids
     assert_allclose(run.embeddings(), sample_run.embeddings(), atol=1e-5, strict=True)

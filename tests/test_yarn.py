@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -11,19 +12,29 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from arxiv_embeddings.checks import verify_run
 from arxiv_embeddings.cli import app
 from arxiv_embeddings.environments import EXECUTOR_DISTRIBUTIONS, PACKAGES
 from arxiv_embeddings.hadoop import (
+    YARN_NOTE,
     is_running,
     measure_yarn,
     pyspark_jars,
+    restart_server,
     start_yarn,
+    stop_server,
     stop_yarn,
 )
+from arxiv_embeddings.papers import sample_papers
+from arxiv_embeddings.paths import put_folder, resolve_folder
+from arxiv_embeddings.pipeline import embed_papers
+from arxiv_embeddings.pooling import compute_cosines
 from arxiv_embeddings.spark import make_session
+from arxiv_embeddings.store import holds_run, open_run
 
 MEMORY, CORES = 6144, 3
 EXECUTORS = {
@@ -45,6 +56,57 @@ def yarn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     yield start_yarn(folder, memory=MEMORY, cores=CORES, check_memory=True) | {"folder": folder}
     stop_yarn(folder)
     shutil.rmtree(folder)  # with what containers unpacked
+
+
+# before the session below, which keeps all of the machine's executors
+
+
+def embed_on_yarn(yarn: dict[str, Any], environment: Path) -> subprocess.Popen:
+    "The command line as a user calls it."
+    words = [f"{yarn['uri']}/papers", "--out", f"{yarn['uri']}/run", "--via", "encoder", "--master", "yarn", "--quiet"]
+    words += ["--environment", str(environment), "--part-size", "12", "--int8"]
+    for setting in (EXECUTORS | {"spark.task.maxFailures": "4"}).items():
+        words += ["--conf", "=".join(setting)]
+    command = [sys.executable, "-c", "from arxiv_embeddings.cli import main; main()", "spark", "embed", *words]
+    settings = os.environ | {"HADOOP_CONF_DIR": yarn["conf"]}
+    return subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def count_committed(run: str) -> int:
+    return open_run(run).n_papers if holds_run(run) else 0
+
+
+def test_a_nodemanager_that_is_stopped_and_started_again(
+    yarn: dict[str, Any], packed: dict[str, Any], tmp_path: Path
+) -> None:
+    "From HDFS to HDFS, in executors that have the archive alone; in the middle of it their machine goes."
+    papers = pd.read_csv(sample_papers(), dtype=str)
+    papers["abstract"] = papers["abstract"].str.cat(papers["abstract"], sep=" ").str.cat(papers["abstract"], sep=" ")
+    (tmp_path / "papers").mkdir()
+    papers.to_parquet(tmp_path / "papers" / "all.parquet")
+    put_folder(tmp_path / "papers", resolve_folder(f"{yarn['uri']}/papers"))
+    expected = embed_papers(tmp_path / "papers", tmp_path / "run", precision="int8", device="cpu").run
+    process, run = embed_on_yarn(yarn, packed["file"]), f"{yarn['uri']}/run"
+    deadline = time.monotonic() + 240
+    while not 0 < count_committed(run) < 144:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    stop_server(yarn["processes"]["nodemanager"])
+    n_before = count_committed(run)
+    assert n_before < 144
+    yarn["processes"]["nodemanager"] = restart_server(yarn["folder"] / YARN_NOTE, "nodemanager")
+    _, errors = process.communicate(timeout=300)
+    if process.returncode:  # it may be too much for Spark; then it is said in a line, and the same command goes on
+        assert len(errors.splitlines()) == 1
+        assert n_before <= count_committed(run) < 144
+        process = embed_on_yarn(yarn, packed["file"])
+        _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    made = open_run(run)
+    assert made.read().equals(expected.read())
+    assert compute_cosines(made.embeddings(), expected.embeddings()).min() >= 0.99999
+    assert verify_run(made)["problems"] == []
 
 
 @pytest.fixture(scope="module")
