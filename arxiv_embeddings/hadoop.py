@@ -7,9 +7,9 @@ __all__ = ['JAVA_VERSIONS', 'MINICLUSTER', 'YARN_ARCHIVES', 'NEEDED_JARS', 'HDFS
            'LOG_SETTINGS', 'HDFS_NOTE', 'HDFS_SETTINGS', 'YARN_NOTE', 'YARN_SETTINGS', 'YARN_ADDRESSES',
            'QUEUE_SETTINGS', 'read_java_version', 'list_java_homes', 'find_java', 'pyspark_jars', 'fetch_archive',
            'write_hadoop_settings', 'find_free_ports', 'start_server', 'is_running', 'stop_server', 'refuse_running',
-           'write_note', 'start_servers', 'restart_server', 'wait_for_servers', 'stop_servers', 'start_hdfs',
-           'wait_until_writable', 'is_writable', 'stop_hdfs', 'collect_yarn_settings', 'start_yarn', 'measure_yarn',
-           'stop_yarn']
+           'list_running', 'add_server', 'start_servers', 'restart_server', 'wait_for_servers', 'stop_servers',
+           'start_hdfs', 'wait_until_writable', 'is_writable', 'stop_hdfs', 'collect_yarn_settings', 'start_yarn',
+           'measure_yarn', 'stop_yarn']
 
 # %% ../nbs/06_hadoop.ipynb #06-hadoop-03
 import contextlib
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+from .locks import find_start
 from .openvino_engine import cache_folder
 from .papers import InputError
 from .store import read_note, write_atomically
@@ -232,15 +233,29 @@ def refuse_running(
 ) -> None:
     "Raise `InputError` where a server of a note is running."
     said = read_note(note)
-    if any(map(is_running, said.get("processes", {}).values())):
+    if list_running(said):
         raise InputError(f"the {note.stem.upper()} in {note.parent} is running: {said['uri']}")
 
 
-def write_note(
+def list_running(
+    said: dict[str, Any],  # content of a note
+) -> list[int]:  # ids
+    "List the servers of a note that have not ended; an id that another process was given since, as after a reboot, is none of them."
+    processes, starts = said.get("processes", {}), said.get("starts", {})
+    return [
+        process for name, process in processes.items() if is_running(process) and find_start(process) == starts[name]
+    ]
+
+
+def add_server(
     note: Path,  # `HDFS_NOTE` or `YARN_NOTE` in its folder
-    said: dict[str, Any],  # its content
+    said: dict[str, Any],  # its content, which is added to
+    name: str,  # a key of `SERVERS`
 ) -> None:
-    "Note what runs."
+    "Start a server and note it at once, so that it is found whatever happens next."
+    process = start_server(note.parent, name).pid
+    said["processes"] = said.get("processes", {}) | {name: process}
+    said["starts"] = said.get("starts", {}) | {name: find_start(process)}
     write_atomically(note, lambda stream: stream.write(json.dumps(said, indent=1).encode()))
 
 
@@ -250,8 +265,9 @@ def start_servers(
     about: dict[str, Any],  # what else is noted
 ) -> dict[str, Any]:  # the note: `about`, and with `processes` name -> id
     "Start servers and note them; raises `InputError` where their archives cannot be had."
-    said = about | {"processes": {name: start_server(note.parent, name).pid for name in names}}
-    write_note(note, said)
+    said = dict(about)
+    for name in names:
+        add_server(note, said, name)
     return said
 
 
@@ -262,8 +278,7 @@ def restart_server(
     "End one of several servers, where it has not ended by itself, and start it again."
     said = read_note(note)
     stop_server(said["processes"][name])
-    said["processes"][name] = start_server(note.parent, name).pid
-    write_note(note, said)
+    add_server(note, said, name)
     return said["processes"][name]
 
 
@@ -288,7 +303,7 @@ def stop_servers(
     note: Path,  # from `start_servers`
 ) -> int:  # how many were running
     "End the servers of a note, and remove it."
-    running = [process for process in read_note(note).get("processes", {}).values() if is_running(process)]
+    running = list_running(read_note(note))
     for process in reversed(
         running
     ):  # a NodeManager takes leave of its ResourceManager, and waits for one that is gone

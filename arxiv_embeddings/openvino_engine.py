@@ -211,6 +211,13 @@ class ConvertedModel:
         "What identifies the graph and its weights, 64 hexadecimal digits."
         return hash_settings([self.description["sha256"][name] for name in WEIGHTS_NAMES])
 
+    @property
+    def content_sha256(self) -> str:
+        "What identifies everything that makes vectors, tokenizer and prompt too, 64 hexadecimal digits."
+        return hash_settings(
+            {name: said for name, said in self.description.items() if name not in ("versions", "spec")}
+        )
+
     def made(
         self,
         fingerprint: dict[str, Any],  # of a run in int8

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['UNCHANGED', 'AnyPath', 'UNFINISHED', 'HdfsPath', 'HdfsWriter', 'resolve_folder', 'is_reachable', 'list_folder',
-           'write_atomically', 'remove_unfinished', 'force_to_disk', 'unfinished_name', 'sync_folder', 'remove_folder',
-           'copy_folder', 'put_folder', 'make_local', 'read_schema', 'read_parquet', 'read_note', 'utc_now']
+           'write_atomically', 'write_aside', 'unfinished_file', 'write_whole', 'remove_unfinished', 'force_to_disk',
+           'unfinished_name', 'sync_folder', 'remove_folder', 'copy_folder', 'put_folder', 'make_local', 'read_schema',
+           'read_parquet', 'read_note', 'utc_now']
 
 # %% ../nbs/00a_paths.ipynb #00a-paths-03
 import errno
@@ -17,7 +18,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
@@ -252,12 +253,30 @@ def write_atomically(
     write: Callable[[BinaryIO], Any],  # writes the content to a stream
 ) -> None:
     "Write a file so that it appears under its name whole or not at all, and stays after a power cut."
+    with unfinished_file(path) as temporary:
+        write_whole(temporary, write)
+        temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def write_aside(
+    path: AnyPath,  # where the file shall be at last
+    write: Callable[[BinaryIO], Any],  # writes the content to a stream
+) -> str:  # name of the whole file, which begins with a dot and ends with .tmp
+    "Write a file beside its place, for somebody else to rename."
+    with unfinished_file(path) as temporary:
+        write_whole(temporary, write)
+    return temporary.name
+
+
+@contextmanager
+def unfinished_file(
+    path: AnyPath,  # where the file shall be at last
+) -> Iterator[AnyPath]:  # beside it
+    "Name a file that is not yet what it shall be, and remove it where that fails."
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("wb") as stream:
-            write(stream)
-            force_to_disk(stream)
-        temporary.replace(path)
+        yield temporary
     except BaseException as error:
         with suppress(StorageError):
             if is_reachable(temporary):  # else every question would take minutes
@@ -265,7 +284,16 @@ def write_atomically(
         if isinstance(error, OSError) and error.errno and not error.filename:
             error.filename = str(path)  # a full disk does not say which
         raise
-    sync_folder(path.parent)
+
+
+def write_whole(
+    path: AnyPath,  # a new file
+    write: Callable[[BinaryIO], Any],  # writes the content to a stream
+) -> None:
+    "Write a file and wait until it would survive a power cut."
+    with path.open("wb") as stream:
+        write(stream)
+        force_to_disk(stream)
 
 
 def remove_unfinished(

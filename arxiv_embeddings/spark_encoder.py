@@ -32,7 +32,7 @@ from arxiv_embeddings.openvino_engine import (
 from .papers import InputError
 from .paths import make_local, put_folder, resolve_folder, write_atomically
 from .pipeline import EmbedResult, SeenTexts, count_tokens, embed_papers, prepare_window
-from .spark_runs import SAID_SCHEMA, SparkRunFiller, count_tasks, put_part, read_windows, say
+from .spark_runs import SAID_SCHEMA, SparkRunFiller, put_part, read_windows, say
 from .store import RunWriter
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def archive_model(
     converted: ConvertedModel,  # from `fetch_converted`, or kept by a run
 ) -> Path:  # a zip archive in the cache
     "Make one file of a converted model, once; not compressed, since weights hardly can be."
-    place = cache_folder() / "archives" / f"{converted.sha256[:16]}.zip"
-    if not place.exists():
+    place = cache_folder() / "archives" / f"{converted.content_sha256[:16]}.zip"
+    if not _is_whole(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(place, lambda stream: _write_archive(converted.folder, stream))
     return place
@@ -56,6 +56,14 @@ def _write_archive(folder: Path, stream: Any) -> None:
             archive.write(path, path.name)
 
 
+def _is_whole(place: Path) -> bool:
+    try:
+        with zipfile.ZipFile(place) as archive:
+            return archive.testzip() is None  # its checksums
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
 def hand_over(
     spark: "SparkSession",  # from `make_session`
     converted: ConvertedModel,  # the model
@@ -64,13 +72,13 @@ def hand_over(
     "Bring a model to where executors find it; raises `InputError` where another one is there."
     if shared is None:
         archive = archive_model(converted)
-        spark.sparkContext.addArchive(f"{archive}#{archive.stem}")
+        spark.sparkContext.addArchive(f"{archive.as_uri()}#{archive.stem}")
         return archive.stem
     folder = resolve_folder(shared)
     if not folder.exists():
         put_folder(converted.folder, folder)
     there = json.loads((folder / "model.json").read_text()) if (folder / "model.json").exists() else {}
-    if there.get("sha256") != converted.description["sha256"]:
+    if replace(converted, description=there).content_sha256 != converted.content_sha256:
         raise InputError(f"{folder} holds something else than {converted.files.spec.name}: name a new folder")
     return str(folder)
 
@@ -83,7 +91,7 @@ class PartEncoder:
     footer: dict[str, Any]  # what a part says of its run, from `RunWriter.footer`
     spec: ModelSpec  # of the model, with nothing left open
     place: str  # where the model is, from `hand_over`
-    sha256: str  # of the model that it must be
+    content_sha256: str  # of the model that it must be
     options: dict[str, Any]  # of `OpenVINOEncoder`
 
     def embed(
@@ -91,7 +99,9 @@ class PartEncoder:
         rows: Iterator[pa.RecordBatch],  # as `WINDOW_SCHEMA` says
     ) -> Iterator[pa.RecordBatch]:  # as `SAID_SCHEMA` says
         "Embed the papers of parts and write these."
-        encoder = load_in_worker(self.place, self.sha256, json.dumps(asdict(self.spec)), json.dumps(self.options))
+        encoder = load_in_worker(
+            self.place, self.content_sha256, json.dumps(asdict(self.spec)), json.dumps(self.options)
+        )
         for position, papers in read_windows(rows):
             started = time.monotonic()
             window = prepare_window(papers, self.spec, encoder.tokenise, SeenTexts())
@@ -108,38 +118,40 @@ LOADED: dict[tuple[str, ...], OpenVINOEncoder] = {}  # what this Python worker h
 
 def load_in_worker(
     place: str,  # where the model is, from `hand_over`
-    sha256: str,  # of the model that it must be
+    content_sha256: str,  # of the model that it must be
     spec: str,  # JSON of the model's `ModelSpec`
     options: str,  # JSON of options of `OpenVINOEncoder`
 ) -> OpenVINOEncoder:  # kept by this process for its next tasks
     "Load a model in a Python worker; raises `InputError` where it cannot be found, or is another one."
-    if kept := LOADED.get((place, sha256, spec, options)):
+    if kept := LOADED.get((place, content_sha256, spec, options)):
         return kept
     LOADED.clear()
     given = json.loads(options)
     os.environ.setdefault("RAYON_NUM_THREADS", str(given["threads"]))  # of tokenizers, which would take every core
-    folder = find_in_worker(place, sha256)
+    folder = find_in_worker(place, content_sha256)
     if not folder.exists():
         raise InputError(f"an executor does not see the model in {folder}: name a folder that all of them see")
     converted = open_converted(folder)
-    if converted.sha256 != sha256:
+    if converted.content_sha256 != content_sha256:
         raise InputError(f"{place} holds another model than the driver has: name a new folder")
     files = replace(converted.files, spec=ModelSpec(**json.loads(spec)))
-    LOADED[place, sha256, spec, options] = OpenVINOEncoder(replace(converted, files=files), **given)
-    return LOADED[place, sha256, spec, options]
+    LOADED[place, content_sha256, spec, options] = OpenVINOEncoder(replace(converted, files=files), **given)
+    return LOADED[place, content_sha256, spec, options]
 
 
 def find_in_worker(
     place: str,  # from `hand_over`
-    sha256: str,  # of the model
+    content_sha256: str,  # of the model
 ) -> Path:  # on this machine's disk
-    "Find a model in a Python worker; from HDFS it is copied once to each machine."
-    if "/" not in place:
-        from pyspark import SparkFiles
+    "Find a model in a Python worker; from HDFS it is copied to each executor, among the files that Spark keeps there for as long as it runs."
+    folder = resolve_folder(place) if "/" in place else None
+    if isinstance(folder, Path):
+        return folder
+    from pyspark import SparkFiles
 
+    if folder is None:
         return Path(SparkFiles.get(place))
-    folder = resolve_folder(place)
-    return make_local(folder, cache_folder() / "copies", sha256[:16])
+    return make_local(folder, Path(SparkFiles.getRootDirectory()) / "models", content_sha256[:16])
 
 # %% ../nbs/07b_spark_encoder.ipynb #07b-spark-encoder-10
 class SparkEncoder(SparkRunFiller):
@@ -152,7 +164,7 @@ class SparkEncoder(SparkRunFiller):
         shared: str | Path | None = None,  # where executors find the model, see `hand_over`
     ):
         threads = int(spark.conf.get("spark.task.cpus", "1"))
-        self.spark, self.encoder, self.n_tasks = spark, encoder, count_tasks(spark)
+        self.spark, self.encoder = spark, encoder
         self.files, self.dim, self.fingerprint = encoder.files, encoder.dim, encoder.fingerprint
         self.converted, self.encode = encoder.converted, encoder.encode
         self.batching = encoder.batching | {"streams": choose_streams(threads)}
@@ -173,7 +185,7 @@ class SparkEncoder(SparkRunFiller):
             "threads": self.settings["threads"],
         }
         maker = PartEncoder(
-            str(writer.folder), writer.footer, self.files.spec, self.place, self.converted.sha256, options
+            str(writer.folder), writer.footer, self.files.spec, self.place, self.converted.content_sha256, options
         )
         return windows.mapInArrow(maker.embed, SAID_SCHEMA)
 
@@ -184,8 +196,10 @@ def embed_in_executors(
     spark: "SparkSession",  # from `make_session`
     *,
     shared: str | Path | None = None,  # where executors find the model, see `hand_over`
-    **options: Any,  # `model`, `precision` and the others of `embed_papers`, but for engine and device
+    **options: Any,  # `model`, `precision` and the others of `embed_papers`, but for engine, device and encoder
 ) -> EmbedResult:  # the run and what was done
     "Embed the papers of an input into a run folder in the executors of a cluster; raises `InputError` as `embed_papers` does."
+    if "encoder" in options:
+        raise InputError("an encoder at hand stays on this machine: name its model, and executors load it")
     spread = functools.partial(SparkEncoder, spark, shared=shared)
     return embed_papers(path, out, engine="openvino", device="cpu", spread=spread, **options)

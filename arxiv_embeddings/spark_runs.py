@@ -157,7 +157,7 @@ def put_part(
     position: int,  # in the run
     counts: dict[str, Any],  # what else is kept of a part
 ) -> dict[str, Any]:  # `part`, from `write_part`, and `columns`
-    "Write a part in an executor, for the driver to commit."
+    "Write a part in an executor, for the driver to commit; a second copy of its task writes a file of its own, which is never seen."
     part = write_part(folder, papers, vectors, footer, position, **counts)
     return {"part": part, "columns": list_columns(papers.schema)}
 
@@ -193,6 +193,8 @@ NOTHING_FROM_ONNX = "requirement failed: size=0 and step=0"  # what Spark NLP sa
 # what Spark, YARN, Linux and Python say of it
 OUT_OF_MEMORY = re.compile(
     r"Python worker exited unexpectedly|for exceeding (?:physical|virtual) memory limits|\bMemoryError|bad_alloc|Cannot allocate memory"
+    r"|exit (?:code|status):? 137|container OOM",
+    re.IGNORECASE,
 )
 MORE_MEMORY = "raise spark.executor.memoryOverhead, and spark.executor.pyspark.memory where it is set"
 LOST_TASK = re.compile(r"most recent failure: Lost task [^:]*: (.+)$", re.MULTILINE)
@@ -239,7 +241,6 @@ class SparkRunFiller(ABC):
     "Fills runs in the executors of a cluster, slice by slice; heirs say how parts are made."
 
     spark: "SparkSession"
-    n_tasks: int  # that run at a time
 
     @abstractmethod
     def make_parts(
@@ -254,7 +255,7 @@ class SparkRunFiller(ABC):
         n_papers: int,  # that will be embedded
     ) -> int:  # 64 to 2,048
         "Choose how many papers a part has: few enough that every task has several, and no file is tiny without need."
-        return int(np.clip(-(-n_papers // (4 * self.n_tasks)), 64, 2048))
+        return int(np.clip(-(-n_papers // (4 * count_tasks(self.spark))), 64, 2048))
 
     def fill_run(
         self,
@@ -280,13 +281,14 @@ class SparkRunFiller(ABC):
             session.conf.set(name, value)
         with ThreadPoolExecutor(max_workers=SLICES_AHEAD) as threads:
             try:
-                while (slice := list(islice(windows, self.n_tasks))) or begun:
+                while (slice := list(islice(windows, count_tasks(self.spark)))) or begun:  # executors come and go
                     if slice:
                         begun.append(threads.submit(self._run_slice, session, slice, writer, group))
                     if len(begun) == SLICES_AHEAD or not slice:
                         commit_slice(begun.popleft().result(), writer, bar)
             except BaseException:
-                self.spark.sparkContext.cancelJobGroup(group)
+                with suppress(Exception):  # where Spark has ended too; why is told already
+                    self.spark.sparkContext.cancelJobGroup(group)
                 raise
 
     def _run_slice(
@@ -294,11 +296,11 @@ class SparkRunFiller(ABC):
     ) -> list[dict[str, Any]]:
         "Make the parts of a slice, each in a task of its own."
         session.sparkContext.setJobGroup(group, "parts of a run", interruptOnCancel=False)
+        python_memory = session.conf.get("spark.executor.pyspark.memory", None)
         sent = pd.DataFrame([window[:2] for window in windows], columns=["position", "papers"])
         try:
             made = self.make_parts(session.createDataFrame(sent, WINDOW_SCHEMA), writer).collect()
         except Exception as error:  # py4j's, Spark's and Python's own
-            python_memory = session.conf.get("spark.executor.pyspark.memory", None)
             raise explain_failure(error, f"{windows[0][2]} to {windows[-1][3]}", python_memory) from error
         return [json.loads(row["said"]) for row in made]
 
@@ -348,7 +350,6 @@ class SparkNLPEncoder(SparkRunFiller):
         spec = model.files.spec
         spec = replace(spec, text=text or spec.text)
         self.spark, self.exported, self.allow_unknown = spark, model, allow_unknown
-        self.n_tasks = count_tasks(spark)
         self.files, self.dim = replace(model.files, spec=spec), model.about["dim"]
         separator = spec.separator if spec.text == "title+abstract" else None
         self.fingerprint = model.about["fingerprint"] | {

@@ -37,8 +37,10 @@ from arxiv_embeddings.paths import (
     read_parquet,
     read_schema,
     resolve_folder,
+    sync_folder,
     unfinished_name,
     utc_now,
+    write_aside,
     write_atomically,
 )
 
@@ -509,7 +511,7 @@ def write_part(
     generation: int = 0,  # how often what stands here was written again
     **counts: int | float,  # what else is to be kept of this part
 ) -> dict[str, Any]:  # what `RunWriter.add_parts` takes
-    "Put a part into place that is not yet in the run; raises `InputError` naming papers with NaN or infinity."
+    "Write a part for a writer to take into the run; until then no reader sees it; raises `InputError` naming papers with NaN or infinity."
     check_embeddings(embeddings, papers["paper_id"].to_pylist(), run["embedding_dim"])
     place = {
         "position": position,
@@ -522,8 +524,8 @@ def write_part(
     content = make_part(papers, embeddings, place | {"counts": counts, "run": run})
     digest, n_bytes = hash_stream(BytesIO(content))
     name = f"part-{position:09d}-{digest[:8]}.parquet"
-    write_atomically(resolve_folder(folder) / "parts" / name, lambda stream: stream.write(content))
-    return {"name": name, **place, "n_bytes": n_bytes, "sha256": digest} | counts
+    waiting = write_aside(resolve_folder(folder) / "parts" / name, lambda stream: stream.write(content))
+    return {"name": name, **place, "n_bytes": n_bytes, "sha256": digest} | counts | {"waiting": waiting}
 
 # %% ../nbs/04_store.ipynb #04-store-24
 class RunWriter:
@@ -600,7 +602,17 @@ class RunWriter:
         "Put a part into place that is not yet in the run; raises `InputError` naming papers with NaN or infinity."
         check_embeddings(embeddings, papers["paper_id"].to_pylist(), self.metadata["embedding_dim"])
         self.metadata["columns"] = join_columns(self.metadata["columns"], list_columns(papers.schema), self.folder)
-        return write_part(self.folder, papers, embeddings, self.footer, position, end, generation, **counts)
+        written = write_part(self.folder, papers, embeddings, self.footer, position, end, generation, **counts)
+        return self._put_into_place([written])[0]
+
+    def _put_into_place(self, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        "Give parts their names; where this writer ends before its commit, the next one removes them."
+        self.lock.check()
+        folder = self.folder / "parts"
+        for part in parts:
+            (folder / part["waiting"]).replace(folder / part["name"])
+        sync_folder(folder)
+        return [{name: value for name, value in part.items() if name != "waiting"} for part in parts]
 
     @property
     def footer(self) -> dict[str, Any]:
@@ -618,6 +630,8 @@ class RunWriter:
             if part["end"] > following["position"]:
                 raise ValueError(f"{part['name']} and {following['name']} have the same positions")
         joined = join_columns(self.metadata["columns"], columns, self.folder)
+        added = self._put_into_place(parts)
+        together = sorted([*self.metadata["parts"], *added], key=lambda part: part["position"])
         self.commit(parts=together, columns=joined)
 
     def commit(
@@ -639,7 +653,8 @@ class RunWriter:
                 (self.folder / "parts" / part["name"]).unlink(missing_ok=True)
 
     def remove_strays(self) -> None:
-        "Remove what a writer left that was killed: unfinished files, and parts that no metadata names."
+        "Remove what a writer left that was killed: unfinished files, and parts that no metadata names; raises `InputError` where another writer is at work."
+        self.lock.check()  # a writer that was taken over does not know what the other one has committed
         live = {part["name"] for part in self.metadata["parts"]}
         live |= {part["name"] for part in read_note(self.folder / NEXT_NAME / "metadata.json").get("parts", [])}
         for path in list_folder(self.folder / "parts"):

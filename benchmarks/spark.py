@@ -1,6 +1,6 @@
 """Spark on real abstracts: speed beside the first notebook's pipeline and a usual UDF, memory, what is read, parity, HDFS.
 
-    python benchmarks/spark.py [speed] [executors] [memory] [memory-encoder] [faults] [parity] [counts] [figures] [hdfs]
+    python benchmarks/spark.py [speed] [executors] [memory] [memory-encoder] [faults] [driver] [parity] [counts] [figures] [hdfs]
 
 Writes results/spark.json. Each measurement has a Spark of its own. Without names all are made, which takes about an hour and a
 half on two cores; a name renews its own figures and leaves the others.
@@ -50,18 +50,32 @@ def read_texts(n_papers: int) -> list[str]:
 # The contenders, each in a process of its own
 
 
-def time_columns(spark: "SparkSession", embed: Callable[["DataFrame"], "DataFrame"]) -> dict:
-    "Embed a column of texts into Parquet, a few first: papers a second without what comes before the steady rate."
-    rows = list(enumerate(read_texts(N_WARM + N_TIMED)))
+def time_columns(
+    make: Callable[[], "SparkSession"], prepare: Callable[["SparkSession"], Callable[["DataFrame"], "DataFrame"]]
+) -> dict:
+    "Embed a column of texts into Parquet, a few first: papers a second, and what comes before the steady rate."
+    rows, steps = list(enumerate(read_texts(N_WARM + N_TIMED))), [time.monotonic()]
+    spark = make()
+    steps.append(time.monotonic())
+    embed = prepare(spark)
     for chosen in (rows[:N_WARM], rows[N_WARM:]):
         frame = spark.createDataFrame(chosen, "id int, text string").repartition(2)
         frame.count()
         with tempfile.TemporaryDirectory() as folder:
             started = time.monotonic()
             embed(frame).write.mode("overwrite").parquet(folder)
-            seconds = time.monotonic() - started
+            steps.append(time.monotonic())
             assert spark.read.parquet(folder).where("size(embedding) = 384").count() == len(chosen)
-    return {"papers_per_second": round(N_TIMED / seconds, 2)}
+    return describe_times(N_TIMED / (steps[-1] - started), steps)
+
+
+def describe_times(papers_per_second: float, steps: list[float]) -> dict:
+    "The steady rate, and the seconds of the two steps before it: a session, and the first papers with all that they wait for."
+    return {
+        "papers_per_second": round(papers_per_second, 2),
+        "seconds_session": round(steps[1] - steps[0], 1),
+        f"seconds_first_{N_WARM}": round(steps[2] - steps[1], 1),
+    }
 
 
 def time_seed(_: str) -> dict:
@@ -70,10 +84,14 @@ def time_seed(_: str) -> dict:
     from arxiv_embeddings.spark import make_session
     from arxiv_embeddings.spark_nlp import embed_frame, make_pipeline
 
+    def prepare(spark: "SparkSession") -> Callable[["DataFrame"], "DataFrame"]:
+        pipeline = make_pipeline(spark, exported, tokenizer="seed", batch_size=8)
+        return lambda frame: embed_frame(frame, pipeline, "id")
+
+    exported = fetch_exported()  # once for a model, and kept
     # Spark NLP's own number of threads, which the notebook did not set
-    spark = make_session("local[2]", conf={"spark.jsl.settings.onnx.intraOpNumThreads": "6"})
-    pipeline = make_pipeline(spark, fetch_exported(), tokenizer="seed", batch_size=8)
-    return time_columns(spark, lambda frame: embed_frame(frame, pipeline, "id"))
+    conf = {"spark.jsl.settings.onnx.intraOpNumThreads": "6"}
+    return time_columns(lambda: make_session("local[2]", conf=conf), prepare)
 
 
 def time_ours(precision: str) -> dict:
@@ -82,13 +100,16 @@ def time_ours(precision: str) -> dict:
     from arxiv_embeddings.spark import make_session
     from arxiv_embeddings.spark_runs import embed_on_spark
 
-    spark = make_session("local[2]")
     exported = fetch_exported(int8=precision == "int8")
+    steps = [time.monotonic()]
+    spark = make_session("local[2]")
+    steps.append(time.monotonic())
     with tempfile.TemporaryDirectory() as folder:
         options = {"part_size": N_TIMED // 2}
         embed_on_spark(PAPERS, Path(folder) / "warm", spark, exported, limit=N_WARM)
+        steps.append(time.monotonic())
         made = embed_on_spark(PAPERS, Path(folder) / "run", spark, exported, limit=N_TIMED, **options)
-    return {"papers_per_second": round(made.n_embedded / made.seconds, 2)}
+    return describe_times(made.n_embedded / made.seconds, steps)
 
 
 def time_encoder(precision: str, master: str = "local[2]") -> dict:
@@ -99,31 +120,29 @@ def time_encoder(precision: str, master: str = "local[2]") -> dict:
     from arxiv_embeddings.spark_encoder import embed_in_executors
 
     fetch_converted(fetch_model(find_model("minilm")), precision)  # once for a model, and kept
-    started = time.monotonic()
+    steps = [time.monotonic()]
     conf = {"spark.driver.memory": "2g", "spark.executor.memory": "2g"}
     spark = make_session(master, jars="none", conf=conf)
-    seconds_session = time.monotonic() - started
+    steps.append(time.monotonic())
     with tempfile.TemporaryDirectory() as folder:
         options = {"precision": precision}
-        started = time.monotonic()
         embed_in_executors(PAPERS, Path(folder) / "warm", spark, limit=N_WARM, part_size=N_WARM // 2, **options)
-        seconds_first = time.monotonic() - started
+        steps.append(time.monotonic())
         options |= {"limit": N_TIMED_ENCODER, "part_size": N_TIMED_ENCODER // 8}
         made = embed_in_executors(PAPERS, Path(folder) / "run", spark, **options)
-    return {
-        "papers_per_second": round(made.n_embedded / made.seconds, 2),
-        "seconds_session": round(seconds_session, 1),
-        f"seconds_first_{N_WARM}": round(seconds_first, 1),
-    }
+    return describe_times(made.n_embedded / made.seconds, steps)
 
 
 def time_udf(_: str) -> dict:
     "sentence-transformers inside a `pandas_udf`, as it is usually done: a model for each Python worker, batches of 32."
     from arxiv_embeddings.spark import make_session
 
-    spark = make_session("local[2]", jars="none", conf={"spark.driver.memory": "2g"})
-    embed = make_udf()
-    return time_columns(spark, lambda frame: frame.select("id", embed("text").alias("embedding")))
+    def prepare(_: "SparkSession") -> Callable[["DataFrame"], "DataFrame"]:
+        embed = make_udf()
+        return lambda frame: frame.select("id", embed("text").alias("embedding"))
+
+    conf = {"spark.driver.memory": "2g"}
+    return time_columns(lambda: make_session("local[2]", jars="none", conf=conf), prepare)
 
 
 def make_udf():
@@ -199,10 +218,29 @@ def watch_executors(embed: Callable[[], EmbedResult]) -> dict:
         "seconds": round(made.seconds, 1),
         "papers_per_second": round(made.n_embedded / made.seconds, 2),
         "bytes_a_paper": round(sum(part["n_bytes"] for part in made.run.metadata["parts"]) / made.run.n_papers),
+        "n_executors": len(find_executors(os.getpid())),
         "java_mb_by_tenth": [round(float(part.mean())) for part in np.array_split(java, 10)],
         "python_mb_by_tenth": [round(float(part.mean())) for part in np.array_split(python, 10)],
         "peak_mb": round(float(megabytes.max())),
         "rise_over_second_half": round(float(slope * np.ptp(times[half]) / megabytes[half].mean()), 4),
+    }
+
+
+def measure_driver(_: str) -> dict:
+    "Papers a second of what the driver does by itself: reading them all before it begins, and sending them."
+    from arxiv_embeddings.papers import open_papers
+    from arxiv_embeddings.spark_runs import place_windows
+
+    started = time.monotonic()
+    papers = open_papers(MANY_PAPERS).scan()
+    seconds_scanned = time.monotonic() - started
+    n_windows = sum(1 for _ in place_windows(papers.batches(2_048), 0))
+    seconds_sent = time.monotonic() - started - seconds_scanned
+    return {
+        "n_papers": len(papers),
+        "n_windows": n_windows,
+        "scanned_per_second": round(len(papers) / seconds_scanned),
+        "sent_per_second": round(len(papers) / seconds_sent),
     }
 
 
@@ -297,21 +335,17 @@ def embed_in_two_executors(out: str, master: str = "local-cluster[2,1,1024]", en
 
 
 def read_executor_megabytes() -> tuple[float, float]:
-    "Resident memory of the executors that this process started, Java's, and of what they started, Python's."
-    parents, names, sizes = {}, {}, {}
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-            names[fields["Pid"].strip()] = (status.parent / "cmdline").read_text()
-        except (OSError, KeyError):
-            continue  # it has just ended
-        parents[fields["Pid"].strip()] = fields["PPid"].strip()
-        sizes[fields["Pid"].strip()] = float(fields.get("VmRSS", "0 kB").split()[0]) / 1e3 * 1.024
-    java = {process for process, name in names.items() if "CoarseGrainedExecutorBackend" in name}
-    chosen = set(java)
-    while more := {process for process, parent in parents.items() if parent in chosen} - chosen:
-        chosen |= more
-    return sum(sizes[process] for process in java), sum(sizes[process] for process in chosen - java)
+    "Resident memory of this process's executors, Java's, and of what they started, Python's."
+    import psutil
+
+    java = python = 0.0
+    for executor in find_executors(os.getpid()):
+        with suppress(psutil.Error):  # it has just ended
+            java += executor.memory_info().rss / 1e6
+        for worker in executor.children(recursive=True):
+            with suppress(psutil.Error):
+                python += worker.memory_info().rss / 1e6
+    return java, python
 
 
 def measure_parity(n_papers: str) -> dict:
@@ -522,6 +556,7 @@ MEASUREMENTS = {
     "memory": lambda work: call(measure_executor, work),
     "memory-encoder": lambda work: call(measure_encoder_executors, work),
     "faults": lambda work: {kind: call(suffer, kind, work) for kind in FAULTS},
+    "driver": lambda work: call(measure_driver, ""),
     "parity": lambda work: call(measure_parity, N_PARITY),
     "counts": lambda work: call(count_lost, 10_000),
     "figures": lambda work: call(evaluate_tokenizers, work),

@@ -25,7 +25,7 @@ from arxiv_embeddings.batching import Encoder
 from arxiv_embeddings.changes import compact_run
 from arxiv_embeddings.checks import verify_run
 from arxiv_embeddings.cli import app
-from arxiv_embeddings.hadoop import HDFS_NOTE, restart_server, stop_server, wait_until_writable
+from arxiv_embeddings.hadoop import HDFS_NOTE, restart_server, stop_hdfs, stop_server, wait_until_writable
 from arxiv_embeddings.locks import HOLDER_NAME, HdfsLock
 from arxiv_embeddings.papers import InputError, StorageError, read_papers, sample_papers
 from arxiv_embeddings.paths import HdfsPath, list_folder, put_folder, resolve_folder, write_atomically
@@ -259,7 +259,11 @@ def test_a_writer_that_was_taken_over_commits_nothing(sample: str, folder: HdfsP
         put(folder / "run" / HOLDER_NAME, b"{}")  # of another, who found us dead
         with pytest.raises(InputError, match="was taken over by another process, as this one gave no sign for 15 s"):
             writer.commit(complete=True)
+        writer.metadata["parts"] = []  # the other one's commits are not known to this one
+        with pytest.raises(InputError, match="was taken over by another process"):
+            writer.remove_strays()
     assert open_run(folder / "run").metadata == run.metadata
+    assert verify_run(open_run(folder / "run"))["sound"]
     assert (folder / "run" / HOLDER_NAME).exists()
 
 
@@ -379,9 +383,10 @@ def test_parts_of_many_writers_become_a_run_in_one_step(folder: HdfsPath, whole:
         for thread in threads:
             thread.join()
         assert len(made) == 9
-        assert len(list_folder(folder / "parts")) == 6  # two attempts of the same content have the same name
+        assert [path for path in list_folder(folder / "parts") if not path.name.startswith(".")] == []
         chosen = {part["position"]: part for part in made}
         writer.add_parts(list(chosen.values()), list_columns(table.schema))
+        assert len(list_folder(folder / "parts")) == 9  # of two attempts at each part there is still something
         writer.remove_strays()
     assert_same(open_run(folder), whole)
     assert open_run(folder).metadata["complete"]
@@ -558,6 +563,12 @@ def test_no_namenode_is_one_line_at_once(words: tuple[str, ...], tmp_path: Path)
 
 
 # servers that go
+
+
+def test_a_stranger_that_was_given_the_id_of_a_server_is_left_alone(tmp_path: Path) -> None:
+    note = {"uri": "hdfs://127.0.0.1:9", "processes": {"namenode": os.getpid()}, "starts": {"namenode": "1"}}
+    (tmp_path / HDFS_NOTE).write_text(json.dumps(note))
+    assert stop_hdfs(tmp_path) == 0
 
 
 def start_datanode(hdfs: dict[str, Any]) -> None:

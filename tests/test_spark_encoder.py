@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from numpy.testing import assert_allclose
 
@@ -24,12 +25,12 @@ from arxiv_embeddings.batching import Encoder
 from arxiv_embeddings.checks import verify_run
 from arxiv_embeddings.cli import describe_error
 from arxiv_embeddings.hadoop import find_free_ports, find_java, pyspark_jars
-from arxiv_embeddings.openvino_engine import fetch_converted
+from arxiv_embeddings.openvino_engine import fetch_converted, open_converted
 from arxiv_embeddings.papers import InputError, sample_papers
 from arxiv_embeddings.pipeline import EmbedResult, embed_papers
 from arxiv_embeddings.pooling import compute_cosines
 from arxiv_embeddings.spark import make_session
-from arxiv_embeddings.spark_encoder import archive_model, embed_in_executors
+from arxiv_embeddings.spark_encoder import archive_model, embed_in_executors, load_in_worker
 from arxiv_embeddings.store import Run, RunWriter, open_run
 
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)
@@ -175,9 +176,9 @@ from arxiv_embeddings.papers import open_papers, sample_papers
 from arxiv_embeddings.spark_encoder import LOADED, PartEncoder
 from arxiv_embeddings.spark_runs import place_windows
 
-folder, model, sha256, spec = sys.argv[1:]
+folder, model, content_sha256, spec = sys.argv[1:]
 options = {"precision": "float32", "long_text": "cut", "allow_unknown": False, "threads": 1, "streams": 1}
-maker = PartEncoder(folder, {"embedding_dim": 384}, ModelSpec(**json.loads(spec)), model, sha256, options)
+maker = PartEncoder(folder, {"embedding_dim": 384}, ModelSpec(**json.loads(spec)), model, content_sha256, options)
 loaded = []
 for window in place_windows(open_papers(sample_papers()).scan().batches(12, limit=24), 0):
     row = pa.RecordBatch.from_pydict({"position": [window[0]], "papers": [window[1]]})
@@ -191,12 +192,12 @@ assert len(set(loaded)) == 1
 def test_an_executor_needs_no_torch_and_loads_once(tmp_path: Path, minilm: Encoder, sample_run: Run) -> None:
     converted, spec = minilm.converted, json.dumps(vars(minilm.files.spec))
     (tmp_path / "parts").mkdir()
-    words = [str(tmp_path), str(converted.folder), converted.sha256, spec]
+    words = [str(tmp_path), str(converted.folder), converted.content_sha256, spec]
     done = subprocess.run([sys.executable, "-c", IN_A_WORKER, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     said = [json.loads(line)["part"] for line in done.stdout.splitlines()]
     assert [part["position"] for part in said] == [0, 12]
-    tables = [pd.read_parquet(tmp_path / "parts" / part["name"]) for part in said]
+    tables = [pq.read_table(tmp_path / "parts" / part["waiting"]).to_pandas() for part in said]
     assert pd.concat(tables)["paper_id"].tolist() == sample_run.paper_ids[:24]
     made = [vector for table in tables for vector in table["embedding"]]
     assert_allclose(made, sample_run.embeddings()[:24], atol=1e-5)
@@ -209,6 +210,22 @@ def test_a_model_is_packed_once_and_the_same_everywhere(tmp_path: Path, minilm: 
         assert (tmp_path / "model" / path.name).read_bytes() == path.read_bytes()
     before = packed.stat()
     assert archive_model(fetch_converted(minilm.files)).stat() == before
+    content = bytearray(packed.read_bytes())
+    content[1_000_000] ^= 1
+    packed.write_bytes(content)
+    shutil.unpack_archive(archive_model(minilm.converted), tmp_path / "again", "zip")  # made anew
+    assert (tmp_path / "again" / "model.bin").read_bytes() == (tmp_path / "model" / "model.bin").read_bytes()
+
+
+def test_the_same_weights_with_another_prompt_are_another_model(tmp_path: Path, minilm: Encoder) -> None:
+    shutil.copytree(minilm.converted.folder, tmp_path / "model")
+    description = minilm.converted.description | {"prompt": "query: "}
+    (tmp_path / "model" / "model.json").write_text(json.dumps(description))
+    other = open_converted(tmp_path / "model")
+    assert other.sha256 == minilm.converted.sha256  # of the graph and its weights
+    assert archive_model(other) != archive_model(minilm.converted)
+    with pytest.raises(InputError, match="holds another model than the driver has"):
+        load_in_worker(str(tmp_path / "model"), minilm.converted.content_sha256, "{}", '{"threads": 1}')
 
 
 # what fails
@@ -252,8 +269,9 @@ def test_an_executor_that_is_killed(tmp_path: Path, spark: Any, sample_run: Run)
     folder, made = tmp_path / "run", []
     thread = threading.Thread(target=lambda: made.append(embed(sample_papers(), folder, spark)))
     thread.start()
-    wait_until(lambda: 0 < count_committed(folder) < 144 or not thread.is_alive())
+    wait_until(lambda: count_committed(folder) > 0 or not thread.is_alive())
     before = find_executors(psutil.Process())
+    assert 0 < count_committed(folder) < 144
     before[0].kill()
     thread.join(120)
     assert (len(before), made[0].n_embedded) == (2, 144)
@@ -266,9 +284,10 @@ def test_a_python_worker_that_is_killed(tmp_path: Path, spark: Any, sample_run: 
     folder, made = tmp_path / "run", []
     thread = threading.Thread(target=lambda: made.append(embed(sample_papers(), folder, spark)))
     thread.start()
-    wait_until(lambda: 0 < count_committed(folder) < 144 or not thread.is_alive())
+    wait_until(lambda: count_committed(folder) > 0 or not thread.is_alive())
     daemons = [one for executor in find_executors(psutil.Process()) for one in executor.children()]
     workers = [worker for daemon in daemons for worker in daemon.children()]
+    assert 0 < count_committed(folder) < 144
     workers[0].kill()
     thread.join(120)
     assert made[0].n_embedded == 144
@@ -367,14 +386,17 @@ def test_a_task_that_wrote_its_part_twice(
     commit, twins = spark_runs.commit_slice, []
 
     def commit_beside_a_twin(said: list[dict[str, Any]], writer: RunWriter, bar: Any) -> None:
-        part = writer.folder / "parts" / said[0]["part"]["name"]
-        twins.append(part.with_name(f"{part.name.rpartition('-')[0]}-00000000.parquet"))
-        shutil.copyfile(part, twins[-1])
+        parts, made = writer.folder / "parts", said[0]["part"]
+        waiting = made["waiting"]
+        twins.append(parts / waiting.replace(waiting.split(".")[-2], "00000000"))
+        shutil.copyfile(parts / waiting, twins[-1])
         commit(said, writer, bar)
+        # at any moment the files that readers look at are the run, whoever is still at work
+        assert {path.name for path in parts.glob("*.parquet")} == {part["name"] for part in writer.metadata["parts"]}
 
     monkeypatch.setattr(spark_runs, "commit_slice", commit_beside_a_twin)
     run = embed(sample_papers(), tmp_path / "run", spark).run
-    assert len(twins) == 6
+    assert len(twins) == len(set(twins)) == 6
     assert not any(twin.exists() for twin in twins)
     assert_same(run, sample_run)
 

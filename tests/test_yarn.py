@@ -29,12 +29,13 @@ from arxiv_embeddings.hadoop import (
     stop_server,
     stop_yarn,
 )
-from arxiv_embeddings.papers import sample_papers
+from arxiv_embeddings.papers import InputError, sample_papers
 from arxiv_embeddings.paths import put_folder, resolve_folder
 from arxiv_embeddings.pipeline import embed_papers
 from arxiv_embeddings.pooling import compute_cosines
 from arxiv_embeddings.spark import make_session
-from arxiv_embeddings.store import holds_run, open_run
+from arxiv_embeddings.spark_encoder import embed_in_executors
+from arxiv_embeddings.store import Run, holds_run, open_run
 
 MEMORY, CORES = 6144, 3
 EXECUTORS = {
@@ -99,6 +100,7 @@ def test_a_nodemanager_that_is_stopped_and_started_again(
     _, errors = process.communicate(timeout=300)
     if process.returncode:  # it may be too much for Spark; then it is said in a line, and the same command goes on
         assert len(errors.splitlines()) == 1
+        assert "goes on from there" in errors
         assert n_before <= count_committed(run) < 144
         process = embed_on_yarn(yarn, packed["file"])
         _, errors = process.communicate(timeout=300)
@@ -109,16 +111,42 @@ def test_a_nodemanager_that_is_stopped_and_started_again(
     assert verify_run(made)["problems"] == []
 
 
-@pytest.fixture(scope="module")
-def session(yarn: dict[str, Any], packed: dict[str, Any]) -> Iterator[Any]:
+@contextlib.contextmanager
+def yarn_session(yarn: dict[str, Any], packed: dict[str, Any], **changed: str) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("HADOOP_CONF_DIR", yarn["conf"])
         patched.delenv("PYSPARK_PYTHON", raising=False)
-        settings = {"jars": "none", "conf": EXECUTORS, "environment": packed["file"]}
+        settings = {"jars": "none", "conf": EXECUTORS | changed, "environment": packed["file"]}
         session = make_session("yarn", **settings)
         assert make_session("yarn", **settings) is session
         yield session
         session.stop()
+
+
+def test_executors_with_too_little_memory_are_killed_and_the_setting_is_named(
+    yarn: dict[str, Any], packed: dict[str, Any], sample_run: Run
+) -> None:
+    out = f"{yarn['uri']}/small"
+    with (
+        yarn_session(yarn, packed, **{"spark.executor.memoryOverhead": "128m"}) as session,
+        pytest.raises(InputError, match=r"needs more memory than it may have: raise spark\.executor\.memoryOverhead"),
+    ):
+        embed_in_executors(sample_papers(), out, session)
+    assert open_run(out).n_papers == 0
+    embed_papers(sample_papers(), out, device="cpu")  # where there is enough
+    assert open_run(out).read().equals(sample_run.read())
+
+
+@pytest.fixture(scope="module")
+def session(yarn: dict[str, Any], packed: dict[str, Any]) -> Iterator[Any]:
+    with yarn_session(yarn, packed) as session:
+        yield session
+
+
+def test_a_model_on_hdfs_reaches_executors(yarn: dict[str, Any], session: Any, sample_run: Run) -> None:
+    run = embed_in_executors(sample_papers(), f"{yarn['uri']}/there", session, shared=f"{yarn['uri']}/model").run
+    assert run.read().equals(sample_run.read())
+    assert compute_cosines(run.embeddings(), sample_run.embeddings()).min() >= 0.99999
 
 
 def test_executors_have_the_archive_alone(yarn: dict[str, Any], session: Any) -> None:
@@ -155,19 +183,6 @@ def test_executors_have_the_archive_alone(yarn: dict[str, Any], session: Any) ->
         assert said["python"] == sys.version
         assert said["versions"] == {name: metadata.version(name) for name in EXECUTOR_DISTRIBUTIONS}
     assert "PYSPARK_PYTHON" not in os.environ  # the next session, with a local master, runs the driver's Python
-
-
-def test_a_worker_that_takes_more_memory_than_was_asked_for_is_killed(session: Any) -> None:
-    def take_memory(batches):
-        import pyarrow as pa
-
-        for _ in batches:
-            taken = b"x" * 1_600_000_000
-            time.sleep(60)  # it is killed long before
-            yield pa.RecordBatch.from_pydict({"id": [len(taken)]})
-
-    with pytest.raises(Exception, match="killed by YARN for exceeding physical memory limits"):
-        session.range(1).mapInArrow(take_memory, "id long").collect()
 
 
 def test_yarn_offers_what_it_was_started_with(yarn: dict[str, Any]) -> None:
