@@ -142,6 +142,14 @@ def test_the_same_papers_are_accepted_and_rejected(tmp_path: Path, spark: Any, s
     assert sum(part["n_repeated"] for part in there.metadata["parts"]) == 3  # within a part each text is embedded once
 
 
+def test_more_parts_than_cores_are_tasks_of_their_own(
+    tmp_path: Path, spark: Any, small: ExportedModel, whole: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    "As when an executor is lost after they were counted."
+    monkeypatch.setattr(spark_runs, "count_tasks", lambda _: 5)
+    assert_same(embed(sample_papers(), tmp_path / "run", spark, small).run, whole)
+
+
 def test_what_metadata_say(tmp_path: Path, spark: Any, small: ExportedModel, whole: Run) -> None:
     run = embed(sample_papers(), tmp_path / "run", spark, small).run
     assert_same(run, whole)
