@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -103,25 +104,29 @@ def test_killed_at_random_moments_and_continued(tmp_path: Path, whole) -> None:
 
 
 @pytest.mark.parametrize(
-    "n_writes", range(1, 13)
-)  # the lock's note, metadata and copy, then a part and these three times
+    "n_writes", range(1, 16)
+)  # the lock's note, metadata and copy, then a part, its name, and these three times
 def test_every_write_may_fail(n_writes: int, tmp_path: Path, whole, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, count = store.write_atomically, 0
+    count = 0
 
-    def failing_write(path: Path, content) -> None:
-        nonlocal count
-        count += 1
-        if count == n_writes:
-            raise OSError(28, "No space left on device", str(path))
-        write(path, content)
+    def may_fail(write: Callable[..., Any]) -> Callable[..., Any]:
+        def failing_write(path: Path, *content: Callable[..., Any]) -> Any:
+            nonlocal count
+            count += 1
+            if count == n_writes:
+                raise OSError(28, "No space left on device", str(path))
+            return write(path, *content)
 
-    for room in (locks, store):
-        monkeypatch.setattr(room, "write_atomically", failing_write)
-    with pytest.raises(OSError, match="No space left"):
-        embed_papers(sample_papers(), tmp_path / "run", part_size=48, encoder=LetterEncoder())
-    for room in (locks, store):
-        monkeypatch.setattr(room, "write_atomically", write)
-    n_safe = 48 * max(0, (n_writes - 4) // 3)
+        return failing_write
+
+    with monkeypatch.context() as patched:
+        writes = [(store, name) for name in ("write_atomically", "write_aside", "sync_folder")]
+        writes.append((locks, "write_atomically"))
+        for room, name in writes:
+            patched.setattr(room, name, may_fail(getattr(room, name)))
+        with pytest.raises(OSError, match="No space left"):
+            embed_papers(sample_papers(), tmp_path / "run", part_size=48, encoder=LetterEncoder())
+    n_safe = 48 * max(0, (n_writes - 4) // 4)
     assert n_writes < 4 or open_run(tmp_path / "run").n_papers == n_safe
     result = embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder(), part_size=48)
     assert result.n_embedded == 144 - n_safe
