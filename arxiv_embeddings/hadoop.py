@@ -243,7 +243,9 @@ def list_running(
     "List the servers of a note that have not ended; an id that another process was given since, as after a reboot, is none of them."
     processes, starts = said.get("processes", {}), said.get("starts", {})
     return [
-        process for name, process in processes.items() if is_running(process) and find_start(process) == starts[name]
+        process
+        for name, process in processes.items()
+        if is_running(process) and find_start(process) == starts.get(name)
     ]
 
 

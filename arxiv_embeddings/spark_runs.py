@@ -187,7 +187,11 @@ def describe_failure(
 # %% ../nbs/07a_spark_runs.ipynb #07a-spark-runs-10
 SLICES_AHEAD = 2  # that are under way at a time
 # a row that the driver sends is an Arrow batch and a partition, however many and large they are
-SENDING = {"spark.sql.execution.arrow.maxRecordsPerBatch": "1", "spark.sql.execution.arrow.localRelationThreshold": "0"}
+SENDING = {
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "1",
+    "spark.sql.execution.arrow.localRelationThreshold": "0",
+}
 PYTHON_ERROR = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Interrupt)\b): (.+)$", re.MULTILINE)
 NOTHING_FROM_ONNX = "requirement failed: size=0 and step=0"  # what Spark NLP says where ONNX failed on a whole batch
 # what Spark, YARN, Linux and Python say of it
