@@ -239,6 +239,7 @@ def save_for_spark(
         raise InputError(f"{folder} cannot be written: {find_java_reason(error)}") from error
 
 
+# at its first use a pipeline notes whose vectors it has: two threads at a time would both do so, and one fail
 PLANNING = threading.Lock()
 
 
@@ -248,8 +249,6 @@ def embed_frame(
     *columns: str,  # of the frame, to be kept
 ) -> "DataFrame":  # these columns and `embedding`, array<float>; empty where Spark NLP failed without a word
     "Embed texts and keep of Spark NLP's annotations the vector alone."
-    with (
-        PLANNING
-    ):  # at its first use a pipeline notes whose vectors it has: two threads at a time would both do so, and one fail
+    with PLANNING:
         embedded = pipeline.transform(frame)
     return embedded.selectExpr(*columns, "sentence_embedding[0].embeddings as embedding")
