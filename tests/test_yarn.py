@@ -118,9 +118,11 @@ def yarn_session(yarn: dict[str, Any], packed: dict[str, Any], **changed: str) -
         patched.delenv("PYSPARK_PYTHON", raising=False)
         settings = {"jars": "none", "conf": EXECUTORS | changed, "environment": packed["file"]}
         session = make_session("yarn", **settings)
-        assert make_session("yarn", **settings) is session
-        yield session
-        session.stop()
+        try:
+            assert make_session("yarn", **settings) is session
+            yield session
+        finally:
+            session.stop()  # its executors are all that the machine has
 
 
 def test_executors_with_too_little_memory_are_killed_and_the_setting_is_named(
