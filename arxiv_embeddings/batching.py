@@ -5,19 +5,16 @@
 # %% auto #0
 __all__ = ['CACHE_BYTES', 'TOKENS_AT_LEAST', 'TOKENS_STEP', 'LONG_TEXTS', 'plan_batches', 'second_level_cache',
            'choose_token_budget', 'TokenisedTexts', 'check_texts', 'UnknownTextError', 'Tokeniser', 'round_up',
-           'pad_batch', 'average_windows', 'Encoder', 'RunFiller', 'BatchEncoder']
+           'pad_batch', 'average_windows']
 
 # %% ../nbs/02a_batching.ipynb #02a-batching-03
 import math
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .models import ModelFiles
 from .papers import InputError
 from .pooling import scale_to_unit_length
 
@@ -213,118 +210,3 @@ def average_windows(
     if unit_length:
         averaged[several] = scale_to_unit_length(averaged[several])
     return averaged
-
-# %% ../nbs/02a_batching.ipynb #02a-batching-36
-class Encoder(Protocol):
-    "What the pipeline needs of an encoder."
-
-    files: ModelFiles  # the model
-    fingerprint: dict[str, Any]  # everything that changes a vector, from `fingerprint_model`
-    dim: int  # numbers in a vector
-    settings: dict[str, Any]  # engine, device, precision, versions: kept in a run's metadata
-    batching: dict[str, Any]  # what decides which batches are made: kept in a run's metadata, and reused by it
-
-    def tokenise(
-        self,
-        texts: list[str],  # not empty ones
-    ) -> TokenisedTexts:  # as the model reads them
-        "Tokenise texts; raises `InputError` for one without content."
-        ...
-
-    def run(
-        self,
-        tokenised: TokenisedTexts,  # from `tokenise`
-        on_batch: Callable[[int], None] | None = None,  # called with the number of texts of each batch that is done
-    ) -> np.ndarray:  # float32, (n_texts, dim), row i for text i
-        "Embed tokenised texts."
-        ...
-
-    def encode(
-        self,
-        texts: list[str],  # any number, none included
-    ) -> np.ndarray:  # float32, (n_texts, dim), row i for text i
-        "Tokenise and embed texts; raises `InputError` for one without content."
-        ...
-
-
-@runtime_checkable
-class RunFiller(Protocol):
-    "An encoder that puts papers into a run by itself, on the machines of a cluster."
-
-    def choose_part_size(
-        self,
-        n_papers: int,  # that will be embedded
-    ) -> int:  # papers in a part of a new run
-        "Choose in which portions the work is done."
-        ...
-
-    def fill_run(
-        self,
-        batches: Iterator[Any],  # the papers of each part, as record batches
-        writer: Any,  # the `RunWriter` of the run, which is locked
-        bar: Any,  # with `update(n)`
-    ) -> None:
-        "Embed papers and add their parts to the run."
-        ...
-
-# %% ../nbs/02a_batching.ipynb #02a-batching-38
-class BatchEncoder(ABC):
-    "Everything of an encoder but the model: rows into batches, vectors back in the order of the texts."
-
-    files: ModelFiles  # the model
-    fingerprint: dict[str, Any]  # everything that changes a vector
-    dim: int  # numbers in a vector
-    settings: dict[str, Any]  # engine, device, precision, versions
-    batching: dict[str, Any]  # `token_budget`, `length_multiple`, and what else decides about batches
-    tokeniser: Tokeniser  # the model's
-
-    @abstractmethod
-    def embed_batches(
-        self,
-        batches: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]],  # positions of rows, token ids, mask
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # positions of rows and their vectors, float32, (n_rows, dim)
-        "Run the model on padded batches."
-
-    def tokenise(
-        self,
-        texts: list[str],  # not empty ones
-    ) -> TokenisedTexts:  # as the model reads them
-        "Tokenise texts and count what they had before; raises `InputError` for one without content."
-        return self.tokeniser.tokenise(texts)
-
-    def run(
-        self,
-        tokenised: TokenisedTexts,  # from `tokenise`
-        on_batch: Callable[[int], None] | None = None,  # called with the number of texts of each batch that is done
-    ) -> np.ndarray:  # float32, (n_texts, dim), row i for text i; unit length where the model's modules make it so
-        "Embed tokenised texts, batch by batch, and put the vectors back in the order of the texts."
-        vectors = np.empty((len(tokenised.rows), self.dim), dtype=np.float32)
-        starts_text = tokenised.starts_text
-        multiple = self.batching.get("length_multiple", 1)
-        planned = plan_batches(round_up(tokenised.lengths, multiple), self.batching["token_budget"])
-        batches = (
-            (batch, *pad_batch([tokenised.rows[row] for row in batch], self.tokeniser.pad_id, multiple))
-            for batch in planned
-        )
-        for batch, batch_vectors in self.embed_batches(batches):
-            vectors[batch] = batch_vectors
-            if on_batch:
-                on_batch(int(starts_text[batch].sum()))
-        self._check_numbers(vectors, tokenised)
-        return average_windows(vectors, tokenised, self.tokeniser.n_special, self.files.unit_length)
-
-    def _check_numbers(self, vectors: np.ndarray, tokenised: TokenisedTexts) -> None:
-        "A NaN or an infinity would be found only much later, by whoever searches."
-        bad = tokenised.text_of_row[~np.isfinite(vectors).all(axis=1)]
-        if len(bad):
-            raise InputError(
-                f"{self.files.spec.source} makes numbers that are not finite in {self.settings['precision']} "
-                f"(texts at positions {np.unique(bad)[:5].tolist()}): use --precision float32, or another model"
-            )
-
-    def encode(
-        self,
-        texts: list[str],  # any number, none included
-    ) -> np.ndarray:  # float32, (n_texts, dim), row i for text i; unit length where the model's modules make it so
-        "Tokenise and embed texts; raises `InputError` for one without content."
-        return self.run(self.tokenise(texts)) if len(texts) else np.empty((0, self.dim), dtype=np.float32)

@@ -6,11 +6,12 @@
 __all__ = ['app', 'RunFolder', 'PapersFile', 'AsJson', 'Debug', 'Device', 'Category', 'HowMany', 'Limit', 'Append', 'Prune',
            'Pooling', 'MaxTokens', 'Adapter', 'QueryAdapter', 'LongText', 'MinimumCosine', 'TextRule', 'Revision',
            'AllowUnknown', 'IdColumn', 'AbstractColumn', 'TitleColumn', 'CategoriesColumn', 'Quiet', 'REPORTED',
-           'spark_app', 'ServersFolder', 'StartedFolder', 'describe_error', 'reports_errors', 'print_json', 'as_plain',
-           'print_table', 'print_papers', 'print_embedded', 'print_problems', 'embed', 'count_and_name', 'describe',
-           'verify', 'repair', 'compact', 'models', 'similar', 'search', 'index', 'evaluate', 'export', 'plot',
-           'sample', 'parse_settings', 'spark_embed', 'check_way', 'spark_export_model', 'spark_pack_environment',
-           'spark_start_hdfs', 'spark_stop_hdfs', 'spark_start_yarn', 'spark_stop_yarn', 'common', 'main']
+           'Numbers', 'Everything', 'spark_app', 'ServersFolder', 'StartedFolder', 'describe_error', 'reports_errors',
+           'print_json', 'as_plain', 'print_table', 'print_papers', 'print_embedded', 'print_problems', 'embed',
+           'count_and_name', 'describe', 'check_numbers_options', 'verify', 'repair', 'compact', 'models', 'similar',
+           'search', 'index', 'evaluate', 'export', 'plot', 'sample', 'parse_settings', 'spark_embed', 'check_way',
+           'spark_export_model', 'spark_pack_environment', 'spark_start_hdfs', 'spark_stop_hdfs', 'spark_start_yarn',
+           'spark_stop_yarn', 'common', 'main']
 
 # %% ../nbs/12_cli.ipynb #12-cli-03
 import functools
@@ -174,9 +175,9 @@ def print_embedded(
     from arxiv_embeddings.papers import ReadReport
 
     run, kept = result.run, result.run.input
-    # runs made by version 0.1.0 count only what was cut
-    n_cut, n_in_windows, n_unknown = (
-        sum(part.get(name, 0) for part in run.metadata["parts"]) for name in ("n_cut", "n_in_windows", "n_unknown")
+    n_cut, n_in_windows, n_unknown, n_recomputed = (
+        sum(part.get(name, 0) for part in run.metadata["parts"])
+        for name in ("n_cut", "n_in_windows", "n_unknown", "n_recomputed")
     )
     if as_json:
         counts = {
@@ -186,6 +187,7 @@ def print_embedded(
             "n_cut": n_cut,
             "n_in_windows": n_in_windows,
             "n_unknown": n_unknown,
+            "n_recomputed": n_recomputed,
             "int8_check": run.metadata.get("int8_check"),
             "changes": result.changes,
         }
@@ -212,6 +214,8 @@ def print_embedded(
         f"read in windows of {max_tokens} tokens": n_in_windows,
         "without a token that the model knows": n_unknown,
     }
+    if n_recomputed:
+        typer.echo(f"the engine computed wrong vectors {n_recomputed} times; they were noticed and computed again")
     said = "".join(f", {count:,} of them {note}" for note, count in notes.items() if count)
     typer.echo(f"{run.folder} holds {run.n_papers:,} papers{said}")
 
@@ -219,20 +223,24 @@ def print_embedded(
 def print_problems(
     found: dict[str, Any],  # from `verify_run`, with or without `sample`
 ) -> None:
-    "Print what is wrong with a run, a line for each problem."
+    "Print what is wrong with a run, one line per problem."
     for problem in found["problems"]:
         named = ", ".join(problem["paper_ids"]) + (", ..." if problem["n_papers"] > len(problem["paper_ids"]) else "")
         concerned = f" ({problem['n_papers']:,} papers: {named})" if problem["paper_ids"] else ""
         typer.echo(as_plain(f"{problem['kind']}: {problem['where']} {problem['what']}{concerned}"))
-    if sample := found.get("sample"):
-        typer.echo(
-            f"{sample['n_papers']:,} papers embedded again: cosine {sample['smallest_cosine'] or 1:.6f} at worst"
-        )
-        if sample["paper_ids"]:
-            typer.echo(as_plain(f"damage: other vectors than the model makes: {', '.join(sample['paper_ids'][:5])}"))
+    for again in (found[name] for name in ("sample", "numbers") if name in found):
+        worst = f", smallest cosine {again['smallest_cosine']:.6f}" if again["n_papers"] else ""
+        typer.echo(f"{again['n_papers']:,} papers embedded again{worst}")
+        if again["paper_ids"]:
+            n_wrong, named = len(again["paper_ids"]), ", ".join(again["paper_ids"][:5])
+            typer.echo(as_plain(f"damage: {n_wrong:,} vectors are not those of their texts: {named}"))
+        elif share := again.get("share_noticed"):
+            typer.echo(f"(more than {share:.3%} of wrong vectors would have been noticed, with 95 % confidence)")
     checked = f"{found['n_papers']:,} papers in {found['n_parts']:,} parts, {found['n_bytes'] / 1e6:,.1f} MB"
     damaged = any(problem["kind"] == "damage" for problem in found["problems"])
+    wrong = any(found[name]["paper_ids"] for name in ("sample", "numbers") if name in found)
     advice = f". arxiv-embeddings repair {found['folder']} embeds damaged parts again" if damaged else ""
+    advice = f". arxiv-embeddings repair {found['folder']} --numbers --all replaces wrong vectors" if wrong else advice
     typer.echo(f"{checked}: sound" if found["sound"] else f"{checked}: not sound{advice}")
 
 # %% ../nbs/12_cli.ipynb #12-cli-14
@@ -362,26 +370,46 @@ def describe(
             typer.echo(f"{name + ':':17}{as_plain(value)}")
 
 # %% ../nbs/12_cli.ipynb #12-cli-17
+Numbers = Annotated[bool, typer.Option("--numbers", help="Also look for vectors that are not those of their texts.")]
+Everything = Annotated[bool, typer.Option("--all", help="With --numbers: embed every paper again, not only suspects.")]
+
+
+def check_numbers_options(
+    numbers: bool,  # --numbers
+    everything: bool,  # --all
+) -> None:
+    "Reject --all without --numbers."
+    if everything and not numbers:
+        raise typer.BadParameter("it needs --numbers", param_hint="--all")
+
+# %% ../nbs/12_cli.ipynb #12-cli-18
 @app.command()
 @reports_errors
 def verify(
     run: RunFolder,
     sample: Annotated[int, typer.Option(min=0, help="Also embed N papers again and compare.")] = 0,
+    numbers: Numbers = False,
+    everything: Everything = False,
     device: Device = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    "Check every bit of a run; exit code 1 where something is wrong."
+    "Check every bit of a run; exit code 1 if something is wrong."
     from arxiv_embeddings.checks import verify_run
     from arxiv_embeddings.store import open_run
 
+    check_numbers_options(numbers, everything)
     opened = open_run(run)
     found = verify_run(opened)
-    if sample and found["sound"]:
-        from arxiv_embeddings.repair import verify_sample
+    if found["sound"] and (sample or numbers):
+        from arxiv_embeddings.wrong_vectors import load_checked, verify_numbers, verify_sample
 
-        found["sample"] = verify_sample(opened, sample, device=device)
-        found["sound"] = found["sample"]["sound"]
+        encoder = load_checked(opened, device=device)
+        if sample:
+            found["sample"] = verify_sample(opened, sample, encoder)
+        if numbers:
+            found["numbers"] = verify_numbers(opened, encoder, everything)
+        found["sound"] = all(found[name]["sound"] for name in ("sample", "numbers") if name in found)
     if as_json:
         print_json(found)
     else:
@@ -392,21 +420,31 @@ def verify(
 
 @app.command()
 @reports_errors
-def repair(run: RunFolder, device: Device = None, as_json: AsJson = False, debug: Debug = False) -> None:
-    "Make metadata.json again where it is lost, and embed the papers of damaged parts again."
+def repair(
+    run: RunFolder,
+    numbers: Numbers = False,
+    everything: Everything = False,
+    device: Device = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    "Rebuild metadata.json if it is lost, and embed the papers of damaged parts again."
     from arxiv_embeddings.repair import repair_run
 
-    result = repair_run(run, device=device)
+    check_numbers_options(numbers, everything)
+    result = repair_run(run, device=device, numbers=numbers, everything=everything)
     if as_json:
         counts = {
             "metadata_rebuilt": result.metadata_rebuilt,
             "repaired": result.repaired,
             "n_embedded": result.n_embedded,
+            "n_corrected": result.n_corrected,
         }
         return print_json({"folder": str(result.run.folder), **counts, "n_papers": result.run.n_papers})
     if result.metadata_rebuilt:
         typer.echo("metadata.json was made again from the parts")
-    typer.echo(f"{len(result.repaired)} parts repaired, {result.n_embedded:,} papers embedded again")
+    corrected = f", {result.n_corrected:,} wrong vectors replaced" if numbers else ""
+    typer.echo(f"{len(result.repaired)} parts repaired, {result.n_embedded:,} papers embedded again{corrected}")
 
 
 @app.command()
@@ -424,7 +462,7 @@ def compact(run: RunFolder, as_json: AsJson = False, debug: Debug = False) -> No
         return print_json({"n_parts": n_parts, "n_parts_less": n_less})
     typer.echo(f"{n_parts:,} parts, {n_less:,} less than before")
 
-# %% ../nbs/12_cli.ipynb #12-cli-18
+# %% ../nbs/12_cli.ipynb #12-cli-19
 @app.command()
 @reports_errors
 def models(as_json: AsJson = False, debug: Debug = False) -> None:
@@ -442,7 +480,7 @@ def models(as_json: AsJson = False, debug: Debug = False) -> None:
         ]
     )
 
-# %% ../nbs/12_cli.ipynb #12-cli-20
+# %% ../nbs/12_cli.ipynb #12-cli-21
 @app.command()
 @reports_errors
 def similar(
@@ -501,7 +539,7 @@ def index(run: RunFolder, as_json: AsJson = False, debug: Debug = False) -> None
         return print_json(summary)
     typer.echo(f"{path}: {opened.n_papers:,} papers, {summary['n_bytes'] / 1e6:.1f} MB")
 
-# %% ../nbs/12_cli.ipynb #12-cli-22
+# %% ../nbs/12_cli.ipynb #12-cli-23
 @app.command()
 @reports_errors
 def evaluate(
@@ -580,7 +618,7 @@ def _print_files(paths: list[Any], as_json: bool) -> None:
     for one in files:
         typer.echo(f"{one['file']}: {one['n_bytes'] / 1e6:.2f} MB")
 
-# %% ../nbs/12_cli.ipynb #12-cli-24
+# %% ../nbs/12_cli.ipynb #12-cli-25
 spark_app = typer.Typer(
     name="spark",
     help="The same on a cluster: Spark, Spark NLP, HDFS, YARN.",
@@ -844,7 +882,7 @@ def spark_stop_yarn(folder: StartedFolder, as_json: AsJson = False, debug: Debug
 
     _print_ended(stop_yarn(folder), as_json)
 
-# %% ../nbs/12_cli.ipynb #12-cli-25
+# %% ../nbs/12_cli.ipynb #12-cli-26
 def _show_version(wanted: bool) -> None:
     if wanted:
         from importlib import metadata

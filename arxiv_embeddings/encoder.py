@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .batching import Encoder
+from .base import Encoder
 from .models import DEFAULT_MODEL, ModelFiles, fetch_model, find_model
 from .openvino_engine import OpenVINOEncoder, fetch_converted
 from .papers import InputError

@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .batching import BatchEncoder, Tokeniser, choose_token_budget
+from .base import BatchEncoder
+from .batching import Tokeniser, choose_token_budget
+from .guard import Batch
 from arxiv_embeddings.models import (
     ModelFiles,
     ModelSpec,
@@ -418,13 +420,22 @@ class OnnxEncoder(BatchEncoder):
         self.begins_word[[number for piece, number in pieces.items() if piece.startswith("##")]] = 0
         self.begins_word[[pieces[piece] for piece in ("[CLS]", "[SEP]", "[PAD]")]] = 0
 
+    def renew(
+        self,
+        stream: int = 0,  # this engine has one
+    ) -> None:
+        "Open the model anew."
+        self.session = open_onnx(self.exported.folder / "model.onnx", self.settings["threads"])
+
     def embed_batches(
         self,
-        batches: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]],  # positions of rows, token ids, mask
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # positions of rows and their vectors, float32, (n_rows, dim)
-        "Run the model on padded batches and average the first wordpieces of words."
-        for batch, ids, mask in batches:
-            yield batch, mean_pool(run_onnx(self.session, ids, mask), self.begins_word[ids] * mask)
+        batches: Iterator[Batch],  # with shapes of any kind
+        stream: int = 0,  # this engine has one
+    ) -> Iterator[tuple[Batch, np.ndarray]]:  # each batch with its vectors, float32, (n_rows, dim), in order
+        "Run the model on batches and average the first wordpieces of words."
+        for batch in batches:
+            tokens = run_onnx(self.session, batch.ids, batch.mask)
+            yield batch, mean_pool(tokens, self.begins_word[batch.ids] * batch.mask)
 
 # %% ../nbs/02d_onnx_engine.ipynb #02d-onnx-engine-16
 def quantise_onnx(

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['log', 'WEIGHTS_NAMES', 'CONVERTED_FILES', 'CONVERSION_FORMAT', 'CONVERSION_REVISION', 'SMALLEST_COSINE',
-           'QUANTISATION', 'LENGTH_MULTIPLES', 'BESIDE_OTHERS', 'load_openvino', 'has_amx', 'count_cores',
-           'find_precisions', 'check_precision', 'convert_graph', 'drop_repetitions', 'calibration_texts',
-           'check_conversion', 'cache_folder', 'make_folder_whole', 'ConvertedModel', 'describe_converted',
-           'open_converted', 'name_converted', 'convert_model', 'quiet_rich', 'quantise_model', 'fetch_converted',
-           'choose_streams', 'fill_batch', 'OpenVINOEncoder']
+           'QUANTISATION', 'LENGTH_MULTIPLES', 'BESIDE_OTHERS', 'CORES_OF_A_STREAM', 'load_openvino', 'has_amx',
+           'count_cores', 'find_precisions', 'check_precision', 'convert_graph', 'drop_repetitions',
+           'calibration_texts', 'check_conversion', 'cache_folder', 'make_folder_whole', 'ConvertedModel',
+           'describe_converted', 'open_converted', 'name_converted', 'convert_model', 'quiet_rich', 'quantise_model',
+           'fetch_converted', 'choose_streams', 'fill_batch', 'OpenVINOEncoder']
 
 # %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-03
 import contextlib
@@ -31,7 +31,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .batching import BatchEncoder, Tokeniser, choose_token_budget
+from .base import BatchEncoder
+from .batching import Tokeniser, choose_token_budget
+from .guard import Batch
 from arxiv_embeddings.models import (
     ModelFiles,
     ModelSpec,
@@ -377,7 +379,7 @@ def fetch_converted(
     return open_converted(folder, files)
 
 # %% ../nbs/02c_openvino_engine.ipynb #02c-openvino-engine-25
-LENGTH_MULTIPLES = {"float32": 4, "bfloat16": 16, "int8": 16}  # of padded lengths; see `pad_batch`
+LENGTH_MULTIPLES = {"float32": 8, "bfloat16": 16, "int8": 16}  # of padded lengths; see `pad_batch`
 
 
 # where several encoders share a machine: not bound to cores, since all would take the first ones; and with fewer of the kernels
@@ -385,20 +387,24 @@ LENGTH_MULTIPLES = {"float32": 4, "bfloat16": 16, "int8": 16}  # of padded lengt
 BESIDE_OTHERS = {"ENABLE_CPU_PINNING": False, "CPU_RUNTIME_CACHE_CAPACITY": 1000}
 
 
+CORES_OF_A_STREAM = 4  # fewer would mean more copies of the weights in memory, more would wait for each other
+
+
 def choose_streams(
     n_cores: int,  # physical cores
-) -> int:  # batches under way at a time, 2 or more where there are two cores
-    "Choose how many batches run at a time: one for every two cores, two at least."
-    return max(min(2, n_cores), n_cores // 2)
+    precision: str,  # float32, bfloat16 or int8
+) -> int:  # compiled models, 1 or more
+    "Choose how many batches run at a time: one for every four cores, and in int8 two at least, since its batches are short."
+    return max(min(n_cores, 2 if precision == "int8" else 1), n_cores // CORES_OF_A_STREAM)
 
 
 def fill_batch(
     ids: np.ndarray,  # token ids, int64, (n_rows, length)
     mask: np.ndarray,  # 1 = token, 0 = padding, like `ids`
     n_full: int,  # rows of a full batch of this length
-    alone: bool,  # whether nothing was embedded before it in this call
+    alone: bool,  # whether it is the only batch of its call
 ) -> tuple[np.ndarray, np.ndarray]:  # both with copies of the last row behind it
-    "Fill a batch up, so that few shapes are there."
+    "Fill a batch up, so that there are few shapes."
     n_rows = min(n_full, 1 << (len(ids) - 1).bit_length()) if alone else n_full
     added = ((0, max(0, n_rows - len(ids))), (0, 0))
     return np.pad(ids, added, mode="edge"), np.pad(mask, added, mode="edge")
@@ -415,7 +421,8 @@ class OpenVINOEncoder(BatchEncoder):
         allow_unknown: bool = False,  # embed a text of which no token is known, instead of refusing it
         token_budget: int | None = None,  # padded tokens in a batch at most; `None`: chosen for model and processor
         length_multiple: int | None = None,  # padded lengths are multiples of this; `None`: chosen for the precision
-        streams: int | None = None,  # batches under way at a time; `None`: chosen for the processor
+        streams: int
+        | None = None,  # compiled models, each running one batch at a time; `None`: chosen for the processor
         threads: int | None = None,  # of this encoder, where others work beside it; `None`: all physical cores
     ):
         from tokenizers import Tokenizer
@@ -445,7 +452,7 @@ class OpenVINOEncoder(BatchEncoder):
         self.batching = {
             "token_budget": token_budget or choose_token_budget(about["hidden_size"]),
             "length_multiple": length_multiple or LENGTH_MULTIPLES[precision],
-            "streams": streams or choose_streams(n_cores),
+            "streams": streams or choose_streams(n_cores, precision),
         }
         self.settings = {
             "engine": "openvino",
@@ -454,35 +461,56 @@ class OpenVINOEncoder(BatchEncoder):
             "threads": n_cores,
             "versions": about["versions"] | {"openvino_runtime": metadata.version("openvino")},
         }
-        openvino = load_openvino()
-        hints = {
+        self.hints = {
             # float32 must be asked for: with AMX, OpenVINO would take bfloat16 by itself. An int8 model computes in float32
             # what is no matrix product; bfloat16 made it 1.1 to 1.2 times as fast with AMX, but then no other processor
             # could have continued the run
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
             "PERFORMANCE_HINT": "THROUGHPUT",
-            "NUM_STREAMS": self.batching["streams"],
-            "INFERENCE_NUM_THREADS": n_cores,
-            **(BESIDE_OTHERS if threads else {}),
+            "NUM_STREAMS": 1,  # more would spoil each other's kernels, see above
+            "INFERENCE_NUM_THREADS": max(1, n_cores // self.batching["streams"]),
+            **(BESIDE_OTHERS if threads or self.batching["streams"] > 1 else {}),
         }
-        self.compiled = openvino.Core().compile_model(converted.folder / "model.xml", "CPU", hints)
+        self.compiled = {0: self._compile()}  # stream -> compiled model; the others when they are needed
+
+    def _compile(self) -> "openvino.CompiledModel":
+        "Load the model."
+        return load_openvino().Core().compile_model(self.converted.folder / "model.xml", "CPU", self.hints)
+
+    def renew(
+        self,
+        stream: int = 0,  # which of the compiled models
+    ) -> None:
+        "Compile the model anew: every kernel is prepared again."
+        del self.compiled[stream]
+        self.compiled[stream] = self._compile()
+
+    def fill_batch(
+        self,
+        ids: np.ndarray,  # token ids, int64, (n_rows, length)
+        mask: np.ndarray,  # 1 = token, 0 = padding, like `ids`
+        n_full: int,  # rows of a full batch of this length
+        alone: bool,  # whether it is the only batch of this call
+    ) -> tuple[np.ndarray, np.ndarray]:  # both with copies of the last row behind it
+        "Fill a batch up, so that there are few shapes."
+        return fill_batch(ids, mask, n_full, alone)
 
     def embed_batches(
         self,
-        batches: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]],  # positions of rows, token ids, mask
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # positions of rows and their vectors, float32, (n_rows, dim)
-        "Run the model on padded batches, several at a time."
-        # no AsyncInferQueue: it hangs when it is freed while a thread of its own still waits for Python's lock
-        idle = [self.compiled.create_infer_request() for _ in range(self.batching["streams"] + 1)]  # one waits its turn
+        batches: Iterator[Batch],  # for one compiled model
+        stream: int = 0,  # which one, 0 to `batching["streams"]` - 1
+    ) -> Iterator[tuple[Batch, np.ndarray]]:  # each batch with its vectors, float32, (n_rows, dim), in order
+        "Run the model on batches, one after the other; the next one waits ready."
+        if stream not in self.compiled:
+            self.compiled[stream] = self._compile()
+        idle = [self.compiled[stream].create_infer_request() for _ in range(2)]
         begun = deque()
         try:
-            for place, (batch, ids, mask) in enumerate(batches):
+            for batch in batches:
                 if not idle:
                     yield self._finish(begun, idle)
                 request = idle.pop()
-                n_full = self.batching["token_budget"] // ids.shape[1]
-                ids, mask = fill_batch(ids, mask, n_full, alone=place == 0)
-                request.start_async({"input_ids": ids, "attention_mask": mask})
+                request.start_async({"input_ids": batch.ids, "attention_mask": batch.mask})
                 begun.append((batch, request))
             while begun:
                 yield self._finish(begun, idle)
@@ -490,9 +518,9 @@ class OpenVINOEncoder(BatchEncoder):
             for _, request in begun:
                 request.wait()
 
-    def _finish(self, begun: deque, idle: list) -> tuple[np.ndarray, np.ndarray]:
+    def _finish(self, begun: deque, idle: list) -> tuple[Batch, np.ndarray]:
         "Wait for the batch that was begun first and take its vectors."
         batch, request = begun.popleft()
         request.wait()
         idle.append(request)
-        return batch, request.get_output_tensor().data[: len(batch)].copy()
+        return batch, request.get_output_tensor().data[: len(batch.rows)].copy()

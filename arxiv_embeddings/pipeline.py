@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .batching import Encoder, RunFiller, TokenisedTexts, UnknownTextError
+from .base import Encoder, RunFiller
+from .batching import TokenisedTexts, UnknownTextError
 from .changes import KnownPapers, look_up, plan_changes, settle_next, take_in
 from .encoder import choose_engine, make_encoder
 from arxiv_embeddings.models import (
@@ -304,6 +305,7 @@ def embed_window(
 ) -> None:
     "Embed a window of papers and add it to the run; each text is embedded once."
     started, n_before = time.monotonic(), writer.metadata["n_papers"] + (base.n_papers if base else 0)
+    n_recomputed = encoder.n_recomputed
     vectors = np.empty((len(window.papers), encoder.dim), dtype=np.float32)
     if len(window.fresh):
         vectors[window.fresh] = encoder.run(window.tokenised, on_batch=bar.update)
@@ -315,7 +317,8 @@ def embed_window(
     n_repeated = len(window.papers) - len(window.fresh)
     bar.update(n_repeated)
     counts = count_tokens(window.tokenised, time.monotonic() - started)
-    writer.add_part(window.papers, vectors, **counts, n_repeated=n_repeated)
+    counts |= {"n_repeated": n_repeated, "n_recomputed": encoder.n_recomputed - n_recomputed}
+    writer.add_part(window.papers, vectors, **counts)
     pa.default_memory_pool().release_unused()  # Arrow would keep some more with every part
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .batching import Encoder
+from .base import Encoder
 from .openvino_engine import cache_folder
 from .papers import NUL_OR_SURROGATE, InputError, split_paper_id
 from .paths import AnyPath, make_local, read_note, remove_unfinished, utc_now, write_atomically

@@ -103,12 +103,13 @@ class PartEncoder:
             self.place, self.content_sha256, json.dumps(asdict(self.spec)), json.dumps(self.options)
         )
         for position, papers in read_windows(rows):
-            started = time.monotonic()
+            started, n_recomputed = time.monotonic(), encoder.n_recomputed
             window = prepare_window(papers, self.spec, encoder.tokenise, SeenTexts())
             vectors = np.empty((len(papers), encoder.dim), dtype=np.float32)
             vectors[window.fresh] = encoder.run(window.tokenised)
             counts = count_tokens(window.tokenised, time.monotonic() - started)
             counts |= {"n_repeated": len(papers) - len(window.fresh)}
+            counts |= {"n_recomputed": encoder.n_recomputed - n_recomputed}
             yield say(put_part(self.folder, window.papers, vectors[window.first_rows], self.footer, position, counts))
             pa.default_memory_pool().release_unused()  # Arrow would keep some more with every part
 
@@ -167,7 +168,7 @@ class SparkEncoder(SparkRunFiller):
         self.spark, self.encoder = spark, encoder
         self.files, self.dim, self.fingerprint = encoder.files, encoder.dim, encoder.fingerprint
         self.converted, self.encode = encoder.converted, encoder.encode
-        self.batching = encoder.batching | {"streams": choose_streams(threads)}
+        self.batching = encoder.batching | {"streams": choose_streams(threads, encoder.fingerprint["precision"])}
         versions = encoder.settings["versions"] | {"pyspark": metadata.version("pyspark")}
         self.settings = encoder.settings | {"threads": threads, "versions": versions}
         self.place = hand_over(spark, encoder.converted, shared)

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .batching import BatchEncoder, Tokeniser, choose_token_budget
+from .base import BatchEncoder
+from .batching import Tokeniser, choose_token_budget
+from .guard import Batch
 from .models import ModelFiles, find_weights, fingerprint_model
 from .papers import InputError
 
@@ -192,13 +194,13 @@ class TorchEncoder(BatchEncoder):
     ):
         import torch
 
-        self.files = files
+        self.files, self.device, self.precision = files, device, precision
         self.model = load_modules(files, device)
         kind = self.model.device.type
         if precision not in PRECISIONS.get(kind, ("float32",)):
             offered = ", ".join(PRECISIONS.get(kind, ("float32",)))
             raise InputError(f"torch cannot give {precision} on {kind}: it has {offered}")
-        transformer = self.model[0].auto_model.to(getattr(torch, precision))
+        transformer = self.model[0].auto_model.to(getattr(torch, precision))  # pooling stays in float32
         self.tokeniser = make_tokeniser(self.model, files, long_text, allow_unknown)
         self.fingerprint = fingerprint_model(files, precision, long_text)
         self.dim = self.model.get_embedding_dimension()
@@ -212,14 +214,25 @@ class TorchEncoder(BatchEncoder):
             "versions": {name: metadata.version(name) for name in ("torch", "transformers", "sentence-transformers")},
         }
 
+    def renew(
+        self,
+        stream: int = 0,  # this engine has one
+    ) -> None:
+        "Load the model anew."
+        import torch
+
+        self.model = load_modules(self.files, self.device)
+        self.model[0].auto_model.to(getattr(torch, self.precision))
+
     def embed_batches(
         self,
-        batches: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]],  # positions of rows, token ids, mask
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # positions of rows and their vectors, float32, (n_rows, dim)
-        "Run the model on padded batches, one of them ahead of the one whose vectors are read."
+        batches: Iterator[Batch],  # with shapes of any kind
+        stream: int = 0,  # this engine has one
+    ) -> Iterator[tuple[Batch, np.ndarray]]:  # each batch with its vectors, float32, (n_rows, dim), in order
+        "Run the model on batches, one of them ahead of the one whose vectors are read."
         begun = deque()
-        for batch, ids, mask in batches:
-            begun.append((batch, self._begin(ids, mask)))
+        for batch in batches:
+            begun.append((batch, self._begin(batch.ids, batch.mask)))
             if len(begun) > 1:
                 done, vectors = begun.popleft()
                 yield done, vectors.cpu().numpy()

@@ -13,7 +13,7 @@ import pytest
 # converted models are made anew by each run of the tests, unless it is told to use a cache (as `make test` does)
 os.environ.setdefault("ARXIV_EMBEDDINGS_CACHE", tempfile.mkdtemp(prefix="arxiv_embeddings-"))
 
-from arxiv_embeddings.batching import Encoder
+from arxiv_embeddings.base import Encoder
 from arxiv_embeddings.encoder import load_encoder
 from arxiv_embeddings.environments import pack_environment
 from arxiv_embeddings.hadoop import start_hdfs, stop_hdfs

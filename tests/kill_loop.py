@@ -2,16 +2,19 @@
 
     python tests/kill_loop.py --kills 200 --seed 1
     python tests/kill_loop.py --kills 10 --model minilm --out kills.json
+    python tests/kill_loop.py --minutes 60 --model minilm --abstracts 200
 
-Each round embeds the sample corpus in many small parts and then takes in a newer file of it, in a process of its own that is
-killed with SIGKILL at a moment drawn at random, and started again, until it is done. After each kill the folder must hold
+Each round embeds the sample corpus, or real abstracts up to 512 tokens, in many small parts and then takes in a newer file of it, in a
+process of its own that is killed with SIGKILL at a moment drawn at random, and started again, until it is done. After each kill the folder must hold
 a state that the uninterrupted run went through, no earlier than the one before; at the end it must be the same
-run: the same papers in the same order, no one lost, no one twice, the same vectors, no file left over.
+run: the same papers in the same order, no one lost, no one twice, every vector the same, no file left over.
 """
 
 import argparse
 import json
+import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,8 +34,9 @@ import sys
 from kill_loop import make_encoder, write
 encoder = make_encoder(sys.argv[2])
 print("ready", flush=True)
-write(sys.argv[1], encoder, sys.argv[3])
+write(sys.argv[1], encoder, sys.argv[3], sys.argv[4])
 """
+DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", Path(__file__).parents[2] / "shared" / "data"))
 PART_SIZE = 6
 TOLERANCE = 1e-6
 
@@ -53,17 +57,27 @@ def make_encoder(name: str):
     return load_encoder(name, device="cpu")
 
 
-def write(folder: str | Path, encoder, newer: str | Path) -> None:
+def write(folder: str | Path, encoder, papers: str | Path, newer: str | Path) -> None:
     "The whole of what is to be done, whatever of it is done already."
     done = (Path(folder) / "metadata.json").exists() and len(open_run(folder).metadata["inputs"]) > 1
     if not done:
-        embed_papers(sample_papers(), folder, part_size=PART_SIZE, encoder=encoder)
+        embed_papers(papers, folder, part_size=PART_SIZE, encoder=encoder)
     embed_papers(newer, folder, append=True, prune=not done, encoder=encoder)
 
 
-def make_newer(path: Path) -> Path:
-    "The sample a month later: every ninth paper has another abstract, every tenth is gone, thirty are new."
-    papers = pd.read_csv(sample_papers(), dtype=str)
+def pick_real(path: Path, n_abstracts: int) -> Path:
+    "Real abstracts: the longest third, some of which fill a model's 512 tokens, and others at even distances."
+    papers = pd.read_csv(DATA / "arxiv_cs_10k.csv", dtype=str)
+    by_length = papers.loc[papers["abstract"].str.len().sort_values(kind="stable").index]
+    others = by_length[: -(n_abstracts // 3)]
+    step = len(others) // (n_abstracts - n_abstracts // 3)
+    pd.concat([others[::step], by_length[-(n_abstracts // 3) :]]).sort_index().to_csv(path, index=False)
+    return path
+
+
+def make_newer(path: Path, papers: str | Path | None = None) -> Path:
+    "A file of papers, the sample's by default, a month later: every ninth has another abstract, every tenth is gone, thirty are new."
+    papers = pd.read_csv(papers or sample_papers(), dtype=str)
     papers.loc[::9, "abstract"] = "Revised. " + papers["abstract"]
     new = papers[:30].assign(paper_id="new" + papers["paper_id"], title="New: " + papers["title"])
     pd.concat([papers.drop(papers.index[5::10]), new]).to_csv(path, index=False)
@@ -88,11 +102,13 @@ def count_committed(folder: Path) -> tuple[int, int]:
     return (len(run.metadata["inputs"]), run.n_papers)
 
 
-def kill_until_done(folder: Path, model: str, newer: Path, seconds: float, draw: random.Random, references) -> int:
+def kill_until_done(
+    folder: Path, model: str, inputs: tuple[str | Path, Path], seconds: float, draw: random.Random, references
+) -> int:
     "One round; returns how often the writer was killed. Raises `AssertionError` where something is lost."
     n_kills, committed = 0, (0, 0)
     while True:
-        command = [sys.executable, "-c", WRITER, str(folder), model, str(newer)]
+        command = [sys.executable, "-c", WRITER, str(folder), model, *map(str, inputs)]
         process = subprocess.Popen(
             command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -118,31 +134,39 @@ def kill_until_done(folder: Path, model: str, newer: Path, seconds: float, draw:
     return n_kills
 
 
-def run_loop(n_kills: int, model: str = "letters", seed: int = 0) -> dict:
-    "Kill so many times, over as many rounds as that takes."
-    draw, killed, n_rounds = random.Random(seed), 0, 0
+def run_loop(
+    n_kills: int, model: str = "letters", seed: int = 0, n_abstracts: int | None = None, minutes: float = 0
+) -> dict:
+    "Kill so many times and for so long, over as many rounds as that takes."
+    draw, killed, n_rounds, begun = random.Random(seed), 0, 0, time.monotonic()
     with tempfile.TemporaryDirectory() as work:
-        newer, encoder = make_newer(Path(work) / "newer.csv"), make_encoder(model)
+        papers = pick_real(Path(work) / "papers.csv", n_abstracts) if n_abstracts else sample_papers()
+        newer, encoder = make_newer(Path(work) / "newer.csv", papers), make_encoder(model)
         started = time.monotonic()
-        first = embed_papers(sample_papers(), Path(work) / "first", part_size=PART_SIZE, encoder=encoder).run
-        write(Path(work) / "last", encoder, newer)
+        first = embed_papers(papers, Path(work) / "first", part_size=PART_SIZE, encoder=encoder).run
+        write(Path(work) / "last", encoder, papers, newer)
         seconds = time.monotonic() - started
         references = first, open_run(Path(work) / "last")
-        while killed < n_kills:
+        while killed < n_kills or time.monotonic() - begun < 60 * minutes:
             folder = Path(work) / f"round{n_rounds}"
-            killed += kill_until_done(folder, model, newer, seconds / 2, draw, references)
+            killed += kill_until_done(folder, model, (papers, newer), seconds / 2, draw, references)
+            shutil.rmtree(folder)
             n_rounds += 1
-    return {"model": model, "seed": seed, "n_kills": killed, "n_rounds": n_rounds, "n_lost": 0, "n_twice": 0}
+    done = {"model": model, "seed": seed, "n_abstracts": n_abstracts, "n_kills": killed, "n_rounds": n_rounds}
+    return done | {"n_lost": 0, "n_twice": 0, "n_wrong": 0}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kills", type=int, help="default: 200, or as many as fit into the minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="letters", help="letters, or a model's name, such as minilm")
+    parser.add_argument("--abstracts", type=int, help="embed so many real abstracts instead of the sample corpus")
+    parser.add_argument("--minutes", type=float, default=0, help="go on for at least so long")
     parser.add_argument("--out", type=Path, help="write what was done as JSON")
     options = parser.parse_args()
-    done = run_loop(options.kills, options.model, options.seed)
+    n_kills = options.kills if options.kills is not None else 0 if options.minutes else 200
+    done = run_loop(n_kills, options.model, options.seed, options.abstracts, options.minutes)
     print(json.dumps(done))
     if options.out:
         options.out.write_text(json.dumps(done, indent=1) + "\n")

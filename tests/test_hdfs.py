@@ -21,7 +21,7 @@ from numpy.testing import assert_array_equal
 from typer.testing import CliRunner
 
 from arxiv_embeddings import locks, papers, pipeline, store
-from arxiv_embeddings.batching import Encoder
+from arxiv_embeddings.base import Encoder
 from arxiv_embeddings.changes import compact_run
 from arxiv_embeddings.checks import verify_run
 from arxiv_embeddings.cli import app

@@ -1,10 +1,13 @@
 """On real abstracts of arXiv, which are not part of the repository."""
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from kill_loop import pick_real, run_loop
 from numpy.testing import assert_allclose
 from sentence_transformers import SentenceTransformer
 
@@ -12,6 +15,7 @@ from arxiv_embeddings.evaluation import read_relations
 from arxiv_embeddings.exports import export_run
 from arxiv_embeddings.papers import read_papers
 from arxiv_embeddings.pipeline import embed_papers
+from arxiv_embeddings.store import open_run
 
 N_ABSTRACTS = 200
 
@@ -45,3 +49,24 @@ def test_another_separator_would_be_noticed(separator: str, real_data: Path, min
     with_separator = minilm.encode([f"{paper['title']} [SEP] {paper['abstract']}" for paper in papers])
     other = minilm.encode([f"{paper['title']}{separator}{paper['abstract']}" for paper in papers])
     assert np.abs(with_separator - other).max() > 1e-3
+
+
+def test_killed_while_real_abstracts_are_embedded(real_data: Path) -> None:
+    # texts that fill 512 tokens, each process a fresh one, every vector compared; tests/kill_loop.py has a longer form
+    done = run_loop(n_kills=2, model="minilm", seed=5, n_abstracts=24)
+    assert done["n_kills"] >= 2
+
+
+def test_every_vector_is_the_same_in_fresh_processes(real_data: Path, tmp_path: Path) -> None:
+    script = """
+import sys
+from arxiv_embeddings.pipeline import embed_papers
+embed_papers(sys.argv[1], sys.argv[2], part_size=20, device="cpu")
+"""
+    papers = pick_real(tmp_path / "papers.csv", 60)
+    for number in range(3):
+        subprocess.run([sys.executable, "-c", script, str(papers), str(tmp_path / f"run{number}")], check=True)
+    runs = [open_run(tmp_path / f"run{number}") for number in range(3)]
+    for run in runs[1:]:
+        assert run.paper_ids == runs[0].paper_ids
+        assert_allclose(run.embeddings(), runs[0].embeddings(), atol=1e-6, strict=True)

@@ -18,9 +18,10 @@ from arxiv_embeddings.checks import verify_run
 from arxiv_embeddings.exports import export_run
 from arxiv_embeddings.papers import InputError, sample_papers
 from arxiv_embeddings.pipeline import EmbedResult, embed_papers
-from arxiv_embeddings.repair import repair_run, verify_sample
+from arxiv_embeddings.repair import repair_run
 from arxiv_embeddings.search import build_index
 from arxiv_embeddings.store import COPY_NAME, METADATA_NAME, RunWriter, open_run, read_footer, write_metadata
+from arxiv_embeddings.wrong_vectors import verify_sample
 
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)
 FORMAT_1 = Path(__file__).parent / "run_format_1"

@@ -398,7 +398,7 @@ def test_a_continued_run_keeps_its_batches(tmp_path: Path, minilm, monkeypatch: 
 
     monkeypatch.setattr(pipeline, "make_encoder", make)
     run = embed_papers(sample_papers(), tmp_path / "run", limit=9, engine="openvino").run
-    assert made[0].batching == {"token_budget": 777, "length_multiple": 4, "streams": 1}
+    assert made[0].batching == {"token_budget": 777, "length_multiple": 8, "streams": 1}
     assert [part["n_papers"] for part in run.metadata["parts"]] == [2, 2, 2, 2, 1]
 
 

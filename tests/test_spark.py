@@ -28,11 +28,11 @@ from arxiv_embeddings.models import fetch_model, find_model, hash_contents
 from arxiv_embeddings.onnx_engine import EXPORT_NOTE, ExportedModel, OnnxEncoder, export_model, open_exported
 from arxiv_embeddings.papers import InputError, StorageError, sample_papers
 from arxiv_embeddings.pipeline import embed_papers
-from arxiv_embeddings.repair import verify_sample
 from arxiv_embeddings.spark import make_session
 from arxiv_embeddings.spark_nlp import embed_frame
 from arxiv_embeddings.spark_runs import embed_on_spark
 from arxiv_embeddings.store import Run, open_run
+from arxiv_embeddings.wrong_vectors import verify_sample
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)

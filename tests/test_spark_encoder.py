@@ -18,10 +18,12 @@ import pandas as pd
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import spoiling
 from numpy.testing import assert_allclose
+from pyspark import cloudpickle
 
-from arxiv_embeddings import spark_runs
-from arxiv_embeddings.batching import Encoder
+from arxiv_embeddings import spark_encoder, spark_runs
+from arxiv_embeddings.base import Encoder
 from arxiv_embeddings.checks import verify_run
 from arxiv_embeddings.cli import describe_error
 from arxiv_embeddings.hadoop import find_free_ports, find_java, pyspark_jars
@@ -442,3 +444,13 @@ def test_tasks_that_run_twice_leave_each_paper_once(
     run = open_run(tmp_path / "run")
     here = embed_papers(tmp_path / "papers.csv", tmp_path / "here", device="cpu").run
     assert_same(run, here)
+
+
+def test_wrong_vectors_in_an_executor_are_noticed(
+    tmp_path: Path, spark: Any, sample_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloudpickle.register_pickle_by_value(spoiling)  # executors cannot import it
+    monkeypatch.setattr(spark_encoder, "PartEncoder", spoiling.SpoilingPartEncoder)
+    run = embed(sample_papers(), tmp_path / "run", spark).run
+    assert_same(run, sample_run)
+    assert 1 <= sum(part["n_recomputed"] for part in run.metadata["parts"]) <= 2  # once for each Python worker

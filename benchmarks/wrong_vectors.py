@@ -1,0 +1,186 @@
+"""How often OpenVINO prepares a shape wrongly, and whether the encoder ever does; writes results/wrong_vectors.json.
+
+    python benchmarks/wrong_vectors.py                      # every case, about an hour
+    python benchmarks/wrong_vectors.py --only shared        # the fault, within minutes
+    python benchmarks/wrong_vectors.py --only encoder --shapes 20000
+
+Each case meets new shapes in two processes at a time. A batch holds one text in every row, so all rows of all answers must be the same
+vector; it is compared with the text's vector in one shape of reference. Nothing of this needs real abstracts.
+
+shared     one compiled model with two streams, three requests with the same new shape at the same time
+no-cache   the same, with oneDNN's primitive cache switched off (ONEDNN_PRIMITIVE_CACHE_CAPACITY=0)
+no-snippets  the same as `shared`, without OpenVINO's own code generator for attention (SNIPPETS_MODE=DISABLE)
+separate   two compiled models with one stream each
+single     one compiled model with one stream
+encoder    the project's encoder, with its guard
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results" / "wrong_vectors.json"
+CASES = {
+    "shared": {},
+    "no-cache": {"environment": {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0"}},
+    "no-snippets": {"hints": {"SNIPPETS_MODE": "DISABLE"}},
+    "separate": {"n_models": 2},
+    "single": {"streams": 1},
+    "encoder": {},
+}
+TOLERANCE = {"float32": 1e-4, "int8": 0.05}  # of one number; garbage is wrong by 0.2
+SHAPES_OF_A_PROCESS = 400  # new shapes that one loaded model meets: it keeps kernels for each
+TEXT = "A text about spectral clustering of large sparse graphs, of which every row of every batch has a piece. "
+
+
+def draw_shapes(seed: int, max_tokens: int = 200, max_rows: int = 4) -> list[tuple[int, int]]:
+    "All shapes up to a size, in an order of their own."
+    shapes = [(rows, length) for rows in range(1, max_rows + 1) for length in range(8, max_tokens)]
+    return [shapes[place] for place in np.random.default_rng(seed).permutation(len(shapes))]
+
+
+def compile_models(model: Path, precision: str, streams: int = 2, n_models: int = 1, hints: dict | None = None):
+    "The requests of one or more compiled models on two threads."
+    import openvino
+
+    asked = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT", **(hints or {})}
+    asked |= {"NUM_STREAMS": streams if n_models == 1 else 1, "INFERENCE_NUM_THREADS": 2 // n_models}
+    models = [openvino.Core().compile_model(model, "CPU", asked) for _ in range(n_models)]
+    n_requests = {1: 3}.get(n_models, 1)
+    return [one.create_infer_request() for one in models for _ in range(n_requests)]
+
+
+def ask_together(requests: list, ids: np.ndarray) -> np.ndarray:
+    "The answers of requests that get the same batch at the same time, (n_requests, n_rows, dim)."
+    for request in requests:
+        request.start_async({"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    answers = []
+    for request in requests:
+        request.wait()
+        answers.append(request.get_output_tensor().data.copy())
+    return np.stack(answers)
+
+
+def meet_shapes(model: Path, precision: str, seed: int, seconds: float, n_shapes: int, **options) -> dict:
+    "Meet new shapes with OpenVINO itself."
+    n_met, wrong, begun, requests = 0, [], time.monotonic(), []
+    for rows, length in draw_shapes(seed):
+        if n_met == n_shapes or time.monotonic() - begun > seconds:
+            break
+        if n_met % SHAPES_OF_A_PROCESS == 0:
+            requests = compile_models(model, precision, **options)
+        ids = np.random.default_rng(length).integers(1000, 29000, (1, length)).repeat(rows, axis=0)
+        answers = ask_together(requests, ids)
+        usual = np.median(answers.reshape(-1, answers.shape[-1]), axis=0)
+        bad = np.abs(answers - usual).max(axis=(1, 2)) > TOLERANCE[precision]
+        if bad.any():
+            again = np.abs(ask_together(requests, ids) - usual).max(axis=(1, 2)) > TOLERANCE[precision]
+            wrong.append({"shape": [rows, length], "requests": int(bad.sum()), "again": int(again.sum())})
+        n_met += 1
+    return {"n_shapes": n_met, "wrong": wrong}
+
+
+def meet_shapes_with_encoder(precision: str, seed: int, seconds: float, n_shapes: int) -> dict:
+    "Meet new shapes with the project's encoder."
+    from arxiv_embeddings.base import run_side_by_side
+    from arxiv_embeddings.guard import Batch
+    from arxiv_embeddings.models import fetch_model, find_model
+    from arxiv_embeddings.openvino_engine import OpenVINOEncoder, fetch_converted
+
+    converted = fetch_converted(fetch_model(find_model("minilm")), precision)
+    n_met, wrong, begun, n_recomputed, shapes = 0, [], time.monotonic(), 0, draw_shapes(seed)
+    reference: dict[int, np.ndarray] = {}  # of each length, from the first shape that had it
+    while n_met < min(n_shapes, len(shapes)) and time.monotonic() - begun < seconds:
+        encoder = OpenVINOEncoder(converted)
+        n_tokens = encoder.tokeniser.tokenise([TEXT * 40]).rows[0]
+        met_now = shapes[n_met : min(n_shapes, n_met + SHAPES_OF_A_PROCESS)]
+
+        def make_batches(met_now=met_now, tokens=n_tokens):
+            for rows, length in met_now:
+                ids = np.tile(tokens[:length].astype(np.int64), (rows, 1))
+                yield Batch(np.arange(rows), ids, np.ones_like(ids))
+
+        for batch, vectors in run_side_by_side([guard.run for guard in encoder.guards], make_batches()):
+            expected = reference.setdefault(batch.shape[1], vectors[0])
+            if np.abs(vectors - expected).max() > TOLERANCE[precision]:
+                wrong.append({"shape": list(batch.shape)})
+            n_met += 1
+            if time.monotonic() - begun > seconds:
+                break
+        n_recomputed += encoder.n_recomputed
+    return {"n_shapes": n_met, "wrong": wrong, "n_recomputed": n_recomputed}
+
+
+def run_case(name: str, precision: str, seconds: float, n_shapes: int) -> dict:
+    "Two processes at a time, each with seeds of its own, until there are enough shapes or the time is over."
+    found, begun, seed = {"n_shapes": 0, "wrong": [], "n_recomputed": 0}, time.monotonic(), 0
+    while found["n_shapes"] < n_shapes and (left := seconds - (time.monotonic() - begun)) > 1:
+        asked = [f"--seconds={left}", f"--shapes={-(-(n_shapes - found['n_shapes']) // 2)}", f"--precision={precision}"]
+        environment = os.environ | CASES[name].get("environment", {})
+        processes = [
+            subprocess.Popen(
+                [sys.executable, __file__, f"--child={name}", f"--seed={seed + one}", *asked],
+                stdout=subprocess.PIPE,
+                env=environment,
+            )
+            for one in range(2)
+        ]
+        for process in processes:
+            output, _ = process.communicate()
+            if process.returncode:
+                raise SystemExit(f"a process of {name} ended with {process.returncode}")
+            for key, value in json.loads(output.splitlines()[-1]).items():
+                found[key] += value
+        seed += 2
+    minutes = round((time.monotonic() - begun) / 60, 1)
+    return {"case": name, "precision": precision, **found, "n_wrong": len(found["wrong"]), "minutes": minutes}
+
+
+def main() -> None:
+    "Run the cases that were asked for, print and write what they found."
+    from importlib import metadata
+
+    from arxiv_embeddings.models import fetch_model, find_model
+    from arxiv_embeddings.openvino_engine import fetch_converted
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES))
+    parser.add_argument("--precision", nargs="*", choices=TOLERANCE, default=list(TOLERANCE))
+    parser.add_argument("--shapes", type=int, default=10_000, help="of each case")
+    parser.add_argument("--seconds", type=float, default=600, help="for each case at most")
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=CASES, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        (precision,) = given.precision
+        common = (precision, given.seed, given.seconds, given.shapes)
+        if given.child == "encoder":
+            print(json.dumps(meet_shapes_with_encoder(*common)))
+        else:
+            options = {key: value for key, value in CASES[given.child].items() if key != "environment"}
+            model = fetch_converted(fetch_model(find_model("minilm")), precision).folder / "model.xml"
+            print(json.dumps(meet_shapes(model, *common, **options)))
+        return
+    for precision in given.precision:  # converted once, before processes ask for it
+        fetch_converted(fetch_model(find_model("minilm")), precision)
+    kept = json.loads(RESULTS.read_text())["cases"] if RESULTS.exists() else []
+    for name in given.only:
+        for precision in given.precision:
+            found = run_case(name, precision, given.seconds, given.shapes)
+            print(
+                f"{name:12}{precision:9}{found['n_wrong']:5} wrong of {found['n_shapes']:7,} shapes, {found['minutes']} min",
+                flush=True,
+            )
+            kept = [one for one in kept if (one["case"], one["precision"]) != (name, precision)] + [found]
+            about = {"openvino": metadata.version("openvino"), "model": "minilm", "cores": os.cpu_count()}
+            RESULTS.write_text(json.dumps(about | {"cases": kept}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

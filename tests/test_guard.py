@@ -1,0 +1,210 @@
+"""No wrong vector gets into a run: whatever shape an engine is wrong for, it is noticed, computed again, and counted."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from letters import LetterEncoder
+from numpy.testing import assert_allclose, assert_array_equal
+from spoiling import make_garbage, spoil
+from typer.testing import CliRunner
+
+from arxiv_embeddings import base
+from arxiv_embeddings.base import BatchEncoder, Encoder
+from arxiv_embeddings.batching import Tokeniser
+from arxiv_embeddings.cli import app
+from arxiv_embeddings.encoder import make_encoder
+from arxiv_embeddings.guard import Batch
+from arxiv_embeddings.models import ModelFiles, fetch_model, find_model
+from arxiv_embeddings.papers import InputError, make_texts, read_papers, sample_papers
+from arxiv_embeddings.pipeline import embed_papers
+from arxiv_embeddings.repair import repair_run
+from arxiv_embeddings.store import Run, RunWriter, open_run
+from arxiv_embeddings.wrong_vectors import verify_numbers, verify_sample
+
+N_INJECTED = 200
+
+
+class WordEncoder(BatchEncoder):
+    "A quick engine: the average of a random vector for each token; several copies of the model if asked for."
+
+    def __init__(self, streams: int = 1):
+        from tokenizers import Tokenizer
+
+        self.files: ModelFiles = fetch_model(find_model("minilm"))
+        self.dim, self.settings = 16, {"engine": "words", "precision": "float32"}
+        self.fingerprint = {"pooling": "mean", "precision": "float32", "text": "title+abstract", "long_text": "cut"}
+        self.fingerprint |= {"max_tokens": 512, "separator": "[SEP]"}
+        self.batching = {"token_budget": 1024, "length_multiple": 4, "streams": streams}
+        vocabulary = Tokenizer.from_file(str(self.files.folder / "tokenizer.json"))
+        self.tokeniser = Tokeniser(vocabulary, max_tokens=512)
+        self.words = np.random.default_rng(0).standard_normal((vocabulary.get_vocab_size(), self.dim), dtype=np.float32)
+
+    def embed_batches(self, batches: Iterator[Batch], stream: int = 0) -> Iterator[tuple[Batch, np.ndarray]]:
+        for batch in batches:
+            sums = np.einsum("rtd,rt->rd", self.words[batch.ids], batch.mask.astype(np.float32))
+            yield batch, sums / np.linalg.norm(sums, axis=1, keepdims=True)
+
+    def renew(self, stream: int = 0) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    "The sample corpus in the quick engine, undisturbed."
+    return embed_papers(sample_papers(), tmp_path_factory.mktemp("sound") / "run", encoder=WordEncoder()).run
+
+
+def count_recomputed(run: Run) -> int:
+    return sum(part["n_recomputed"] for part in run.metadata["parts"])
+
+
+def test_every_injected_batch_is_caught(tmp_path: Path, sound: Run) -> None:
+    draw, n_caught = np.random.default_rng(3), 0
+    shapes: set[tuple[int, int]] = set()
+    for number in range(N_INJECTED):
+        encoder = WordEncoder(streams=1 + number % 3)
+        spoiled = spoil(encoder, which=int(draw.integers(0, 12)), seed=number)
+        run = embed_papers(sample_papers(), tmp_path / f"run{number}", part_size=60, encoder=encoder).run
+        assert_allclose(run.embeddings(), sound.embeddings(), atol=1e-6, strict=True)
+        assert count_recomputed(run) == 1, "a run without an injected batch proves nothing"
+        n_caught += 1
+        shapes.update(spoiled)
+    assert n_caught == N_INJECTED
+    assert len(shapes) > 10
+
+
+def test_without_the_guard_they_would_be_in_the_run(
+    tmp_path: Path, sound: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = WordEncoder()
+    spoil(encoder, which=0)
+    monkeypatch.setattr(base.Guard, "run", lambda self, batches: self.embed(batches))
+    run = embed_papers(sample_papers(), tmp_path / "run", encoder=encoder).run
+    cosines = (run.embeddings() * sound.embeddings()).sum(axis=1)
+    assert 1 < (cosines < 0.9).sum() < 144
+    assert_allclose(np.linalg.norm(run.embeddings(), axis=1), 1, atol=1e-5)  # as garbage that nothing notices
+
+
+def test_a_second_time_stops_the_run_and_what_is_committed_is_right(tmp_path: Path, sound: Run) -> None:
+    class AlwaysWrong(WordEncoder):
+        "Wrong for every batch of its third part, again and again; checks are computed rightly."
+
+        n_calls = 0
+
+        def embed_batches(self, batches, stream=0):
+            for batch, vectors in super().embed_batches(batches, stream):
+                yield batch, vectors if batch.repeats or self.n_calls < 3 else make_garbage(*vectors.shape, 5)
+
+        def run(self, tokenised, on_batch=None):
+            self.n_calls += 1
+            if self.n_calls == 3:
+                self.guards[0].confirmed.clear()
+            return super().run(tokenised, on_batch)
+
+    with pytest.raises(InputError, match=r"wrong vectors: .* for the second time"):
+        embed_papers(sample_papers(), tmp_path / "run", part_size=30, encoder=AlwaysWrong())
+    run = open_run(tmp_path / "run")
+    assert run.n_papers == 60
+    assert_array_equal(run.embeddings(), sound.embeddings()[:60], strict=True)
+    run = embed_papers(sample_papers(), run.folder, encoder=WordEncoder()).run
+    assert_allclose(run.embeddings(), sound.embeddings(), atol=1e-6, strict=True)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_real_engines_are_loaded_anew(engine: str, tmp_path: Path, sample_run: Run) -> None:
+    encoder = make_encoder(fetch_model(find_model("minilm")), engine=engine, device="cpu")
+    spoiled = spoil(encoder, which=2)
+    run = embed_papers(sample_papers(), tmp_path / "run", part_size=100, encoder=encoder).run
+    assert_allclose(run.embeddings(), sample_run.embeddings(), atol=2e-6, strict=True)
+    assert (count_recomputed(run), len(spoiled)) == (1, 1)
+
+
+def test_copies_of_a_model_side_by_side(sample_run: Run) -> None:
+    encoder = make_encoder(fetch_model(find_model("minilm")), engine="openvino", streams=2)
+    texts = make_texts(read_papers(sample_papers()).table(), "title+abstract", "[SEP]")
+    assert_allclose(encoder.encode(texts), sample_run.embeddings(), atol=2e-6, strict=True)
+    assert sorted(encoder.compiled) == [0, 1]
+    assert [guard.n_differences for guard in encoder.guards] == [0, 0]
+    spoil(encoder, which=3)
+    encoder.__dict__.pop("guards")  # every shape is new again
+    assert_allclose(encoder.encode(texts), sample_run.embeddings(), atol=2e-6, strict=True)
+    assert encoder.n_recomputed == 1
+
+
+def test_overflow_is_reported_as_overflow() -> None:
+    class Overflowing(WordEncoder):
+        def embed_batches(self, batches, stream=0):
+            for batch, vectors in super().embed_batches(batches, stream):
+                yield batch, vectors * np.inf
+
+    with np.errstate(invalid="ignore"), pytest.raises(InputError, match="not finite in float32"):
+        Overflowing().encode(["a text"])
+
+
+# runs that hold wrong vectors already
+
+
+def write_garbage(run: Run, rows: np.ndarray, seed: int = 0) -> None:
+    "Put garbage into a run of one part, with checksums that fit."
+    with RunWriter(run.folder) as writer:
+        (part,), vectors = writer.metadata["parts"], run.embeddings()
+        vectors[rows] = make_garbage(len(rows), run.dim, seed)
+        written = writer.write_part(run.read(), vectors, part["position"], part["end"], part["generation"] + 1)
+        writer.commit(parts=[written])
+
+
+def test_garbage_in_a_run_of_real_abstracts_is_found_and_replaced(
+    real_data: Path, minilm: Encoder, tmp_path: Path
+) -> None:
+    run = embed_papers(real_data / "arxiv_cs_10k.csv", tmp_path / "run", limit=400, encoder=minilm).run
+    before, checked = run.embeddings(), verify_numbers(run, minilm)
+    assert (checked["sound"], checked["n_papers"] < 200) == (True, True)  # of 400: the rest was not suspicious
+    rows = np.array([3, 77, 78, 200, 201, 202, 203, 399])
+    write_garbage(run, rows)
+    run = open_run(run.folder)
+    assert verify_numbers(run, minilm)["paper_ids"] == [run.paper_ids[row] for row in rows]
+    repaired = repair_run(run.folder, minilm, numbers=True)
+    assert (repaired.n_corrected, repaired.n_embedded) == (8, 0)
+    assert_allclose(repaired.run.embeddings(), before, atol=2e-6, strict=True)
+    assert repaired.run.metadata["parts"][0]["sha256"] != run.metadata["parts"][0]["sha256"]
+    assert verify_numbers(repaired.run, minilm, everything=True)["sound"]
+
+
+def test_commands_that_look_for_wrong_vectors(tmp_path: Path, minilm: Encoder) -> None:
+    run = embed_papers(sample_papers(), tmp_path / "run", encoder=minilm).run
+    write_garbage(run, np.arange(20, 28))
+    call = CliRunner().invoke
+    assert call(app, ["verify", str(run.folder)]).exit_code == 0  # every bit is what was written
+    found = call(app, ["verify", str(run.folder), "--numbers", "--json"])
+    numbers = json.loads(found.stdout)["numbers"]
+    assert (found.exit_code, len(numbers["paper_ids"])) == (1, 8)
+    said = call(app, ["verify", str(run.folder), "--numbers", "--all"])
+    assert said.exit_code == 1
+    assert "damage: 8 vectors are not those of their texts" in said.stdout
+    assert f"repair {run.folder} --numbers --all replaces wrong vectors" in said.stdout
+    refused = call(app, ["repair", str(run.folder), "--all"])
+    assert (refused.exit_code, "it needs --numbers" in refused.output) == (2, True)
+    repaired = call(app, ["repair", str(run.folder), "--numbers", "--all"])
+    assert "1 parts repaired, 0 papers embedded again, 8 wrong vectors replaced" in repaired.stdout
+    sampled = call(app, ["verify", str(run.folder), "--sample", "40"])
+    assert sampled.exit_code == 0
+    assert "more than 13.911% of wrong vectors would have been noticed, with 95 % confidence" in sampled.stdout
+
+
+def test_a_sample_has_the_longest_and_the_shortest_texts(tmp_path: Path) -> None:
+    run = embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder()).run
+    lengths = [len(text) for text in make_texts(run.read(), "title+abstract", "|")]
+    for row in (int(np.argmax(lengths)), int(np.argmin(lengths))):
+        vectors = run.embeddings()
+        vectors[row] += 5
+
+        class Another(LetterEncoder):
+            def run(self, tokenised, on_batch=None, row=row):
+                found = super().run(tokenised)
+                return np.where((found == run.embeddings()[row]).all(axis=1, keepdims=True), found[:, ::-1], found)
+
+        assert verify_sample(run, 4, Another())["paper_ids"] == [run.paper_ids[row]]
+        assert verify_sample(run, 4, LetterEncoder())["sound"]
