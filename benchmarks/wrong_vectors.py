@@ -13,6 +13,7 @@ no-snippets  the same as `shared`, without OpenVINO's own code generator for att
 separate   two compiled models with one stream each
 single     one compiled model with one stream
 encoder    the project's encoder, with its guard
+onnx       one session of ONNX Runtime that three threads use at the same time, as Spark NLP's tasks in one executor do
 """
 
 import argparse
@@ -33,6 +34,7 @@ CASES = {
     "separate": {"n_models": 2},
     "single": {"streams": 1},
     "encoder": {},
+    "onnx": {},
 }
 TOLERANCE = {"float32": 1e-4, "int8": 0.05}  # of one number; garbage is wrong by 0.2
 SHAPES_OF_A_PROCESS = 400  # new shapes that one loaded model meets: it keeps kernels for each
@@ -117,6 +119,28 @@ def meet_shapes_with_encoder(precision: str, seed: int, seconds: float, n_shapes
     return {"n_shapes": n_met, "wrong": wrong, "n_recomputed": n_recomputed}
 
 
+def meet_shapes_with_onnx(precision: str, seed: int, seconds: float, n_shapes: int) -> dict:
+    "Meet new shapes with ONNX Runtime."
+    from concurrent.futures import ThreadPoolExecutor
+
+    from arxiv_embeddings.onnx_engine import fetch_exported, open_onnx, run_onnx
+
+    session = open_onnx(fetch_exported("minilm", int8=precision == "int8").folder / "model.onnx", threads=1)
+    n_met, wrong, begun = 0, [], time.monotonic()
+    with ThreadPoolExecutor(3) as threads:
+        for rows, length in draw_shapes(seed)[:n_shapes]:
+            if time.monotonic() - begun > seconds:
+                break
+            ids = np.random.default_rng(length).integers(1000, 29000, (1, length)).repeat(rows, axis=0)
+            together = threads.map(lambda _, ids=ids: run_onnx(session, ids, np.ones_like(ids)).mean(axis=1), range(3))
+            answers = np.stack(list(together))
+            usual = np.median(answers.reshape(-1, answers.shape[-1]), axis=0)
+            if np.abs(answers - usual).max() > TOLERANCE[precision]:
+                wrong.append({"shape": [rows, length]})
+            n_met += 1
+    return {"n_shapes": n_met, "wrong": wrong}
+
+
 def run_case(name: str, precision: str, seconds: float, n_shapes: int) -> dict:
     "Two processes at a time, each with seeds of its own, until there are enough shapes or the time is over."
     found, begun, seed = {"n_shapes": 0, "wrong": [], "n_recomputed": 0}, time.monotonic(), 0
@@ -160,8 +184,9 @@ def main() -> None:
     if given.child:
         (precision,) = given.precision
         common = (precision, given.seed, given.seconds, given.shapes)
-        if given.child == "encoder":
-            print(json.dumps(meet_shapes_with_encoder(*common)))
+        if given.child in ("encoder", "onnx"):
+            meet = {"encoder": meet_shapes_with_encoder, "onnx": meet_shapes_with_onnx}[given.child]
+            print(json.dumps(meet(*common)))
         else:
             options = {key: value for key, value in CASES[given.child].items() if key != "environment"}
             model = fetch_converted(fetch_model(find_model("minilm")), precision).folder / "model.xml"

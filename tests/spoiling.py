@@ -46,20 +46,18 @@ class SpoilingPartEncoder(PartEncoder):
 
     def embed(self, rows: Iterator) -> Iterator:
         "Embed the papers of parts with an engine that is wrong."
-        from arxiv_embeddings import spark_encoder
-
-        load = spark_encoder.load_in_worker
+        names = super().embed.__func__.__globals__  # of the module, or of the copy of it that travelled here
+        load = names["load_in_worker"]
 
         def load_spoiled(*given: str) -> BatchEncoder:
             encoder = load(*given)
             if not hasattr(encoder, "spoiled"):
-                encoder.guards.clear()
-                del encoder.guards  # the worker may have been used by another test: every shape is new again
+                encoder.__dict__.pop("guards", None)  # another test may have used this worker: every shape is new again
                 encoder.spoiled = spoil(encoder, 1)
             return encoder
 
-        spark_encoder.load_in_worker = load_spoiled
+        names["load_in_worker"] = load_spoiled
         try:
             yield from super().embed(rows)
         finally:
-            spark_encoder.load_in_worker = load
+            names["load_in_worker"] = load
