@@ -8,6 +8,7 @@ __all__ = ['Item', 'Result', 'Encoder', 'RunFiller', 'run_side_by_side', 'BatchE
 # %% ../nbs/02ab_base.ipynb #02ab-base-03
 import queue
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from .batching import TokenisedTexts, Tokeniser, average_windows, pad_batch, plan_batches, round_up
-from .guard import Batch, Guard
+from .guard import SAME_VECTOR, Batch, Guard
 from .models import ModelFiles
 from .papers import InputError
 
@@ -161,16 +162,23 @@ class BatchEncoder(ABC):
     def guards(self) -> list[Guard]:
         "One for each copy of the model."
 
+        encoder = weakref.proxy(self)  # a circle of references would keep the model in memory after its last use
+
         def make_guard(stream: int) -> Guard:
             return Guard(
-                lambda batches: self.embed_batches(batches, stream),
-                lambda: self.renew(stream),
-                precision=self.settings["precision"],
+                lambda batches: encoder.embed_batches(batches, stream),
+                lambda: encoder.renew(stream),
+                least_cosine=self.least_cosine,
                 max_tokens=self.tokeniser.max_tokens,
                 pad_id=self.tokeniser.pad_id,
             )
 
         return [make_guard(stream) for stream in range(self.batching.get("streams", 1))]
+
+    @property
+    def least_cosine(self) -> float:
+        "Least cosine between the vectors of one text that was computed in two ways."
+        return SAME_VECTOR[self.settings["precision"]]
 
     @property
     def n_recomputed(self) -> int:

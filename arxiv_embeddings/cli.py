@@ -215,7 +215,7 @@ def print_embedded(
         "without a token that the model knows": n_unknown,
     }
     if n_recomputed:
-        typer.echo(f"the engine computed wrong vectors {n_recomputed} times; they were noticed and computed again")
+        typer.echo(f"wrong vectors noticed and computed again: {n_recomputed}")
     said = "".join(f", {count:,} of them {note}" for note, count in notes.items() if count)
     typer.echo(f"{run.folder} holds {run.n_papers:,} papers{said}")
 
@@ -234,8 +234,8 @@ def print_problems(
         if again["paper_ids"]:
             n_wrong, named = len(again["paper_ids"]), ", ".join(again["paper_ids"][:5])
             typer.echo(as_plain(f"damage: {n_wrong:,} vectors are not those of their texts: {named}"))
-        elif share := again.get("share_noticed"):
-            typer.echo(f"(more than {share:.3%} of wrong vectors would have been noticed, with 95 % confidence)")
+        elif 0 < (share := again.get("share_noticed", 0)) < 1:
+            typer.echo(f"(a share of wrong vectors above {share:.2%} would have shown, with 95 % confidence)")
     checked = f"{found['n_papers']:,} papers in {found['n_parts']:,} parts, {found['n_bytes'] / 1e6:,.1f} MB"
     damaged = any(problem["kind"] == "damage" for problem in found["problems"])
     wrong = any(found[name]["paper_ids"] for name in ("sample", "numbers") if name in found)
@@ -401,7 +401,7 @@ def verify(
     check_numbers_options(numbers, everything)
     opened = open_run(run)
     found = verify_run(opened)
-    if found["sound"] and (sample or numbers):
+    if (sample or numbers) and not any(problem["kind"] == "damage" for problem in found["problems"]):
         from arxiv_embeddings.wrong_vectors import load_checked, verify_numbers, verify_sample
 
         encoder = load_checked(opened, device=device)
@@ -409,7 +409,7 @@ def verify(
             found["sample"] = verify_sample(opened, sample, encoder)
         if numbers:
             found["numbers"] = verify_numbers(opened, encoder, everything)
-        found["sound"] = all(found[name]["sound"] for name in ("sample", "numbers") if name in found)
+        found["sound"] &= all(found[name]["sound"] for name in ("sample", "numbers") if name in found)
     if as_json:
         print_json(found)
     else:

@@ -420,6 +420,11 @@ class OnnxEncoder(BatchEncoder):
         self.begins_word[[number for piece, number in pieces.items() if piece.startswith("##")]] = 0
         self.begins_word[[pieces[piece] for piece in ("[CLS]", "[SEP]", "[PAD]")]] = 0
 
+    @property
+    def least_cosine(self) -> float:
+        "In int8, scales are found for each batch, so a vector depends on the others in its batch."
+        return INT8_COSINE if self.settings["precision"] == "int8" else super().least_cosine
+
     def renew(
         self,
         stream: int = 0,  # this engine has one

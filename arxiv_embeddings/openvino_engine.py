@@ -481,7 +481,7 @@ class OpenVINOEncoder(BatchEncoder):
         self,
         stream: int = 0,  # which of the compiled models
     ) -> None:
-        "Compile the model anew: every kernel is prepared again."
+        "Compile the model anew."
         del self.compiled[stream]
         self.compiled[stream] = self._compile()
 

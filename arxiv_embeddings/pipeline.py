@@ -439,7 +439,9 @@ def read_batching(
     run: Run,  # an opened run
 ) -> dict[str, Any]:  # options of an encoder
     "Read from a run's metadata in which batches its vectors were made."
-    return {name: value for name, value in run.metadata["batching"].items() if name != "part_size"}
+    # how many copies of a model run side by side is for each machine to choose, and changes no batch
+    left_out = ("part_size", "streams")
+    return {name: value for name, value in run.metadata["batching"].items() if name not in left_out}
 
 
 def keep_model(

@@ -246,6 +246,10 @@ def correct_parts(
             papers, wrong = run.read_part(part), rows[compared.wrong]
             vectors = to_vectors(papers, run.dim).copy()
             vectors[wrong] = compared.vectors[compared.wrong]
+            texts = make_texts(papers, encoder.files.spec.text, encoder.files.spec.separator)
+            hashes = pa.array([hash_text(text) for text in texts])
+            field = papers.schema.field("text_sha256")
+            papers = papers.set_column(papers.schema.get_field_index("text_sha256"), field, hashes)
             papers = papers.drop_columns("embedding").replace_schema_metadata(None)
             of_file = ("name", "n_bytes", "sha256", "n_papers", "first_paper", "papers_sha256")
             kept = {name: value for name, value in part.items() if name not in of_file}

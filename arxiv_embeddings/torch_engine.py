@@ -221,6 +221,7 @@ class TorchEncoder(BatchEncoder):
         "Load the model anew."
         import torch
 
+        self.model = None  # so that a GPU never holds two
         self.model = load_modules(self.files, self.device)
         self.model[0].auto_model.to(getattr(torch, self.precision))
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from .base import Encoder
-from .guard import SAME_VECTOR
+from .guard import SAME_VECTOR, same_vectors
 from .papers import hash_text, make_texts
 from .pipeline import check_same_fingerprint, find_rows, load_run_encoder
 from .pooling import compute_cosines
@@ -40,9 +40,11 @@ def compare_again(
     "Embed papers again and compare."
     texts = make_texts(papers, encoder.files.spec.text, encoder.files.spec.separator)
     vectors = encoder.encode(texts)
-    cosines = compute_cosines(to_vectors(papers, encoder.dim), vectors)
+    stored = to_vectors(papers, encoder.dim)
+    cosines = compute_cosines(stored, vectors)
     other_text = np.array([hash_text(text) for text in texts]) != np.array(papers["text_sha256"].to_pylist())
-    wrong = other_text | ~(cosines >= SAME_VECTOR[encoder.fingerprint["precision"]])
+    same = same_vectors(stored, vectors, SAME_VECTOR[encoder.fingerprint["precision"]])
+    wrong = other_text | ~same
     return Comparison(papers["paper_id"].to_pylist(), vectors, cosines, wrong)
 
 
@@ -138,7 +140,11 @@ def score_by_texts(
     "Measure how much nearer each vector is to those of similar texts than to all others, in standard deviations."
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    words = TfidfVectorizer(sublinear_tf=True, min_df=2, max_df=0.3, dtype=np.float32).fit_transform(texts)
+    vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=2, max_df=0.3, dtype=np.float32)
+    try:
+        words = vectorizer.fit_transform(texts)
+    except ValueError:  # no word in two texts, or every word in all of them
+        return np.zeros(len(texts))
     by_words = (words @ words.T).toarray()
     np.fill_diagonal(by_words, -1)
     neighbors = np.argpartition(-by_words, N_TEXT_NEIGHBORS, axis=1)[:, :N_TEXT_NEIGHBORS]

@@ -26,8 +26,8 @@ HERE = Path(__file__).parent
 DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", HERE.parents[1] / "shared" / "data"))
 RESULTS = HERE / "results" / "streams.json"
 WAYS = ("before", "no guard", "now")
-# real abstracts for each model and precision: about half a minute each on two cores
-N_ABSTRACTS = {"minilm": {"float32": 2000, "int8": 2000}, "SPECTER2's shape": {"float32": 200, "int8": 400}}
+# real abstracts for each model and precision: less than half a minute each on two cores
+N_ABSTRACTS = {"minilm": {"float32": 1000, "int8": 2000}, "SPECTER2's shape": {"float32": 120, "int8": 300}}
 
 
 def make_encoder(folder: str, precision: str, way: str):

@@ -30,8 +30,11 @@ def spoil(encoder: BatchEncoder, which: int, seed: int = 0) -> list[tuple[int, i
                 met.append(batch.shape)
                 if len(met) == which + 1:
                     spoiled.append(batch.shape)
-            is_wrong = batch.shape in spoiled and encoder.embed_batches is embed_wrongly
-            yield batch, make_garbage(*vectors.shape, seed) if is_wrong else vectors
+            if batch.shape in spoiled and encoder.embed_batches is embed_wrongly:
+                # the same row in the same shape gets the same garbage, however often it is computed
+                tokens = (batch.ids * batch.mask).sum(axis=1)[: len(vectors)]
+                vectors = np.concatenate([make_garbage(2, vectors.shape[1], seed + int(sum_))[1:] for sum_ in tokens])
+            yield batch, vectors
 
     def renew_and_be_right(stream: int = 0) -> None:
         encoder.embed_batches, encoder.renew = embed_batches, renew

@@ -1,6 +1,7 @@
 """No wrong vector gets into a run: whatever shape an engine is wrong for, it is noticed, computed again, and counted."""
 
 import json
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,17 +63,17 @@ def count_recomputed(run: Run) -> int:
 
 
 def test_every_injected_batch_is_caught(tmp_path: Path, sound: Run) -> None:
-    draw, n_caught = np.random.default_rng(3), 0
+    draw = np.random.default_rng(3)
     shapes: set[tuple[int, int]] = set()
     for number in range(N_INJECTED):
-        encoder = WordEncoder(streams=1 + number % 3)
+        streams = 1 + number % 3
+        encoder = WordEncoder(streams)
         spoiled = spoil(encoder, which=int(draw.integers(0, 12)), seed=number)
         run = embed_papers(sample_papers(), tmp_path / f"run{number}", part_size=60, encoder=encoder).run
         assert_allclose(run.embeddings(), sound.embeddings(), atol=1e-6, strict=True)
-        assert count_recomputed(run) == 1, "a run without an injected batch proves nothing"
-        n_caught += 1
+        # each copy of the model may have met the shape before the first of them was loaded anew
+        assert 1 <= count_recomputed(run) <= streams, "a run without an injected batch proves nothing"
         shapes.update(spoiled)
-    assert n_caught == N_INJECTED
     assert len(shapes) > 10
 
 
@@ -113,13 +114,27 @@ def test_a_second_time_stops_the_run_and_what_is_committed_is_right(tmp_path: Pa
     assert_allclose(run.embeddings(), sound.embeddings(), atol=1e-6, strict=True)
 
 
+def loaded_model(encoder: Encoder) -> object:
+    "What an engine computes with."
+    return encoder.compiled[0] if hasattr(encoder, "compiled") else encoder.model
+
+
+def test_an_encoder_that_is_let_go_leaves_memory() -> None:
+    encoder = WordEncoder()
+    encoder.encode(["a text"])
+    gone = weakref.ref(encoder)
+    del encoder
+    assert gone() is None, "a circle of references keeps a model in memory"
+
+
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_real_engines_are_loaded_anew(engine: str, tmp_path: Path, sample_run: Run) -> None:
     encoder = make_encoder(fetch_model(find_model("minilm")), engine=engine, device="cpu")
-    spoiled = spoil(encoder, which=2)
+    spoiled, before = spoil(encoder, which=2), loaded_model(encoder)
     run = embed_papers(sample_papers(), tmp_path / "run", part_size=100, encoder=encoder).run
     assert_allclose(run.embeddings(), sample_run.embeddings(), atol=2e-6, strict=True)
     assert (count_recomputed(run), len(spoiled)) == (1, 1)
+    assert loaded_model(encoder) is not before
 
 
 def test_copies_of_a_model_side_by_side(sample_run: Run) -> None:
@@ -131,7 +146,7 @@ def test_copies_of_a_model_side_by_side(sample_run: Run) -> None:
     spoil(encoder, which=3)
     encoder.__dict__.pop("guards")  # every shape is new again
     assert_allclose(encoder.encode(texts), sample_run.embeddings(), atol=2e-6, strict=True)
-    assert encoder.n_recomputed == 1
+    assert 1 <= encoder.n_recomputed <= 2
 
 
 def test_overflow_is_reported_as_overflow() -> None:
@@ -191,7 +206,7 @@ def test_commands_that_look_for_wrong_vectors(tmp_path: Path, minilm: Encoder) -
     assert "1 parts repaired, 0 papers embedded again, 8 wrong vectors replaced" in repaired.stdout
     sampled = call(app, ["verify", str(run.folder), "--sample", "40"])
     assert sampled.exit_code == 0
-    assert "more than 13.911% of wrong vectors would have been noticed, with 95 % confidence" in sampled.stdout
+    assert "(a share of wrong vectors above 13.91% would have shown, with 95 % confidence)" in sampled.stdout
 
 
 def test_a_sample_has_the_longest_and_the_shortest_texts(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from numpy.testing import assert_array_equal
 from arxiv_embeddings import locks, pipeline, store
 from arxiv_embeddings.encoder import make_encoder
 from arxiv_embeddings.exports import export_run
+from arxiv_embeddings.openvino_engine import choose_streams, count_cores
 from arxiv_embeddings.papers import InputError, hash_text, make_texts, read_papers, sample_papers
 from arxiv_embeddings.pipeline import embed_papers, load_run_encoder
 from arxiv_embeddings.store import FOOTER_KEY, RunWriter, open_run, to_vectors
@@ -398,7 +399,11 @@ def test_a_continued_run_keeps_its_batches(tmp_path: Path, minilm, monkeypatch: 
 
     monkeypatch.setattr(pipeline, "make_encoder", make)
     run = embed_papers(sample_papers(), tmp_path / "run", limit=9, engine="openvino").run
-    assert made[0].batching == {"token_budget": 777, "length_multiple": 8, "streams": 1}
+    assert made[0].batching == {
+        "token_budget": 777,
+        "length_multiple": 8,
+        "streams": choose_streams(count_cores(), "float32"),
+    }
     assert [part["n_papers"] for part in run.metadata["parts"]] == [2, 2, 2, 2, 1]
 
 
