@@ -493,7 +493,7 @@ class OpenVINOEncoder(BatchEncoder):
         alone: bool,  # whether it is the only batch of this call
     ) -> tuple[np.ndarray, np.ndarray]:  # both with copies of the last row behind it
         "Fill a batch up, so that there are few shapes."
-        return fill_batch(ids, mask, n_full, alone)
+        return fill_batch(ids, mask, n_full, alone=alone)
 
     def embed_batches(
         self,
