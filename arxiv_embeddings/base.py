@@ -31,6 +31,7 @@ class Encoder(Protocol):
     dim: int  # numbers in a vector
     settings: dict[str, Any]  # engine, device, precision, versions: kept in a run's metadata
     batching: dict[str, Any]  # what decides which batches are made: kept in a run's metadata, and reused by it
+    least_cosine: float  # between vectors of one text that was computed in two ways
     n_recomputed: int  # how often the engine was found wrong so far, and its batches were computed again
 
     def tokenise(

@@ -228,9 +228,9 @@ def print_problems(
         named = ", ".join(problem["paper_ids"]) + (", ..." if problem["n_papers"] > len(problem["paper_ids"]) else "")
         concerned = f" ({problem['n_papers']:,} papers: {named})" if problem["paper_ids"] else ""
         typer.echo(as_plain(f"{problem['kind']}: {problem['where']} {problem['what']}{concerned}"))
-    for again in (found[name] for name in ("sample", "numbers") if name in found):
+    for name, again in ((name, found[name]) for name in ("sample", "numbers") if name in found):
         worst = f", smallest cosine {again['smallest_cosine']:.6f}" if again["n_papers"] else ""
-        typer.echo(f"{again['n_papers']:,} papers embedded again{worst}")
+        typer.echo(f"{name}: {again['n_papers']:,} papers embedded again{worst}")
         if again["paper_ids"]:
             n_wrong, named = len(again["paper_ids"]), ", ".join(again["paper_ids"][:5])
             typer.echo(as_plain(f"damage: {n_wrong:,} vectors are not those of their texts: {named}"))

@@ -69,14 +69,14 @@ SAME_VECTOR = {
 def same_vectors(
     left: np.ndarray,  # of some rows, float32, (n_rows, dim)
     right: np.ndarray,  # of the same rows, computed in another way, float32, (n_rows, dim)
-    least: float,  # cosine, from `SAME_VECTOR`; also the least ratio of their lengths
+    least: float,  # cosine, from `SAME_VECTOR`; lengths may differ by twice what is missing to 1
 ) -> np.ndarray:  # bool, (n_rows,); rows that overflowed in both ways count as the same
     "Tell which rows came out the same: in direction, and in length, since a vector that is only too long has the right cosine."
     overflowed = ~np.isfinite(left).all(axis=1) & ~np.isfinite(right).all(axis=1)
     lengths = np.linalg.norm([left, right], axis=2)
     with np.errstate(invalid="ignore"):
         same_direction = compute_cosines(left, right) >= least
-        same_length = lengths.min(axis=0) >= least * lengths.max(axis=0)
+        same_length = lengths.min(axis=0) >= (2 * least - 1) * lengths.max(axis=0)
     return overflowed | (same_direction & same_length)
 
 # %% ../nbs/02aa_guard.ipynb #02aa-guard-17

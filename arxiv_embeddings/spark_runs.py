@@ -28,9 +28,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .guard import SAME_VECTOR, same_vectors
+from .guard import same_vectors
 from .models import ModelSpec
-from .onnx_engine import INT8_COSINE, ExportedModel, join_words, make_word_tokeniser
+from .onnx_engine import ExportedModel, find_least_cosine, join_words, make_word_tokeniser
 from .papers import InputError, make_texts
 from arxiv_embeddings.pipeline import (
     EmbedResult,
@@ -160,8 +160,7 @@ class PartMaker:
             return {"error": describe_failure(wrong, len(order), n_sent, dim)}
         by_row = np.empty((len(window.papers), dim), dtype=np.float32)
         by_row[order] = numbers = vectors.flatten().to_numpy().reshape(-1, dim)
-        precision = self.footer["fingerprint"]["precision"]
-        least = INT8_COSINE if precision == "int8" else SAME_VECTOR[precision]
+        least = find_least_cosine(self.footer["fingerprint"]["precision"])
         agreeing = same_vectors(numbers, by_row[order], least)
         differing = dict.fromkeys(order[~agreeing])
         if differing:
@@ -198,7 +197,7 @@ def describe_difference(
     paper_ids: list[str],  # of papers whose text got two vectors
 ) -> str:  # one line
     "Say that Spark NLP computed two different vectors of one text."
-    return f"Spark NLP gave two different vectors for papers {', '.join(paper_ids[:5])}: give the same command again, or --via encoder"
+    return f"Spark NLP gave two different vectors for papers {', '.join(paper_ids[:5])}: what is committed stays; give the same command again"
 
 
 def describe_failure(

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from .base import Encoder
-from .guard import SAME_VECTOR, same_vectors
+from .guard import same_vectors
 from .papers import hash_text, make_texts
 from .pipeline import check_same_fingerprint, find_rows, load_run_encoder
 from .pooling import compute_cosines
@@ -43,8 +43,7 @@ def compare_again(
     stored = to_vectors(papers, encoder.dim)
     cosines = compute_cosines(stored, vectors)
     other_text = np.array([hash_text(text) for text in texts]) != np.array(papers["text_sha256"].to_pylist())
-    same = same_vectors(stored, vectors, SAME_VECTOR[encoder.fingerprint["precision"]])
-    wrong = other_text | ~same
+    wrong = other_text | ~same_vectors(stored, vectors, encoder.least_cosine)
     return Comparison(papers["paper_id"].to_pylist(), vectors, cosines, wrong)
 
 
@@ -128,7 +127,7 @@ def summarize(
 
 # %% ../nbs/050_wrong_vectors.ipynb #050-wrong-vectors-17
 N_TEXT_NEIGHBORS = 10
-SUSPICIOUS = 1.25  # standard deviations; see above
+SUSPICIOUS = 1.5  # standard deviations; see above
 N_COMPARED = 2048  # papers compared with each other, at most
 N_JUDGED = 200  # with fewer papers, every one is a suspect
 

@@ -5,7 +5,7 @@
     python benchmarks/wrong_vectors.py --only encoder --shapes 20000
 
 Each case meets new shapes in two processes at a time. A batch holds one text in every row, so all rows of all answers must be the same
-vector; it is compared with the vector that the same text got in the first shape that it was met in. Nothing of this needs real abstracts.
+vector; it is compared with the vector that the same text got in the first shape that it was met in. Only `suspects` needs real abstracts.
 
 shared     one compiled model with two streams, three requests with the same new shape at the same time
 no-cache   the same, with oneDNN's primitive cache switched off (ONEDNN_PRIMITIVE_CACHE_CAPACITY=0)
@@ -13,6 +13,7 @@ no-snippets  the same as `shared`, without OpenVINO's own code generator for att
 separate   two compiled models with one stream each
 single     one compiled model with one stream
 encoder    the project's encoder, with its guard
+suspects   garbage put among the vectors of real abstracts: how much of it `verify --numbers` suspects, and how many right vectors
 onnx       one session of ONNX Runtime that three threads use at the same time, as Spark NLP's tasks in one executor do
 """
 
@@ -27,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results" / "wrong_vectors.json"
+DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CASES = {
     "shared": {},
     "no-cache": {"environment": {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0"}},
@@ -144,6 +146,40 @@ def meet_shapes_with_onnx(precision: str, seed: int, seconds: float, n_shapes: i
     return {"n_shapes": n_met, "wrong": wrong}
 
 
+def measure_suspects(n_batches: int = 300, n_papers: int = 2048) -> dict:
+    "Put garbage batches of 1, 3 and 8 into the vectors of real abstracts, and see whether they are suspects."
+    from arxiv_embeddings.encoder import load_encoder
+    from arxiv_embeddings.papers import make_texts, read_papers
+    from arxiv_embeddings.wrong_vectors import SUSPICIOUS, score_by_texts
+
+    texts = make_texts(read_papers(DATA / "arxiv_cs_10k.csv").table(limit=n_papers), "title+abstract", "[SEP]")
+    right = load_encoder("minilm", device="cpu", precision="int8").encode(texts)
+    scores = score_by_texts(texts, right)
+    generator, by_length = np.random.default_rng(0), np.argsort([-len(text) for text in texts])
+    n_vectors, n_found, n_batches_found = 0, 0, 0
+    for number in range(n_batches):
+        n_rows = (1, 3, 8)[number % 3]
+        start = generator.integers(0, n_papers - n_rows)
+        rows, spoiled = by_length[start : start + n_rows], right.copy()
+        garbage = generator.standard_normal(right.shape[1]) + 0.14 * generator.standard_normal((n_rows, right.shape[1]))
+        spoiled[rows] = garbage / np.linalg.norm(garbage, axis=1, keepdims=True)
+        found = score_by_texts(texts, spoiled)[rows] < SUSPICIOUS
+        n_vectors, n_found, n_batches_found = (
+            n_vectors + n_rows,
+            n_found + int(found.sum()),
+            n_batches_found + found.any(),
+        )
+    return {
+        "n_papers": n_papers,
+        "median_score": round(float(np.median(scores)), 2),
+        "share_of_right_vectors": round(float((scores < SUSPICIOUS).mean()), 4),
+        "n_batches": n_batches,
+        "n_batches_found": int(n_batches_found),
+        "n_vectors": n_vectors,
+        "n_vectors_found": n_found,
+    }
+
+
 def run_case(name: str, precision: str, seconds: float, n_shapes: int) -> dict:
     "Two processes at a time, each with seeds of its own, until there are enough shapes or the time is over."
     found, begun, seed = {"n_shapes": 0, "wrong": [], "n_recomputed": 0}, time.monotonic(), 0
@@ -177,7 +213,7 @@ def main() -> None:
     from arxiv_embeddings.openvino_engine import fetch_converted
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES))
+    parser.add_argument("--only", nargs="*", choices=[*CASES, "suspects"], default=[*CASES, "suspects"])
     parser.add_argument("--precision", nargs="*", choices=TOLERANCE, default=list(TOLERANCE))
     parser.add_argument("--shapes", type=int, default=10_000, help="of each case")
     parser.add_argument("--seconds", type=float, default=600, help="for each case at most")
@@ -197,8 +233,13 @@ def main() -> None:
         return
     for precision in given.precision:  # converted once, before processes ask for it
         fetch_converted(fetch_model(find_model("minilm")), precision)
-    kept = json.loads(RESULTS.read_text())["cases"] if RESULTS.exists() else []
-    for name in given.only:
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    kept = results.get("cases", [])
+    if "suspects" in given.only:
+        results["suspects"] = measure_suspects()
+        print(results["suspects"], flush=True)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    for name in [name for name in given.only if name in CASES]:
         for precision in given.precision:
             found = run_case(name, precision, given.seconds, given.shapes)
             print(
@@ -207,7 +248,7 @@ def main() -> None:
             )
             kept = [one for one in kept if (one["case"], one["precision"]) != (name, precision)] + [found]
             about = {"openvino": metadata.version("openvino"), "model": "minilm", "cores": os.cpu_count()}
-            RESULTS.write_text(json.dumps(about | {"cases": kept}, indent=1) + "\n")
+            RESULTS.write_text(json.dumps(results | about | {"cases": kept}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from arxiv_embeddings.models import ModelFiles, ModelSpec
 class LetterEncoder:
     "Makes four numbers of a text: its length and its first three bytes."
 
-    dim, n_recomputed = 4, 0
+    dim, n_recomputed, least_cosine = 4, 0, 0.99999
 
     def __init__(self, pooling: str = "mean"):
         spec = ModelSpec("letters", "letters", pooling=pooling, separator="|", max_tokens=64)
