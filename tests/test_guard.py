@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from spoiling import make_garbage, spoil
 from typer.testing import CliRunner
 
-from arxiv_embeddings import base
+from arxiv_embeddings import base, wrong_vectors
 from arxiv_embeddings.base import BatchEncoder, Encoder
 from arxiv_embeddings.batching import Tokeniser
 from arxiv_embeddings.cli import app
@@ -186,6 +186,15 @@ def test_garbage_in_a_run_of_real_abstracts_is_found_and_replaced(
     assert_allclose(repaired.run.embeddings(), before, atol=2e-6, strict=True)
     assert repaired.run.metadata["parts"][0]["sha256"] != run.metadata["parts"][0]["sha256"]
     assert verify_numbers(repaired.run, minilm, everything=True)["sound"]
+
+
+def test_one_wrong_suspect_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = embed_papers(sample_papers(), tmp_path / "run", encoder=WordEncoder()).run
+    rows = np.arange(20, 28)
+    write_garbage(run, rows)
+    for suspect, found in ((20, [run.paper_ids[row] for row in rows]), (50, [])):
+        monkeypatch.setattr(wrong_vectors, "find_suspects", lambda texts, _, row=suspect: np.arange(len(texts)) == row)
+        assert verify_numbers(open_run(run.folder), WordEncoder())["paper_ids"] == found
 
 
 def test_commands_that_look_for_wrong_vectors(tmp_path: Path, minilm: Encoder) -> None:
