@@ -191,8 +191,9 @@ def test_garbage_in_a_run_of_real_abstracts_is_found_and_replaced(
 def test_one_wrong_suspect_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = embed_papers(sample_papers(), tmp_path / "run", encoder=WordEncoder()).run
     rows = np.arange(20, 28)
+    wrong_ids = run.paper_ids[20:28]
     write_garbage(run, rows)
-    for suspect, found in ((20, [run.paper_ids[row] for row in rows]), (50, [])):
+    for suspect, found in ((20, wrong_ids), (50, [])):
         monkeypatch.setattr(wrong_vectors, "find_suspects", lambda texts, _, row=suspect: np.arange(len(texts)) == row)
         assert verify_numbers(open_run(run.folder), WordEncoder())["paper_ids"] == found
 
