@@ -77,7 +77,9 @@ class KnownPapers:
             keys[here], versions[here], texts[here] = key_papers(batch)
             start += len(batch)
         self.rows = np.argsort(keys)
-        self.keys, self.versions, self.texts = keys[self.rows], versions[self.rows], texts[self.rows]
+        self.versions, self.texts = versions[self.rows], texts[self.rows]
+        keys.sort()  # in place: a second copy would be the most that an append takes of memory
+        self.keys = keys
 
 
 @dataclass(frozen=True)
