@@ -202,7 +202,7 @@ def load_onnxruntime(model: dict[str, Any], device: str) -> Loaded:
     import onnxruntime
     from transformers import AutoTokenizer
 
-    from arxiv_embeddings.batching import plan_batches
+    from arxiv_embeddings.encoders.batching import plan_batches
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = count_cores()
@@ -244,7 +244,7 @@ def load_batches_of_64(model: dict[str, Any], device: str) -> Loaded:
 
 def load_ours(model: dict[str, Any], device: str, engine: str, precision: str) -> Loaded:
     "This package."
-    from arxiv_embeddings.encoder import load_encoder
+    from arxiv_embeddings.encoders.load import load_encoder
 
     options = {"engine": engine, "precision": precision, "device": device, "max_tokens": MAX_TOKENS}
     if model["adapter"]:

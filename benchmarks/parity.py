@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from arxiv_embeddings.encoder import load_encoder, measure_agreement
-from arxiv_embeddings.openvino_engine import has_amx
-from arxiv_embeddings.papers import make_texts, read_papers
+from arxiv_embeddings.encoders.load import load_encoder
+from arxiv_embeddings.encoders.vectors import measure_agreement
+from arxiv_embeddings.files.machine import has_amx
+from arxiv_embeddings.papers.corpus import read_papers
+from arxiv_embeddings.papers.texts import make_texts
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", ROOT.parent / "shared" / "data"))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from main_job import DATA, REFERENCE, flatten, measure_corrections, run_cli, start
 
-from arxiv_embeddings.encoder import measure_agreement
-from arxiv_embeddings.openvino_engine import has_amx
-from arxiv_embeddings.store import open_run
+from arxiv_embeddings.encoders.vectors import measure_agreement
+from arxiv_embeddings.files.machine import has_amx
+from arxiv_embeddings.runs.store import open_run
 
 RESULTS = Path(__file__).parent / "results" / "precisions.json"
 TOLERANCE = 0.005  # between a figure in int8 and the reference

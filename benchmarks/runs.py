@@ -36,7 +36,7 @@ def peak_megabytes() -> float:
 
 def write_synthetic(folder: str) -> dict:
     "A million papers with ready-made vectors through the store."
-    from arxiv_embeddings.store import RunWriter
+    from arxiv_embeddings.runs.store import RunWriter
 
     generator, started = np.random.default_rng(0), time.monotonic()
     seconds_made = 0.0
@@ -70,8 +70,8 @@ def write_synthetic(folder: str) -> dict:
 
 def open_and_verify(folder: str) -> dict:
     "Opening a run, and checking it, beside `sha256sum` on the same files, in turns."
-    from arxiv_embeddings.checks import verify_run
-    from arxiv_embeddings.store import open_run
+    from arxiv_embeddings.runs.store import open_run
+    from arxiv_embeddings.runs.verify import verify_run
 
     started = time.monotonic()
     run = open_run(folder)
@@ -110,7 +110,7 @@ def write_input(path: str, n_papers: str) -> dict:
 
 def embed_quickly(papers: str, folder: str, options: str) -> dict:
     "The main job with an encoder that needs neither time nor memory."
-    from arxiv_embeddings.pipeline import embed_papers
+    from arxiv_embeddings.runs.embed import embed_papers
 
     sys.path.insert(0, str(HERE.parent / "tests"))
     from letters import LetterEncoder
@@ -122,7 +122,7 @@ def embed_quickly(papers: str, folder: str, options: str) -> dict:
 def embed(papers: str, folder: str, options: str) -> dict:
     "One call of the main job, in int8."
     started = time.monotonic()
-    from arxiv_embeddings.pipeline import embed_papers
+    from arxiv_embeddings.runs.embed import embed_papers
 
     result = embed_papers(papers, folder, precision="int8", device="cpu", **json.loads(options))
     return {

@@ -22,7 +22,7 @@ import numpy as np
 from main_job import DATA, flatten
 from measuring import call, main
 
-from arxiv_embeddings.pipeline import EmbedResult
+from arxiv_embeddings.runs.embed import EmbedResult
 
 if TYPE_CHECKING:
     import psutil
@@ -40,8 +40,9 @@ N_MEMORY, N_MEMORY_ENCODER, N_FAULTS, N_PARITY, N_HDFS = 5_000, 20_000, 400, 1_0
 
 def read_texts(n_papers: int) -> list[str]:
     "Title, full stop and abstract of the first papers."
-    from arxiv_embeddings.onnx_engine import SEPARATOR
-    from arxiv_embeddings.papers import make_texts, open_papers
+    from arxiv_embeddings.encoders.onnx_engine import SEPARATOR
+    from arxiv_embeddings.papers.corpus import open_papers
+    from arxiv_embeddings.papers.texts import make_texts
 
     batch = next(open_papers(PAPERS).scan().batches(n_papers))
     return make_texts(batch, "title+abstract", SEPARATOR)
@@ -80,9 +81,9 @@ def describe_times(papers_per_second: float, steps: list[float]) -> dict:
 
 def time_seed(_: str) -> dict:
     "The first notebook's pipeline: its session, its tokenizer, batches of 8 as they come; into Parquet."
-    from arxiv_embeddings.onnx_engine import fetch_exported
-    from arxiv_embeddings.spark import make_session
-    from arxiv_embeddings.spark_nlp import embed_frame, make_pipeline
+    from arxiv_embeddings.spark.nlp_model import fetch_exported
+    from arxiv_embeddings.spark.nlp_pipeline import embed_frame, make_pipeline
+    from arxiv_embeddings.spark.session import make_session
 
     def prepare(spark: "SparkSession") -> Callable[["DataFrame"], "DataFrame"]:
         pipeline = make_pipeline(spark, exported, tokenizer="seed", batch_size=8)
@@ -96,9 +97,9 @@ def time_seed(_: str) -> dict:
 
 def time_ours(precision: str) -> dict:
     "`spark embed`, from the papers' file to a committed run."
-    from arxiv_embeddings.onnx_engine import fetch_exported
-    from arxiv_embeddings.spark import make_session
-    from arxiv_embeddings.spark_runs import embed_on_spark
+    from arxiv_embeddings.spark.nlp_model import fetch_exported
+    from arxiv_embeddings.spark.session import make_session
+    from arxiv_embeddings.spark.via_spark_nlp import embed_on_spark
 
     exported = fetch_exported(int8=precision == "int8")
     steps = [time.monotonic()]
@@ -114,10 +115,10 @@ def time_ours(precision: str) -> dict:
 
 def time_encoder(precision: str, master: str = "local[2]") -> dict:
     "`spark embed --via encoder`, from the papers' file to a committed run; and what comes before the steady rate."
-    from arxiv_embeddings.models import fetch_model, find_model
-    from arxiv_embeddings.openvino_engine import fetch_converted
-    from arxiv_embeddings.spark import make_session
-    from arxiv_embeddings.spark_encoder import embed_in_executors
+    from arxiv_embeddings.encoders.conversion import fetch_converted
+    from arxiv_embeddings.encoders.models import fetch_model, find_model
+    from arxiv_embeddings.spark.session import make_session
+    from arxiv_embeddings.spark.via_encoder import embed_in_executors
 
     fetch_converted(fetch_model(find_model("minilm")), precision)  # once for a model, and kept
     steps = [time.monotonic()]
@@ -135,7 +136,7 @@ def time_encoder(precision: str, master: str = "local[2]") -> dict:
 
 def time_udf(_: str) -> dict:
     "sentence-transformers inside a `pandas_udf`, as it is usually done: a model for each Python worker, batches of 32."
-    from arxiv_embeddings.spark import make_session
+    from arxiv_embeddings.spark.session import make_session
 
     def prepare(_: "SparkSession") -> Callable[["DataFrame"], "DataFrame"]:
         embed = make_udf()
@@ -168,9 +169,9 @@ def make_udf():
 
 def measure_executor(folder: str) -> dict:
     "Many papers through Spark NLP in one executor of 2 GiB."
-    from arxiv_embeddings.onnx_engine import fetch_exported
-    from arxiv_embeddings.spark import make_session
-    from arxiv_embeddings.spark_runs import embed_on_spark
+    from arxiv_embeddings.spark.nlp_model import fetch_exported
+    from arxiv_embeddings.spark.session import make_session
+    from arxiv_embeddings.spark.via_spark_nlp import embed_on_spark
 
     conf = {"spark.executor.memory": "2g", "spark.driver.memory": "2g", "spark.executor.cores": "2"}
     spark = make_session("local-cluster[1,2,2048]", conf=conf)
@@ -181,8 +182,8 @@ def measure_executor(folder: str) -> dict:
 
 def measure_encoder_executors(folder: str) -> dict:
     "Many papers through the encoder in int8, in two executors of 2 GiB and a core each."
-    from arxiv_embeddings.spark import make_session
-    from arxiv_embeddings.spark_encoder import embed_in_executors
+    from arxiv_embeddings.spark.session import make_session
+    from arxiv_embeddings.spark.via_encoder import embed_in_executors
 
     conf = {"spark.executor.memory": "2g", "spark.driver.memory": "2g"}
     # Java only passes papers on here: its heap begins small, and is cleaned up before it grows
@@ -228,8 +229,8 @@ def watch_executors(embed: Callable[[], EmbedResult]) -> dict:
 
 def measure_driver(_: str) -> dict:
     "Papers a second of what the driver does by itself: reading them all before it begins, and sending them."
-    from arxiv_embeddings.papers import open_papers
-    from arxiv_embeddings.spark_runs import place_windows
+    from arxiv_embeddings.papers.corpus import open_papers
+    from arxiv_embeddings.spark.executors import place_windows
 
     started = time.monotonic()
     papers = open_papers(MANY_PAPERS).scan()
@@ -246,12 +247,12 @@ def measure_driver(_: str) -> dict:
 
 def suffer(kind: str, folder: str) -> dict:
     "A run in which something dies: how long until the next papers are committed, and what was lost."
-    from arxiv_embeddings.encoder import load_encoder
-    from arxiv_embeddings.environments import pack_environment
-    from arxiv_embeddings.hadoop import start_yarn, stop_yarn
-    from arxiv_embeddings.pipeline import embed_papers
-    from arxiv_embeddings.pooling import compute_cosines
-    from arxiv_embeddings.store import open_run
+    from arxiv_embeddings.encoders.load import load_encoder
+    from arxiv_embeddings.encoders.vectors import compute_cosines
+    from arxiv_embeddings.runs.embed import embed_papers
+    from arxiv_embeddings.runs.store import open_run
+    from arxiv_embeddings.spark.environment import pack_environment
+    from arxiv_embeddings.spark.minicluster import start_yarn, stop_yarn
 
     expected = embed_papers(PAPERS, Path(folder) / f"not-{kind}", encoder=load_encoder(device="cpu"), limit=N_FAULTS)
     place, out, where, variables = Path(folder) / "yarn", str(Path(folder) / kind), [], {}
@@ -278,8 +279,8 @@ def suffer(kind: str, folder: str) -> dict:
 
 def disturb(kind: str, out: str, where: list[str], variables: dict[str, str], yarn: Path) -> dict:
     "Begin a run, end one of its processes when a quarter is committed, and see it to its end."
-    from arxiv_embeddings.hadoop import YARN_NOTE, restart_server
-    from arxiv_embeddings.store import holds_run, open_run
+    from arxiv_embeddings.runs.store import holds_run, open_run
+    from arxiv_embeddings.spark.minicluster import YARN_NOTE, restart_server
 
     def start() -> subprocess.Popen:
         command = [sys.executable, __file__, "--call", "embed_in_two_executors", out, *where]
@@ -324,8 +325,8 @@ def find_executors(process: int) -> list["psutil.Process"]:
 
 def embed_in_two_executors(out: str, master: str = "local-cluster[2,1,1024]", environment: str = "") -> dict:
     "The run that is disturbed."
-    from arxiv_embeddings.spark import make_session
-    from arxiv_embeddings.spark_encoder import embed_in_executors
+    from arxiv_embeddings.spark.session import make_session
+    from arxiv_embeddings.spark.via_encoder import embed_in_executors
 
     conf = {"spark.executor.memory": "1g", "spark.executor.instances": "2", "spark.driver.host": "127.0.0.1"}
     spark = make_session(master, jars="none", conf=conf, environment=environment or None)
@@ -350,10 +351,17 @@ def read_executor_megabytes() -> tuple[float, float]:
 
 def measure_parity(n_papers: str) -> dict:
     "Spark's vectors beside those computed from Spark's own tokens with the model outside Spark."
-    from arxiv_embeddings.onnx_engine import OnnxEncoder, fetch_exported
-    from arxiv_embeddings.pooling import compute_cosines
-    from arxiv_embeddings.spark import make_session
-    from arxiv_embeddings.spark_nlp import TOKENIZERS, copy_wordpieces, find_heads, make_pipeline, rebuild_vector
+    from arxiv_embeddings.encoders.onnx_engine import OnnxEncoder
+    from arxiv_embeddings.encoders.vectors import compute_cosines
+    from arxiv_embeddings.spark.nlp_model import fetch_exported
+    from arxiv_embeddings.spark.nlp_pipeline import (
+        TOKENIZERS,
+        copy_wordpieces,
+        find_heads,
+        make_pipeline,
+        rebuild_vector,
+    )
+    from arxiv_embeddings.spark.session import make_session
 
     exported, texts = fetch_exported(), read_texts(int(n_papers))
     spark, vectors_of = make_session("local[2]"), load_torch(exported)
@@ -378,8 +386,8 @@ def load_torch(exported):
     "The original model in torch: token ids -> vectors of all tokens."
     import torch
 
-    from arxiv_embeddings.models import fetch_model, find_model
-    from arxiv_embeddings.torch_engine import load_modules
+    from arxiv_embeddings.encoders.models import fetch_model, find_model
+    from arxiv_embeddings.encoders.torch_engine import load_modules
 
     model = load_modules(fetch_model(find_model(exported.about["spec"]["name"])), "cpu")[0].auto_model
 
@@ -395,9 +403,9 @@ def count_lost(n_papers: str) -> dict:
     "Of all papers: which wordpieces each tokenizer keeps from the model, and whether the model reads what it should."
     from tokenizers import Tokenizer
 
-    from arxiv_embeddings.onnx_engine import fetch_exported
-    from arxiv_embeddings.spark import make_session
-    from arxiv_embeddings.spark_nlp import TOKENIZERS, copy_wordpieces, find_heads, make_pipeline
+    from arxiv_embeddings.spark.nlp_model import fetch_exported
+    from arxiv_embeddings.spark.nlp_pipeline import TOKENIZERS, copy_wordpieces, find_heads, make_pipeline
+    from arxiv_embeddings.spark.session import make_session
 
     texts, exported = read_texts(int(n_papers)), fetch_exported()
     tokenizer = Tokenizer.from_file(str(exported.folder / "tokenizer.json"))  # the model's, as transformers uses it
@@ -425,13 +433,14 @@ def evaluate_tokenizers(folder: str) -> dict:
 
     With the usual tokenizer, Spark cuts the texts, and the vectors are made of its tokens without it, as `parity` shows
     that they can be."""
-    from arxiv_embeddings.encoder import make_encoder
-    from arxiv_embeddings.evaluation import evaluate_run
-    from arxiv_embeddings.models import fetch_model, find_model
-    from arxiv_embeddings.onnx_engine import SEPARATOR, OnnxEncoder, fetch_exported
-    from arxiv_embeddings.pipeline import embed_papers
-    from arxiv_embeddings.spark import make_session
-    from arxiv_embeddings.spark_nlp import copy_wordpieces, find_heads, make_pipeline
+    from arxiv_embeddings.encoders.load import make_encoder
+    from arxiv_embeddings.encoders.models import fetch_model, find_model
+    from arxiv_embeddings.encoders.onnx_engine import SEPARATOR, OnnxEncoder
+    from arxiv_embeddings.explore.evaluation import evaluate_run
+    from arxiv_embeddings.runs.embed import embed_papers
+    from arxiv_embeddings.spark.nlp_model import fetch_exported
+    from arxiv_embeddings.spark.nlp_pipeline import copy_wordpieces, find_heads, make_pipeline
+    from arxiv_embeddings.spark.session import make_session
 
     exported = fetch_exported()
     spark = make_session("local[2]")
@@ -468,12 +477,12 @@ def go_round_hdfs(folder: str) -> dict:
 
     import pyarrow.parquet as pq
 
-    from arxiv_embeddings.hadoop import start_hdfs, stop_hdfs
-    from arxiv_embeddings.onnx_engine import fetch_exported
-    from arxiv_embeddings.papers import read_papers
-    from arxiv_embeddings.spark import make_session
-    from arxiv_embeddings.spark_runs import embed_on_spark
-    from arxiv_embeddings.store import open_run
+    from arxiv_embeddings.papers.corpus import read_papers
+    from arxiv_embeddings.runs.store import open_run
+    from arxiv_embeddings.spark.minicluster import start_hdfs, stop_hdfs
+    from arxiv_embeddings.spark.nlp_model import fetch_exported
+    from arxiv_embeddings.spark.session import make_session
+    from arxiv_embeddings.spark.via_spark_nlp import embed_on_spark
 
     def digest(ids: list[str], vectors: np.ndarray) -> str:
         order = np.argsort(ids)

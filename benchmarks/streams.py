@@ -32,7 +32,7 @@ N_ABSTRACTS = {"minilm": {"float32": 1000, "int8": 2000}, "SPECTER2's shape": {"
 
 def make_encoder(folder: str, precision: str, way: str):
     "The encoder of a converted model, in one of the ways."
-    from arxiv_embeddings.openvino_engine import OpenVINOEncoder, open_converted
+    from arxiv_embeddings.encoders.openvino_engine import OpenVINOEncoder, open_converted
 
     class TwoStreams(OpenVINOEncoder):
         "Two streams in one compiled model, and a third request that waits its turn."
@@ -65,7 +65,8 @@ def make_encoder(folder: str, precision: str, way: str):
 
 def measure_once(folder: str, precision: str, way: str, n_abstracts: int) -> dict:
     "Embed the abstracts in this process."
-    from arxiv_embeddings.papers import make_texts, read_papers
+    from arxiv_embeddings.papers.corpus import read_papers
+    from arxiv_embeddings.papers.texts import make_texts
 
     papers = read_papers(DATA / "arxiv_cs_10k.csv").table(limit=n_abstracts)
     encoder = make_encoder(folder, precision, way)
@@ -80,8 +81,8 @@ def measure_once(folder: str, precision: str, way: str, n_abstracts: int) -> dic
 
 def convert(model: str, precision: str, work: Path) -> str:
     "The folder of a converted model."
-    from arxiv_embeddings.models import fetch_model, find_model
-    from arxiv_embeddings.openvino_engine import fetch_converted
+    from arxiv_embeddings.encoders.conversion import fetch_converted
+    from arxiv_embeddings.encoders.models import fetch_model, find_model
 
     if model == "minilm":
         return str(fetch_converted(fetch_model(find_model("minilm")), precision).folder)

@@ -94,10 +94,11 @@ def meet_shapes(model: Path, precision: str, seed: int, seconds: float, n_shapes
 
 def meet_shapes_with_encoder(precision: str, seed: int, seconds: float, n_shapes: int) -> dict:
     "Meet new shapes with the project's encoder."
-    from arxiv_embeddings.base import run_side_by_side
-    from arxiv_embeddings.guard import Batch
-    from arxiv_embeddings.models import fetch_model, find_model
-    from arxiv_embeddings.openvino_engine import OpenVINOEncoder, fetch_converted
+    from arxiv_embeddings.encoders.base import run_side_by_side
+    from arxiv_embeddings.encoders.conversion import fetch_converted
+    from arxiv_embeddings.encoders.guard import Batch
+    from arxiv_embeddings.encoders.models import fetch_model, find_model
+    from arxiv_embeddings.encoders.openvino_engine import OpenVINOEncoder
 
     converted = fetch_converted(fetch_model(find_model("minilm")), precision)
     n_met, wrong, begun, n_recomputed, shapes = 0, [], time.monotonic(), 0, draw_shapes(seed)
@@ -127,7 +128,8 @@ def meet_shapes_with_onnx(precision: str, seed: int, seconds: float, n_shapes: i
     "Meet new shapes with ONNX Runtime."
     from concurrent.futures import ThreadPoolExecutor
 
-    from arxiv_embeddings.onnx_engine import fetch_exported, open_onnx, run_onnx
+    from arxiv_embeddings.encoders.onnx_engine import open_onnx, run_onnx
+    from arxiv_embeddings.spark.nlp_model import fetch_exported
 
     session = open_onnx(fetch_exported("minilm", int8=precision == "int8").folder / "model.onnx", threads=1)
     n_met, wrong, begun = 0, [], time.monotonic()
@@ -148,9 +150,10 @@ def meet_shapes_with_onnx(precision: str, seed: int, seconds: float, n_shapes: i
 
 def measure_suspects(n_batches: int = 300, n_papers: int = 2048) -> dict:
     "Put garbage batches of 1, 3 and 8 into the vectors of real abstracts, and see whether they are suspects."
-    from arxiv_embeddings.encoder import load_encoder
-    from arxiv_embeddings.papers import make_texts, read_papers
-    from arxiv_embeddings.wrong_vectors import SUSPICIOUS, score_by_texts
+    from arxiv_embeddings.encoders.load import load_encoder
+    from arxiv_embeddings.papers.corpus import read_papers
+    from arxiv_embeddings.papers.texts import make_texts
+    from arxiv_embeddings.runs.wrong_vectors import SUSPICIOUS, score_by_texts
 
     texts = make_texts(read_papers(DATA / "arxiv_cs_10k.csv").table(limit=n_papers), "title+abstract", "[SEP]")
     right = load_encoder("minilm", device="cpu", precision="int8").encode(texts)
@@ -209,8 +212,8 @@ def main() -> None:
     "Run the cases that were asked for, print and write what they found."
     from importlib import metadata
 
-    from arxiv_embeddings.models import fetch_model, find_model
-    from arxiv_embeddings.openvino_engine import fetch_converted
+    from arxiv_embeddings.encoders.conversion import fetch_converted
+    from arxiv_embeddings.encoders.models import fetch_model, find_model
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=[*CASES, "suspects"], default=[*CASES, "suspects"])

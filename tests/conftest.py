@@ -13,13 +13,13 @@ import pytest
 # converted models are made anew by each run of the tests, unless it is told to use a cache (as `make test` does)
 os.environ.setdefault("ARXIV_EMBEDDINGS_CACHE", tempfile.mkdtemp(prefix="arxiv_embeddings-"))
 
-from arxiv_embeddings.base import Encoder
-from arxiv_embeddings.encoder import load_encoder
-from arxiv_embeddings.environments import pack_environment
-from arxiv_embeddings.hadoop import start_hdfs, stop_hdfs
-from arxiv_embeddings.papers import sample_papers
-from arxiv_embeddings.pipeline import embed_papers
-from arxiv_embeddings.store import Run
+from arxiv_embeddings.encoders.base import Encoder
+from arxiv_embeddings.encoders.load import load_encoder
+from arxiv_embeddings.papers.corpus import sample_papers
+from arxiv_embeddings.runs.embed import embed_papers
+from arxiv_embeddings.runs.store import Run
+from arxiv_embeddings.spark.environment import pack_environment
+from arxiv_embeddings.spark.minicluster import start_hdfs, stop_hdfs
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", ROOT.parent / "shared" / "data"))

@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from arxiv_embeddings.checks import verify_run
-from arxiv_embeddings.papers import sample_papers
-from arxiv_embeddings.pipeline import embed_papers
-from arxiv_embeddings.store import Run, open_run
+from arxiv_embeddings.papers.corpus import sample_papers
+from arxiv_embeddings.runs.embed import embed_papers
+from arxiv_embeddings.runs.store import Run, open_run
+from arxiv_embeddings.runs.verify import verify_run
 
 WRITER = """
 import sys
@@ -52,7 +52,7 @@ def make_encoder(name: str):
                 return super().run(tokenised)
 
         return SlowEncoder()
-    from arxiv_embeddings.encoder import load_encoder
+    from arxiv_embeddings.encoders.load import load_encoder
 
     return load_encoder(name, device="cpu")
 

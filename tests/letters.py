@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from arxiv_embeddings.batching import TokenisedTexts
-from arxiv_embeddings.models import ModelFiles, ModelSpec
+from arxiv_embeddings.encoders.batching import TokenisedTexts
+from arxiv_embeddings.encoders.models import ModelFiles, ModelSpec
 
 
 class LetterEncoder:

@@ -11,7 +11,8 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import BpeTrainer
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from arxiv_embeddings.papers import make_texts, read_papers, sample_papers
+from arxiv_embeddings.papers.corpus import read_papers, sample_papers
+from arxiv_embeddings.papers.texts import make_texts
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 N_POSITIONS = 512

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from arxiv_embeddings.base import BatchEncoder
-from arxiv_embeddings.guard import Batch
-from arxiv_embeddings.spark_encoder import PartEncoder
+from arxiv_embeddings.encoders.base import BatchEncoder
+from arxiv_embeddings.encoders.guard import Batch
+from arxiv_embeddings.spark.via_encoder import PartEncoder
 
 
 def make_garbage(n_vectors: int, dim: int, seed: int) -> np.ndarray:

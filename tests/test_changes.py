@@ -11,12 +11,13 @@ from kill_loop import make_newer, run_loop
 from letters import LetterEncoder
 from numpy.testing import assert_array_equal
 
-from arxiv_embeddings import changes
-from arxiv_embeddings.changes import compact_run
-from arxiv_embeddings.checks import verify_run
-from arxiv_embeddings.papers import InputError, sample_papers
-from arxiv_embeddings.pipeline import embed_papers
-from arxiv_embeddings.store import RunWriter, open_run
+from arxiv_embeddings.files.errors import InputError
+from arxiv_embeddings.papers.corpus import sample_papers
+from arxiv_embeddings.runs import append
+from arxiv_embeddings.runs.append import compact_run
+from arxiv_embeddings.runs.embed import embed_papers
+from arxiv_embeddings.runs.store import RunWriter, open_run
+from arxiv_embeddings.runs.verify import verify_run
 
 FORMAT_1 = Path(__file__).parent / "run_format_1"
 
@@ -132,12 +133,12 @@ def test_stopped_while_taking_in(step: str, tmp_path: Path, newer: Path, monkeyp
 
     with monkeypatch.context() as patched:
         if step == "drop_rows":  # parts written again that nothing names yet
-            drop_rows = changes.drop_rows
-            patched.setattr(changes, "drop_rows", lambda *args: (drop_rows(*args), stop()))
+            drop_rows = append.drop_rows
+            patched.setattr(append, "drop_rows", lambda *args: (drop_rows(*args), stop()))
         elif step == "moved":  # parts of `next` already among the others
-            patched.setattr(changes, "sync_folder", stop)
+            patched.setattr(append, "sync_folder", stop)
         else:  # the new state is there, what it replaces is not yet removed
-            patched.setattr(changes, "remove_folder", stop)
+            patched.setattr(append, "remove_folder", stop)
         with pytest.raises(KeyboardInterrupt):
             embed(newer, tmp_path / "run", append=True)
     if step != "committed":

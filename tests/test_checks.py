@@ -11,15 +11,17 @@ import pytest
 from letters import LetterEncoder
 from numpy.testing import assert_array_equal
 
-from arxiv_embeddings import store
-from arxiv_embeddings.checks import verify_run
-from arxiv_embeddings.exports import export_run
-from arxiv_embeddings.papers import InputError, sample_papers
-from arxiv_embeddings.pipeline import embed_papers
-from arxiv_embeddings.repair import repair_run
-from arxiv_embeddings.search import build_index
-from arxiv_embeddings.store import COPY_NAME, RunWriter, open_run, write_metadata
-from arxiv_embeddings.wrong_vectors import verify_sample
+from arxiv_embeddings.explore.index import build_index
+from arxiv_embeddings.files.errors import InputError
+from arxiv_embeddings.papers.corpus import sample_papers
+from arxiv_embeddings.runs import store
+from arxiv_embeddings.runs.embed import embed_papers
+from arxiv_embeddings.runs.export import export_run
+from arxiv_embeddings.runs.format import COPY_NAME, write_metadata
+from arxiv_embeddings.runs.repair import repair_run
+from arxiv_embeddings.runs.store import RunWriter, open_run
+from arxiv_embeddings.runs.verify import verify_run
+from arxiv_embeddings.runs.wrong_vectors import verify_sample
 
 
 @pytest.fixture(scope="module")
@@ -196,11 +198,11 @@ from pathlib import Path
 disk = Path(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "none", disk], check=True)
 from letters import LetterEncoder
-from arxiv_embeddings.checks import verify_run
-from arxiv_embeddings.cli import describe_error
-from arxiv_embeddings.papers import sample_papers
-from arxiv_embeddings.pipeline import embed_papers
-from arxiv_embeddings.store import open_run
+from arxiv_embeddings.runs.verify import verify_run
+from arxiv_embeddings.cli.shared import describe_error
+from arxiv_embeddings.papers.corpus import sample_papers
+from arxiv_embeddings.runs.embed import embed_papers
+from arxiv_embeddings.runs.store import open_run
 def embed():
     return embed_papers(sample_papers(), disk / "run", part_size=20, encoder=LetterEncoder()).run
 try:
@@ -245,11 +247,11 @@ import resource, sys
 from pathlib import Path
 folder = Path(sys.argv[1])
 from letters import LetterEncoder
-from arxiv_embeddings.checks import verify_run
-from arxiv_embeddings.cli import describe_error
-from arxiv_embeddings.papers import sample_papers
-from arxiv_embeddings.pipeline import embed_papers
-from arxiv_embeddings.store import open_run
+from arxiv_embeddings.runs.verify import verify_run
+from arxiv_embeddings.cli.shared import describe_error
+from arxiv_embeddings.papers.corpus import sample_papers
+from arxiv_embeddings.runs.embed import embed_papers
+from arxiv_embeddings.runs.store import open_run
 def embed(limit=None):
     return embed_papers(sample_papers(), folder, part_size=40, limit=limit, encoder=LetterEncoder()).run
 n_bytes = embed(40).metadata["parts"][0]["n_bytes"]

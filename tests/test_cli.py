@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from arxiv_embeddings.cli import app
-from arxiv_embeddings.papers import sample_papers, sample_relations
-from arxiv_embeddings.store import Run, open_run
+from arxiv_embeddings.cli.main import app
+from arxiv_embeddings.papers.corpus import sample_papers, sample_relations
+from arxiv_embeddings.runs.store import Run, open_run
 
 
 def invoke(*words: object):
@@ -19,7 +19,7 @@ def invoke(*words: object):
 
 
 def in_own_process(*words: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", "from arxiv_embeddings.cli import main; main()", *map(str, words)]
+    command = [sys.executable, "-c", "from arxiv_embeddings.cli.main import main; main()", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_nothing_heavy_is_imported_for_help() -> None:
     heavy = "{'torch', 'openvino', 'transformers', 'pyarrow', 'pandas', 'faiss', 'sklearn', 'matplotlib', 'nbdev', 'fastcore'}"
-    script = f"import sys, arxiv_embeddings.cli as cli; cli.app(['--help'], standalone_mode=False); print({heavy} & set(sys.modules))"
+    script = f"import sys, arxiv_embeddings.cli.main as cli; cli.app(['--help'], standalone_mode=False); print({heavy} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert shown.strip().endswith("set()")
     assert all(
@@ -160,7 +160,10 @@ HEADER = b"id,title,abstract\n"
 BAD_INPUTS = {
     "no such file": (None, "no such file or folder"),
     "no abstract column": (("papers.csv", b"id,title\n1,T\n"), "the columns are: id, title"),
-    "truncated gzip": (("papers.csv.gz", gzip.compress(HEADER + b"1,T,A\n" * 5000, mtime=0)[:-20]), "truncated or damaged"),
+    "truncated gzip": (
+        ("papers.csv.gz", gzip.compress(HEADER + b"1,T,A\n" * 5000, mtime=0)[:-20]),
+        "truncated or damaged",
+    ),
     "too many fields": (("papers.csv", HEADER + b"1,T,A,B\n"), "1 rejected, malformed row: row 1"),
     "not UTF-8": (("papers.csv", HEADER + b"1,T,caf\xe9\n"), "1 rejected, not UTF-8: 1"),
     "NUL": (("papers.csv", HEADER + b"1,T,A\x00\n"), "1 rejected, NUL or lone surrogate"),

@@ -24,15 +24,21 @@ from transformers import (
     RobertaModel,
 )
 
-from arxiv_embeddings import openvino_engine
-from arxiv_embeddings.encoder import load_encoder, make_encoder, measure_agreement
-from arxiv_embeddings.models import fetch_model, find_model
-from arxiv_embeddings.openvino_engine import OpenVINOEncoder, calibration_texts, fetch_converted, open_converted
-from arxiv_embeddings.papers import InputError, sample_papers
-from arxiv_embeddings.pipeline import embed_papers, load_query_encoder, load_run_encoder
-from arxiv_embeddings.search import open_index, search_text
-from arxiv_embeddings.store import open_run
-from arxiv_embeddings.torch_engine import TorchEncoder
+from arxiv_embeddings.encoders import conversion, openvino_engine
+from arxiv_embeddings.encoders.conversion import calibration_texts, fetch_converted
+from arxiv_embeddings.encoders.load import load_encoder, make_encoder
+from arxiv_embeddings.encoders.models import fetch_model, find_model
+from arxiv_embeddings.encoders.openvino_engine import OpenVINOEncoder, open_converted
+from arxiv_embeddings.encoders.torch_engine import TorchEncoder
+from arxiv_embeddings.encoders.vectors import measure_agreement
+from arxiv_embeddings.explore.index import open_index
+from arxiv_embeddings.explore.search import search_text
+from arxiv_embeddings.files.errors import InputError
+from arxiv_embeddings.files.hashes import hash_contents
+from arxiv_embeddings.papers.corpus import sample_papers
+from arxiv_embeddings.runs.embed import embed_papers
+from arxiv_embeddings.runs.run_model import load_query_encoder, load_run_encoder
+from arxiv_embeddings.runs.store import open_run
 
 TEXTS = sample_texts(limit=16)
 
@@ -106,12 +112,12 @@ def test_the_graph_copies_nothing_for_adapters_that_are_not_there(specter2: dict
 
 
 def test_a_conversion_is_named_by_what_makes_it(minilm_files, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {precision: openvino_engine.name_converted(minilm_files, precision) for precision in ("float32", "int8")}
-    monkeypatch.setitem(openvino_engine.QUANTISATION, "bias_correction", False)
-    assert openvino_engine.name_converted(minilm_files, "float32") == before["float32"]
-    assert openvino_engine.name_converted(minilm_files, "int8") != before["int8"]
-    monkeypatch.setattr(openvino_engine, "CONVERSION_REVISION", 0)
-    assert openvino_engine.name_converted(minilm_files, "float32") != before["float32"]
+    before = {precision: conversion.name_converted(minilm_files, precision) for precision in ("float32", "int8")}
+    monkeypatch.setitem(conversion.QUANTISATION, "bias_correction", False)
+    assert conversion.name_converted(minilm_files, "float32") == before["float32"]
+    assert conversion.name_converted(minilm_files, "int8") != before["int8"]
+    monkeypatch.setattr(conversion, "CONVERSION_REVISION", 0)
+    assert conversion.name_converted(minilm_files, "float32") != before["float32"]
 
 
 def test_a_text_query_takes_the_query_adapter(tmp_path: Path) -> None:
@@ -218,7 +224,7 @@ def test_a_converted_model_needs_no_torch(minilm_files, tmp_path: Path) -> None:
         embed_papers(sample_papers(), tmp_path / precision, limit=4, precision=precision, engine="openvino")
     program = (
         "import sys\n"
-        "from arxiv_embeddings.cli import main\n"
+        "from arxiv_embeddings.cli.main import main\n"
         "sys.argv[1:] = {words!r}\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code, end.code\n"
@@ -249,7 +255,7 @@ def test_another_quantised_model_is_refused(tmp_path: Path) -> None:
     model_xml = run.folder / "model" / "model.xml"
     model_xml.write_text(model_xml.read_text() + "\n")
     note = json.loads((run.folder / "model" / "model.json").read_text())
-    note["sha256"]["model.xml"] = openvino_engine.hash_contents([model_xml])
+    note["sha256"]["model.xml"] = hash_contents([model_xml])
     (run.folder / "model" / "model.json").write_text(json.dumps(note))
     with pytest.raises(InputError, match="is not the model that made this run's vectors"):
         embed_papers(sample_papers(), tmp_path / "run", precision="int8")
@@ -372,12 +378,12 @@ def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
 
 CONVERT = """
 import os, signal, sys
-from arxiv_embeddings import openvino_engine
-from arxiv_embeddings.models import fetch_model, find_model
+from arxiv_embeddings.encoders import conversion, openvino_engine
+from arxiv_embeddings.encoders.models import fetch_model, find_model
 
 if sys.argv[2] == "die":  # while the files are half there
-    openvino_engine.describe_converted = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-print(openvino_engine.fetch_converted(fetch_model(find_model(sys.argv[1], pooling="cls"))).folder)
+    conversion.describe_converted = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+print(conversion.fetch_converted(fetch_model(find_model(sys.argv[1], pooling="cls"))).folder)
 """
 
 

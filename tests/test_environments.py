@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from arxiv_embeddings.cli import app
-from arxiv_embeddings.environments import PACKAGES, pack_environment
-from arxiv_embeddings.openvino_engine import OpenVINOEncoder
+from arxiv_embeddings.cli.main import app
+from arxiv_embeddings.encoders.openvino_engine import OpenVINOEncoder
+from arxiv_embeddings.spark.environment import PACKAGES, pack_environment
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,8 @@ SEEN = """
 import json, os, sys
 import numpy, pandas, pyarrow.parquet, hdfs_native.fsspec
 from pathlib import Path
-import arxiv_embeddings.spark_runs, arxiv_embeddings.store
-from arxiv_embeddings.openvino_engine import OpenVINOEncoder, open_converted
+import arxiv_embeddings.spark.executors, arxiv_embeddings.runs.store
+from arxiv_embeddings.encoders.openvino_engine import OpenVINOEncoder, open_converted
 
 vectors = OpenVINOEncoder(open_converted(Path(sys.argv[1]))).encode(json.loads(sys.argv[2]))
 files = {module.__file__ for module in list(sys.modules.values()) if getattr(module, "__file__", None)}

@@ -1,5 +1,6 @@
 """What is generated is what the notebooks say, and the notebooks are clean."""
 
+import ast
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(path for path in ROOT.glob("nbs/**/*.ipynb") if ".ipynb_checkpoints" not in path.parts)
-ROOMS = [path for path in NOTEBOOKS if path.stem[:2].isdigit()]
+MODULES = [path for path in NOTEBOOKS if path.stem[:2].isdigit()]
 # what an output must not hold: paths of a machine, progress bars, tracebacks, addresses of objects
 LEFTOVERS = re.compile(r"/(home|root|tmp|Users|var)/|\d+(\.\d+)?(it|s)/(s|it)\]|Traceback|Warning|0x[0-9a-f]{8,}")
 
@@ -58,11 +59,51 @@ def test_outputs_are_small_and_hold_no_leftovers(path: Path) -> None:
             assert "execution_count" not in output or output["execution_count"] is None
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
-def test_rooms_import_only_rooms_above_them(path: Path) -> None:
-    # 02 comes before 02a, and that before 03
-    number_of = {name: number for number, _, name in (room.stem.partition("_") for room in ROOMS)}
+WINGS = {  # and the wings that each may import: those below it
+    "files": set(),
+    "papers": {"files"},
+    "encoders": {"files", "papers"},
+    "runs": {"files", "papers", "encoders"},
+    "spark": {"files", "papers", "encoders", "runs"},
+    "explore": {"files", "papers", "encoders", "runs"},
+    "cli": {"files", "papers", "encoders", "runs", "spark", "explore"},
+}
+# libraries that only these modules know
+KNOWN_TO = {
+    "faiss": {"explore.index"},
+    "openvino": {"encoders.openvino_engine", "encoders.conversion"},
+    "pyspark": {"spark.session", "spark.nlp_pipeline", "spark.executors", "spark.via_spark_nlp", "spark.via_encoder"},
+    "sparknlp": {"spark.session", "spark.nlp_pipeline"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    "Every module that an exporting notebook's exported cells import, in functions too."
+    found = set()
     for cell in nbformat.read(path, as_version=4).cells:
         if "#| export" in cell.source:
-            for name in re.findall(r"from arxiv_embeddings\.(\w+) import", cell.source):
-                assert number_of[name] < number_of[path.stem.partition("_")[2]], f"{path.stem} imports {name}"
+            for node in ast.walk(ast.parse(cell.source)):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name for alias in node.names}
+                elif isinstance(node, ast.ImportFrom):
+                    inside = (
+                        node.module.removeprefix("arxiv_embeddings.") in WINGS
+                    )  # a folder, of which modules are taken
+                    found |= {f"{node.module}.{alias.name}" for alias in node.names} if inside else {node.module}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_modules_import_only_modules_below_them(path: Path) -> None:
+    # the number of a notebook is its place in the reading order
+    number_of = {f"{one.parent.name}.{one.stem[3:]}": int(one.stem[:2]) for one in MODULES}
+    assert len(set(number_of.values())) == len(MODULES)
+    own = f"{path.parent.name}.{path.stem[3:]}"
+    for name in imports_of(path):
+        package, _, module = name.partition(".")
+        if package == "arxiv_embeddings":
+            assert number_of[module] < number_of[own], f"{own} imports {module}"
+            assert module.split(".")[0] in WINGS[path.parent.name] | {path.parent.name}, f"{own} imports {module}"
+            if own in ("runs.format", "runs.store"):  # a run can be read without knowing what a model is
+                assert module.split(".")[0] == "files" or module == "runs.format"
+        assert own in KNOWN_TO.get(package, {own}), f"{own} imports {package}"

@@ -12,18 +12,21 @@ from numpy.testing import assert_allclose, assert_array_equal
 from spoiling import make_garbage, spoil
 from typer.testing import CliRunner
 
-from arxiv_embeddings import base, wrong_vectors
-from arxiv_embeddings.base import BatchEncoder, Encoder
-from arxiv_embeddings.batching import Tokeniser
-from arxiv_embeddings.cli import app
-from arxiv_embeddings.encoder import make_encoder
-from arxiv_embeddings.guard import Batch
-from arxiv_embeddings.models import ModelFiles, fetch_model, find_model
-from arxiv_embeddings.papers import InputError, make_texts, read_papers, sample_papers
-from arxiv_embeddings.pipeline import embed_papers
-from arxiv_embeddings.repair import repair_run
-from arxiv_embeddings.store import Run, RunWriter, open_run
-from arxiv_embeddings.wrong_vectors import verify_numbers, verify_sample
+from arxiv_embeddings.cli.main import app
+from arxiv_embeddings.encoders import base
+from arxiv_embeddings.encoders.base import BatchEncoder, Encoder
+from arxiv_embeddings.encoders.batching import Tokeniser
+from arxiv_embeddings.encoders.guard import Batch
+from arxiv_embeddings.encoders.load import make_encoder
+from arxiv_embeddings.encoders.models import ModelFiles, fetch_model, find_model
+from arxiv_embeddings.files.errors import InputError
+from arxiv_embeddings.papers.corpus import read_papers, sample_papers
+from arxiv_embeddings.papers.texts import make_texts
+from arxiv_embeddings.runs import wrong_vectors
+from arxiv_embeddings.runs.embed import embed_papers
+from arxiv_embeddings.runs.repair import repair_run
+from arxiv_embeddings.runs.store import Run, RunWriter, open_run
+from arxiv_embeddings.runs.wrong_vectors import verify_numbers, verify_sample
 
 N_INJECTED = 200
 

@@ -20,19 +20,27 @@ from letters import LetterEncoder
 from numpy.testing import assert_array_equal
 from typer.testing import CliRunner
 
-from arxiv_embeddings import locks, papers, pipeline, store
-from arxiv_embeddings.base import Encoder
-from arxiv_embeddings.changes import compact_run
-from arxiv_embeddings.checks import verify_run
-from arxiv_embeddings.cli import app
-from arxiv_embeddings.hadoop import HDFS_NOTE, restart_server, stop_hdfs, stop_server, wait_until_writable
-from arxiv_embeddings.locks import HOLDER_NAME, HdfsLock
-from arxiv_embeddings.papers import InputError, StorageError, read_papers, sample_papers
-from arxiv_embeddings.paths import HdfsPath, list_folder, put_folder, resolve_folder, write_atomically
-from arxiv_embeddings.pipeline import EmbedResult, embed_papers
-from arxiv_embeddings.repair import repair_run
-from arxiv_embeddings.search import build_index, find_similar, open_index
-from arxiv_embeddings.store import COPY_NAME, METADATA_NAME, RunWriter, list_columns, open_kept_model, open_run
+from arxiv_embeddings.cli.main import app
+from arxiv_embeddings.encoders.base import Encoder
+from arxiv_embeddings.explore.index import build_index, open_index
+from arxiv_embeddings.explore.search import find_similar
+from arxiv_embeddings.files import locks
+from arxiv_embeddings.files.errors import InputError, StorageError
+from arxiv_embeddings.files.hdfs import HdfsPath
+from arxiv_embeddings.files.locks import HOLDER_NAME, HdfsLock
+from arxiv_embeddings.files.paths import list_folder, put_folder, resolve_folder, write_atomically
+from arxiv_embeddings.papers import readers
+from arxiv_embeddings.papers.corpus import read_papers, sample_papers
+from arxiv_embeddings.runs import embed as embedding
+from arxiv_embeddings.runs import store
+from arxiv_embeddings.runs.append import compact_run
+from arxiv_embeddings.runs.embed import EmbedResult, embed_papers
+from arxiv_embeddings.runs.format import COPY_NAME, METADATA_NAME, list_columns
+from arxiv_embeddings.runs.repair import repair_run
+from arxiv_embeddings.runs.run_model import open_kept_model
+from arxiv_embeddings.runs.store import RunWriter, open_run
+from arxiv_embeddings.runs.verify import verify_run
+from arxiv_embeddings.spark.minicluster import HDFS_NOTE, restart_server, stop_hdfs, stop_server, wait_until_writable
 
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)
 PART_SIZE = 48
@@ -95,7 +103,7 @@ def test_an_input_is_read_as_from_a_disk(name: str, folder: HdfsPath, tmp_path: 
     there, here = read_papers(str(folder / name)), read_papers(local)
     assert there.table().equals(here.table())
     assert there.files.path == str(folder / name)
-    assert papers.hash_files(there.files)["sha256"] == papers.hash_files(here.files)["sha256"]
+    assert readers.hash_files(there.files)["sha256"] == readers.hash_files(here.files)["sha256"]
 
 
 def test_ids_and_abstracts_alone_in_the_default_file_system(
@@ -141,7 +149,7 @@ def test_a_service_of_two_namenodes_of_which_one_is_gone(
 def test_a_run_has_the_same_bytes_as_on_a_disk(
     sample: str, folder: HdfsPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "time", SimpleNamespace(monotonic=lambda: 0.0))  # parts note how long they took
+    monkeypatch.setattr(embedding, "time", SimpleNamespace(monotonic=lambda: 0.0))  # parts note how long they took
     there, here = (embed(sample, out) for out in (folder / "run", tmp_path / "run"))
     assert there.n_embedded == here.n_embedded == 144
     assert there.run.metadata["parts"] == here.run.metadata["parts"]
@@ -155,7 +163,7 @@ def test_a_run_has_the_same_bytes_as_on_a_disk(
 WRITER = """
 import sys, time
 from letters import LetterEncoder
-from arxiv_embeddings.pipeline import embed_papers
+from arxiv_embeddings.runs.embed import embed_papers
 
 class SlowEncoder(LetterEncoder):
     def run(self, tokenised, on_batch=None):
@@ -268,7 +276,7 @@ def test_a_writer_that_was_taken_over_commits_nothing(sample: str, folder: HdfsP
 
 
 def test_a_lock_that_its_holder_did_not_finish(sample: str, folder: HdfsPath, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = "import sys, os; from arxiv_embeddings.paths import resolve_folder; resolve_folder(sys.argv[1]).open('xb'); os._exit(1)"
+    script = "import sys, os; from arxiv_embeddings.files.paths import resolve_folder; resolve_folder(sys.argv[1]).open('xb'); os._exit(1)"
     subprocess.run([sys.executable, "-c", script, str(folder / "run" / HOLDER_NAME)], check=False)
     assert (folder / "run" / HOLDER_NAME).stat().st_size == 0
     monkeypatch.setattr(locks.HdfsLock.__init__, "__defaults__", (0.2,))

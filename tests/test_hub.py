@@ -18,9 +18,9 @@ from numpy.testing import assert_allclose
 from specter_shape import make_adapter, make_base, sample_texts
 from transformers import AutoTokenizer
 
-from arxiv_embeddings.encoder import load_encoder
-from arxiv_embeddings.models import REGISTRY
-from arxiv_embeddings.papers import InputError
+from arxiv_embeddings.encoders.load import load_encoder
+from arxiv_embeddings.encoders.models import REGISTRY
+from arxiv_embeddings.files.errors import InputError
 
 SPECTER2 = REGISTRY["specter2"]
 TEXTS = sample_texts(12)
@@ -32,8 +32,8 @@ FETCH = """
 import json, sys
 import huggingface_hub.constants
 huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 4096  # else nothing of a small file is kept for next time
-from arxiv_embeddings.models import fetch_model, find_model, find_query_model
-from arxiv_embeddings.papers import InputError
+from arxiv_embeddings.encoders.models import fetch_model, find_model, find_query_model
+from arxiv_embeddings.files.errors import InputError
 name, options = json.loads(sys.argv[1])
 try:
     spec = find_model(name, **{key: value for key, value in options.items() if key != "query"})
@@ -45,7 +45,7 @@ except InputError as error:
 ENCODE = """
 import json, sys
 import numpy as np
-from arxiv_embeddings.encoder import load_encoder
+from arxiv_embeddings.encoders.load import load_encoder
 name, path, texts = json.loads(sys.argv[1])
 np.save(path, load_encoder(name, device="cpu").encode(texts))
 """

@@ -15,19 +15,22 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
 from transformers import BertConfig, BertModel, BertTokenizerFast, RobertaConfig
 
-from arxiv_embeddings.encoder import load_encoder
-from arxiv_embeddings.models import (
+from arxiv_embeddings.encoders.load import load_encoder
+from arxiv_embeddings.encoders.models import (
     REGISTRY,
     fetch_model,
     find_model,
     find_query_model,
     find_weights,
     fingerprint_model,
-    hash_fingerprint,
     settle_max_tokens,
 )
-from arxiv_embeddings.papers import InputError, make_texts, read_papers, sample_papers
-from arxiv_embeddings.pooling import POOLING_FUNCTIONS, scale_to_unit_length
+from arxiv_embeddings.encoders.pooling import POOLING_FUNCTIONS
+from arxiv_embeddings.encoders.vectors import scale_to_unit_length
+from arxiv_embeddings.files.errors import InputError
+from arxiv_embeddings.papers.corpus import read_papers, sample_papers
+from arxiv_embeddings.papers.texts import make_texts
+from arxiv_embeddings.runs.format import hash_fingerprint
 
 TEXTS = make_texts(read_papers(sample_papers()).table(limit=12), separator="[SEP]")
 

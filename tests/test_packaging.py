@@ -39,8 +39,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_holds_the_package_the_sample_and_the_licence(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    for module in ROOT.glob("arxiv_embeddings/*.py"):
-        assert f"arxiv_embeddings/{module.name}" in names
+    for module in ROOT.glob("arxiv_embeddings/**/*.py"):
+        assert str(module.relative_to(ROOT)) in names
     for sample in ("papers.csv", "relations.tsv"):
         assert f"arxiv_embeddings/sample/{sample}" in names
     assert any(name.endswith("LICENSE") for name in names)
@@ -71,10 +71,10 @@ for absent in ("nbdev", "fastcore", "execnb", "IPython", "pytest", "pyspark", "o
     sys.modules[absent] = None  # importing it fails, and looking for it finds nothing
 import arxiv_embeddings
 assert pathlib.Path(arxiv_embeddings.__file__).is_relative_to(sys.argv[1]), arxiv_embeddings.__file__
-for module in pkgutil.iter_modules(arxiv_embeddings.__path__):
-    if not module.name.startswith("_"):
-        importlib.import_module(f"arxiv_embeddings.{module.name}")
-from arxiv_embeddings.papers import InputError, read_papers, sample_papers
+for module in pkgutil.walk_packages(arxiv_embeddings.__path__, "arxiv_embeddings."):
+    importlib.import_module(module.name)
+from arxiv_embeddings.files.errors import InputError
+from arxiv_embeddings.papers.corpus import read_papers, sample_papers
 print(len(read_papers(sample_papers())))
 try:
     read_papers("hdfs:///arxiv/clean")

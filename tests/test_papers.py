@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arxiv_embeddings.papers import (
+from arxiv_embeddings.files.errors import InputError
+from arxiv_embeddings.papers.corpus import open_papers, read_papers, sample_papers
+from arxiv_embeddings.papers.rows import (
     DUPLICATE_ID,
     MALFORMED,
     MISSING_ID,
@@ -22,12 +24,8 @@ from arxiv_embeddings.papers import (
     NUMERIC_ID,
     OLDER_VERSION,
     UNDECODABLE,
-    InputError,
     collapse_white_space,
-    open_papers,
     parse_categories,
-    read_papers,
-    sample_papers,
     split_paper_id,
 )
 

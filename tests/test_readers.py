@@ -8,10 +8,10 @@ import pytest
 from letters import LetterEncoder
 from numpy.testing import assert_array_equal
 
-from arxiv_embeddings.exports import export_run
-from arxiv_embeddings.papers import sample_papers
-from arxiv_embeddings.pipeline import embed_papers
-from arxiv_embeddings.store import Run
+from arxiv_embeddings.papers.corpus import sample_papers
+from arxiv_embeddings.runs.embed import embed_papers
+from arxiv_embeddings.runs.export import export_run
+from arxiv_embeddings.runs.store import Run
 
 
 @pytest.fixture(scope="module")

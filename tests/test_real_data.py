@@ -11,11 +11,11 @@ from kill_loop import pick_real, run_loop
 from numpy.testing import assert_allclose
 from sentence_transformers import SentenceTransformer
 
-from arxiv_embeddings.evaluation import read_relations
-from arxiv_embeddings.exports import export_run
-from arxiv_embeddings.papers import read_papers
-from arxiv_embeddings.pipeline import embed_papers
-from arxiv_embeddings.store import open_run
+from arxiv_embeddings.explore.evaluation import read_relations
+from arxiv_embeddings.papers.corpus import read_papers
+from arxiv_embeddings.runs.embed import embed_papers
+from arxiv_embeddings.runs.export import export_run
+from arxiv_embeddings.runs.store import open_run
 
 N_ABSTRACTS = 200
 
@@ -60,7 +60,7 @@ def test_killed_while_real_abstracts_are_embedded(real_data: Path) -> None:
 def test_every_vector_is_the_same_in_fresh_processes(real_data: Path, tmp_path: Path) -> None:
     script = """
 import sys
-from arxiv_embeddings.pipeline import embed_papers
+from arxiv_embeddings.runs.embed import embed_papers
 embed_papers(sys.argv[1], sys.argv[2], part_size=20, device="cpu")
 """
     papers = pick_real(tmp_path / "papers.csv", 60)

@@ -12,16 +12,18 @@ import pytest
 from letters import LetterEncoder
 from numpy.testing import assert_array_equal
 
-from arxiv_embeddings import changes
-from arxiv_embeddings.changes import compact_run
-from arxiv_embeddings.checks import verify_run
-from arxiv_embeddings.exports import export_run
-from arxiv_embeddings.papers import InputError, sample_papers
-from arxiv_embeddings.pipeline import EmbedResult, embed_papers
-from arxiv_embeddings.repair import repair_run
-from arxiv_embeddings.search import build_index
-from arxiv_embeddings.store import COPY_NAME, METADATA_NAME, RunWriter, open_run, read_footer, write_metadata
-from arxiv_embeddings.wrong_vectors import verify_sample
+from arxiv_embeddings.explore.index import build_index
+from arxiv_embeddings.files.errors import InputError
+from arxiv_embeddings.papers.corpus import sample_papers
+from arxiv_embeddings.runs import append
+from arxiv_embeddings.runs.append import compact_run
+from arxiv_embeddings.runs.embed import EmbedResult, embed_papers
+from arxiv_embeddings.runs.export import export_run
+from arxiv_embeddings.runs.format import COPY_NAME, METADATA_NAME, read_footer, write_metadata
+from arxiv_embeddings.runs.repair import repair_run
+from arxiv_embeddings.runs.store import RunWriter, open_run
+from arxiv_embeddings.runs.verify import verify_run
+from arxiv_embeddings.runs.wrong_vectors import verify_sample
 
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)
 FORMAT_1 = Path(__file__).parent / "run_format_1"
@@ -161,7 +163,7 @@ def test_metadata_lost_in_the_middle_of_a_change(embed, tmp_path: Path, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(changes, "sync_folder", stop)
+        patched.setattr(append, "sync_folder", stop)
         with pytest.raises(KeyboardInterrupt):
             embed(changed(SAMPLE[:25]), "x", append=True)
     other = tmp_path / "other"
@@ -289,7 +291,7 @@ def test_an_interrupted_append_goes_on_with_its_own_columns(embed, tmp_path: Pat
 def test_an_append_between_the_halves_of_the_first_input(embed) -> None:
     embed(SAMPLE, "a", limit=60)
     # a handler of its own: whoever ran the command line before has taken the logger from the root
-    with TestCase().assertLogs("arxiv_embeddings.pipeline") as said, pytest.raises(KeyboardInterrupt):
+    with TestCase().assertLogs("arxiv_embeddings.runs.embed") as said, pytest.raises(KeyboardInterrupt):
         embed(changed(SAMPLE), "x", StoppingEncoder(2), append=True)
     assert "84 papers of" in said.output[0]
     embed(SAMPLE, "a")

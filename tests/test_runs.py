@@ -21,20 +21,28 @@ from hypothesis import strategies as st
 from letters import LetterEncoder
 from numpy.testing import assert_array_equal
 
-from arxiv_embeddings import locks, pipeline, store
-from arxiv_embeddings.encoder import make_encoder
-from arxiv_embeddings.exports import export_run
-from arxiv_embeddings.openvino_engine import choose_streams, count_cores
-from arxiv_embeddings.papers import InputError, hash_text, make_texts, read_papers, sample_papers
-from arxiv_embeddings.pipeline import embed_papers, load_run_encoder
-from arxiv_embeddings.store import FOOTER_KEY, RunWriter, open_run, to_vectors
+from arxiv_embeddings.encoders.load import make_encoder
+from arxiv_embeddings.encoders.openvino_engine import choose_streams
+from arxiv_embeddings.files import locks, paths
+from arxiv_embeddings.files.errors import InputError
+from arxiv_embeddings.files.hashes import hash_text
+from arxiv_embeddings.files.machine import count_cores
+from arxiv_embeddings.papers.corpus import read_papers, sample_papers
+from arxiv_embeddings.papers.texts import make_texts
+from arxiv_embeddings.runs import format as run_format
+from arxiv_embeddings.runs import run_model, store
+from arxiv_embeddings.runs.embed import embed_papers
+from arxiv_embeddings.runs.export import export_run
+from arxiv_embeddings.runs.format import FOOTER_KEY, to_vectors
+from arxiv_embeddings.runs.run_model import load_run_encoder
+from arxiv_embeddings.runs.store import RunWriter, open_run
 
 SLOW_WRITER = """
 import sys, time
 from letters import LetterEncoder
-from arxiv_embeddings.papers import sample_papers
-from arxiv_embeddings.encoder import make_encoder
-from arxiv_embeddings.pipeline import embed_papers
+from arxiv_embeddings.papers.corpus import sample_papers
+from arxiv_embeddings.encoders.load import make_encoder
+from arxiv_embeddings.runs.embed import embed_papers
 
 class SlowEncoder(LetterEncoder):
     def run(self, tokenised, on_batch=None):
@@ -121,7 +129,8 @@ def test_every_write_may_fail(n_writes: int, tmp_path: Path, whole, monkeypatch:
         return failing_write
 
     with monkeypatch.context() as patched:
-        writes = [(store, name) for name in ("write_atomically", "write_aside", "sync_folder")]
+        writes = [(store, name) for name in ("write_aside", "sync_folder")]
+        writes.append((run_format, "write_atomically"))
         writes.append((locks, "write_atomically"))
         for room, name in writes:
             patched.setattr(room, name, may_fail(getattr(room, name)))
@@ -397,7 +406,7 @@ def test_a_continued_run_keeps_its_batches(tmp_path: Path, minilm, monkeypatch: 
         made.append(make_encoder(*positional, **options))
         return made[-1]
 
-    monkeypatch.setattr(pipeline, "make_encoder", make)
+    monkeypatch.setattr(run_model, "make_encoder", make)
     run = embed_papers(sample_papers(), tmp_path / "run", limit=9, engine="openvino").run
     assert made[0].batching == {
         "token_budget": 777,
@@ -411,7 +420,7 @@ def test_a_reader_of_metadata_never_sees_half_of_it(tmp_path: Path) -> None:
     path = tmp_path / "metadata.json"
     path.write_bytes(b"old")
     with path.open("rb") as reader:
-        store.write_atomically(path, lambda stream: stream.write(b"new and longer"))
+        paths.write_atomically(path, lambda stream: stream.write(b"new and longer"))
         assert reader.read() == b"old"
     assert path.read_bytes() == b"new and longer"
 

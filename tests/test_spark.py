@@ -20,19 +20,22 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 
-from arxiv_embeddings import spark_runs
-from arxiv_embeddings.checks import verify_run
-from arxiv_embeddings.exports import export_run
-from arxiv_embeddings.hadoop import HDFS_NOTE, restart_server, stop_server, wait_until_writable
-from arxiv_embeddings.models import fetch_model, find_model, hash_contents
-from arxiv_embeddings.onnx_engine import EXPORT_NOTE, ExportedModel, OnnxEncoder, export_model, open_exported
-from arxiv_embeddings.papers import InputError, StorageError, sample_papers
-from arxiv_embeddings.pipeline import embed_papers
-from arxiv_embeddings.spark import make_session
-from arxiv_embeddings.spark_nlp import embed_frame
-from arxiv_embeddings.spark_runs import embed_on_spark
-from arxiv_embeddings.store import Run, open_run
-from arxiv_embeddings.wrong_vectors import verify_sample
+from arxiv_embeddings.encoders.models import fetch_model, find_model
+from arxiv_embeddings.encoders.onnx_engine import EXPORT_NOTE, ExportedModel, OnnxEncoder, open_exported
+from arxiv_embeddings.files.errors import InputError, StorageError
+from arxiv_embeddings.files.hashes import hash_contents
+from arxiv_embeddings.papers.corpus import sample_papers
+from arxiv_embeddings.runs.embed import embed_papers
+from arxiv_embeddings.runs.export import export_run
+from arxiv_embeddings.runs.store import Run, open_run
+from arxiv_embeddings.runs.verify import verify_run
+from arxiv_embeddings.runs.wrong_vectors import verify_sample
+from arxiv_embeddings.spark import executors
+from arxiv_embeddings.spark.minicluster import HDFS_NOTE, restart_server, stop_server, wait_until_writable
+from arxiv_embeddings.spark.nlp_model import export_model
+from arxiv_embeddings.spark.nlp_pipeline import embed_frame
+from arxiv_embeddings.spark.session import make_session
+from arxiv_embeddings.spark.via_spark_nlp import embed_on_spark
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)
@@ -89,7 +92,7 @@ def assert_same(run: Run, expected: Run) -> None:
 CACHED_CLIENT = """
 import subprocess
 from hdfs_native.fsspec import HdfsFileSystem
-from arxiv_embeddings.spark import release_hdfs_clients
+from arxiv_embeddings.spark.session import release_hdfs_clients
 
 HdfsFileSystem("127.0.0.1", 8020)
 release_hdfs_clients()
@@ -146,7 +149,7 @@ def test_more_parts_than_cores_are_tasks_of_their_own(
     tmp_path: Path, spark: Any, small: ExportedModel, whole: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     "As when an executor is lost after they were counted."
-    monkeypatch.setattr(spark_runs, "count_tasks", lambda _: 5)
+    monkeypatch.setattr(executors, "count_tasks", lambda _: 5)
     assert_same(embed(sample_papers(), tmp_path / "run", spark, small).run, whole)
 
 
@@ -218,11 +221,11 @@ def test_from_hdfs_to_hdfs(tmp_path: Path, spark: Any, small: ExportedModel, hdf
 
 WRITER = """
 import sys
-from arxiv_embeddings.onnx_engine import open_exported
-from arxiv_embeddings.papers import sample_papers
-from arxiv_embeddings.spark import make_session
-from arxiv_embeddings.spark_runs import SparkNLPEncoder, embed_on_spark
-from arxiv_embeddings.pipeline import embed_papers
+from arxiv_embeddings.encoders.onnx_engine import open_exported
+from arxiv_embeddings.papers.corpus import sample_papers
+from arxiv_embeddings.spark.session import make_session
+from arxiv_embeddings.spark.via_spark_nlp import SparkNLPEncoder, embed_on_spark
+from arxiv_embeddings.runs.embed import embed_papers
 
 if __name__ == "__main__":
     folder, model, master, gone = sys.argv[1:]
@@ -317,7 +320,7 @@ def test_parts_that_were_not_committed_do_not_stay(
     tmp_path: Path, spark: Any, small: ExportedModel, whole: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     "A slice fails while the next one is being made: whoever reads the folder's Parquet files reads the run."
-    commit, calls = spark_runs.commit_slice, []
+    commit, calls = executors.commit_slice, []
 
     def fail_at_the_second(*arguments: Any) -> None:
         calls.append(arguments)
@@ -325,7 +328,7 @@ def test_parts_that_were_not_committed_do_not_stay(
             raise InputError("the second slice failed")
         commit(*arguments)
 
-    monkeypatch.setattr(spark_runs, "commit_slice", fail_at_the_second)
+    monkeypatch.setattr(executors, "commit_slice", fail_at_the_second)
     with pytest.raises(InputError, match="the second slice failed"):
         embed(sample_papers(), tmp_path / "run", spark, small)
     run = open_run(tmp_path / "run")

@@ -22,18 +22,20 @@ import spoiling
 from numpy.testing import assert_allclose
 from pyspark import cloudpickle
 
-from arxiv_embeddings import spark_encoder, spark_runs
-from arxiv_embeddings.base import Encoder
-from arxiv_embeddings.checks import verify_run
-from arxiv_embeddings.cli import describe_error
-from arxiv_embeddings.hadoop import find_free_ports, find_java, pyspark_jars
-from arxiv_embeddings.openvino_engine import fetch_converted, open_converted
-from arxiv_embeddings.papers import InputError, sample_papers
-from arxiv_embeddings.pipeline import EmbedResult, embed_papers
-from arxiv_embeddings.pooling import compute_cosines
-from arxiv_embeddings.spark import make_session
-from arxiv_embeddings.spark_encoder import archive_model, embed_in_executors, load_in_worker
-from arxiv_embeddings.store import Run, RunWriter, open_run
+from arxiv_embeddings.cli.shared import describe_error
+from arxiv_embeddings.encoders.base import Encoder
+from arxiv_embeddings.encoders.conversion import fetch_converted
+from arxiv_embeddings.encoders.openvino_engine import open_converted
+from arxiv_embeddings.encoders.vectors import compute_cosines
+from arxiv_embeddings.files.errors import InputError
+from arxiv_embeddings.papers.corpus import sample_papers
+from arxiv_embeddings.runs.embed import EmbedResult, embed_papers
+from arxiv_embeddings.runs.store import Run, RunWriter, open_run
+from arxiv_embeddings.runs.verify import verify_run
+from arxiv_embeddings.spark import executors, via_encoder
+from arxiv_embeddings.spark.minicluster import find_free_ports
+from arxiv_embeddings.spark.session import find_java, make_session, pyspark_jars
+from arxiv_embeddings.spark.via_encoder import archive_model, embed_in_executors, load_in_worker
 
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)
 PART_SIZE = 12
@@ -173,10 +175,10 @@ for name in ("torch", "transformers", "sentence_transformers", "adapters", "nncf
 import json
 import numpy as np
 import pyarrow as pa
-from arxiv_embeddings.models import ModelSpec
-from arxiv_embeddings.papers import open_papers, sample_papers
-from arxiv_embeddings.spark_encoder import LOADED, PartEncoder
-from arxiv_embeddings.spark_runs import place_windows
+from arxiv_embeddings.encoders.models import ModelSpec
+from arxiv_embeddings.papers.corpus import open_papers, sample_papers
+from arxiv_embeddings.spark.via_encoder import LOADED, PartEncoder
+from arxiv_embeddings.spark.executors import place_windows
 
 folder, model, content_sha256, spec = sys.argv[1:]
 options = {"precision": "float32", "long_text": "cut", "allow_unknown": False, "threads": 1, "streams": 1}
@@ -235,10 +237,10 @@ def test_the_same_weights_with_another_prompt_are_another_model(tmp_path: Path, 
 
 WRITER = """
 import json, sys
-from arxiv_embeddings.cli import describe_error
-from arxiv_embeddings.papers import sample_papers
-from arxiv_embeddings.spark import make_session
-from arxiv_embeddings.spark_encoder import embed_in_executors
+from arxiv_embeddings.cli.shared import describe_error
+from arxiv_embeddings.papers.corpus import sample_papers
+from arxiv_embeddings.spark.session import make_session
+from arxiv_embeddings.spark.via_encoder import embed_in_executors
 
 if __name__ == "__main__":
     papers, folder, master, settings = sys.argv[1:]
@@ -327,7 +329,7 @@ disk, command = Path(sys.argv[1]), sys.argv[2:]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], check=True)
 subprocess.run(command, check=True)
 subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
-from arxiv_embeddings.store import open_run
+from arxiv_embeddings.runs.store import open_run
 print(open_run(disk / "run").n_papers, flush=True)
 subprocess.run(command, check=True)
 import shutil
@@ -385,7 +387,7 @@ def test_a_task_that_wrote_its_part_twice(
     tmp_path: Path, spark: Any, sample_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     "Both copies of a task came to their end; the driver was told of one part, and the other one does not stay."
-    commit, twins = spark_runs.commit_slice, []
+    commit, twins = executors.commit_slice, []
 
     def commit_beside_a_twin(said: list[dict[str, Any]], writer: RunWriter, bar: Any) -> None:
         parts, made = writer.folder / "parts", said[0]["part"]
@@ -396,7 +398,7 @@ def test_a_task_that_wrote_its_part_twice(
         # at any moment the files that readers look at are the run, whoever is still at work
         assert {path.name for path in parts.glob("*.parquet")} == {part["name"] for part in writer.metadata["parts"]}
 
-    monkeypatch.setattr(spark_runs, "commit_slice", commit_beside_a_twin)
+    monkeypatch.setattr(executors, "commit_slice", commit_beside_a_twin)
     run = embed(sample_papers(), tmp_path / "run", spark).run
     assert len(twins) == len(set(twins)) == 6
     assert not any(twin.exists() for twin in twins)
@@ -450,7 +452,7 @@ def test_wrong_vectors_in_an_executor_are_noticed(
     tmp_path: Path, spark: Any, sample_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloudpickle.register_pickle_by_value(spoiling)  # executors cannot import it
-    monkeypatch.setattr(spark_encoder, "PartEncoder", spoiling.SpoilingPartEncoder)
+    monkeypatch.setattr(via_encoder, "PartEncoder", spoiling.SpoilingPartEncoder)
     run = embed(sample_papers(), tmp_path / "run", spark).run
     assert_same(run, sample_run)
     assert 1 <= sum(part["n_recomputed"] for part in run.metadata["parts"]) <= 2  # once for each Python worker

@@ -16,26 +16,26 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from arxiv_embeddings.checks import verify_run
-from arxiv_embeddings.cli import app
-from arxiv_embeddings.environments import EXECUTOR_DISTRIBUTIONS, PACKAGES
-from arxiv_embeddings.hadoop import (
+from arxiv_embeddings.cli.main import app
+from arxiv_embeddings.encoders.vectors import compute_cosines
+from arxiv_embeddings.files.errors import InputError
+from arxiv_embeddings.files.paths import put_folder, resolve_folder
+from arxiv_embeddings.papers.corpus import sample_papers
+from arxiv_embeddings.runs.embed import embed_papers
+from arxiv_embeddings.runs.store import Run, holds_run, open_run
+from arxiv_embeddings.runs.verify import verify_run
+from arxiv_embeddings.spark.environment import EXECUTOR_DISTRIBUTIONS, PACKAGES
+from arxiv_embeddings.spark.minicluster import (
     YARN_NOTE,
     is_running,
     measure_yarn,
-    pyspark_jars,
     restart_server,
     start_yarn,
     stop_server,
     stop_yarn,
 )
-from arxiv_embeddings.papers import InputError, sample_papers
-from arxiv_embeddings.paths import put_folder, resolve_folder
-from arxiv_embeddings.pipeline import embed_papers
-from arxiv_embeddings.pooling import compute_cosines
-from arxiv_embeddings.spark import make_session
-from arxiv_embeddings.spark_encoder import embed_in_executors
-from arxiv_embeddings.store import Run, holds_run, open_run
+from arxiv_embeddings.spark.session import make_session, pyspark_jars
+from arxiv_embeddings.spark.via_encoder import embed_in_executors
 
 MEMORY, CORES = 6144, 3
 EXECUTORS = {
@@ -68,7 +68,7 @@ def embed_on_yarn(yarn: dict[str, Any], environment: Path) -> subprocess.Popen:
     words += ["--environment", str(environment), "--part-size", "12", "--int8"]
     for setting in (EXECUTORS | {"spark.task.maxFailures": "4"}).items():
         words += ["--conf", "=".join(setting)]
-    command = [sys.executable, "-c", "from arxiv_embeddings.cli import main; main()", "spark", "embed", *words]
+    command = [sys.executable, "-c", "from arxiv_embeddings.cli.main import main; main()", "spark", "embed", *words]
     settings = os.environ | {"HADOOP_CONF_DIR": yarn["conf"]}
     return subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -157,8 +157,8 @@ def test_executors_have_the_archive_alone(yarn: dict[str, Any], session: Any) ->
     def look_around(batches):  # in here, as executors do not have this file
         import pyarrow as pa
 
-        import arxiv_embeddings.openvino_engine
-        import arxiv_embeddings.spark_runs
+        import arxiv_embeddings.encoders.openvino_engine
+        import arxiv_embeddings.spark.executors
 
         said = {
             "folder": os.getcwd(),
