@@ -101,7 +101,7 @@ def test_modules_import_only_modules_below_them(path: Path) -> None:
     own = f"{path.parent.name}.{path.stem[3:]}"
     for name in imports_of(path):
         package, _, module = name.partition(".")
-        if package == "arxiv_embeddings":
+        if package == "arxiv_embeddings" and module:  # the verbs of a run call the front door itself
             assert number_of[module] < number_of[own], f"{own} imports {module}"
             assert module.split(".")[0] in WINGS[path.parent.name] | {path.parent.name}, f"{own} imports {module}"
             if own in ("runs.format", "runs.store"):  # a run can be read without knowing what a model is

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from ..files.errors import InputError
 from ..files.paths import resolve_path
-from .readers import READ_ERRORS, InputFiles, find_files, find_schema, read_rows
+from .readers import READ_ERRORS, InputFiles, find_files, find_schema, read_rows, take_table
 from arxiv_embeddings.papers.rows import (
     DUPLICATE_ID,
     OLDER_VERSION,
@@ -130,6 +130,8 @@ class Papers:
 
     def _file_state(self) -> list[list]:
         "Size and time of change of each file, `None` for what its file system does not tell."
+        if self.files.table is not None:
+            return []  # nobody else can change it
         try:
             found = [self.files.filesystem.info(name) for name in self.files.names]
         except READ_ERRORS as error:
@@ -197,7 +199,7 @@ class Papers:
         if any(isinstance(one, RejectedRow) for one in parsed):
             raise self._changed()
         values = {name: [one[name] for one in parsed] for name in OUTPUT_COLUMNS.names}
-        text_only = self.files.format != "parquet"
+        text_only = self.files.format in ("csv", "jsonl")
         for name, kept_name in self.kept.items():
             values[kept_name] = [_as_text(row.get(name)) if text_only else row[name] for row in rows]
         arrays = [pa.array(values[one.name], one.type) for one in self.schema]
@@ -209,15 +211,15 @@ def _as_text(value: Any) -> str | None:
 
 # %% ../../nbs/papers/12_corpus.ipynb #12-corpus-14
 def open_papers(
-    path: str | Path,  # CSV, JSONL (also gzipped) or Parquet file, or a folder of Parquet; local path or fsspec URI
+    papers: Any,  # path or URI of a CSV, JSONL or Parquet file or a folder of Parquet; or a DataFrame, Arrow table, list of dicts
     *,
     id_column: str | None = None,  # column with the ids; `None`: the first of `paper_id`, `arxiv_id`, `id`
     abstract_column: str | None = None,  # `None`: the first of `abstract`, `summary`, `text`
     title_column: str | None = None,  # `None`: `title`, if it is there
     categories_column: str | None = None,  # `None`: `categories` or `category`, if one is there
 ) -> Papers:  # not scanned yet: columns are known, rows are not
-    "Find an input and its columns; raises `InputError` where there is none, or it lacks ids or abstracts."
-    files = find_files(path)
+    "Find an input and its columns; raises `InputError` if there is none, or it lacks ids or abstracts."
+    files = find_files(papers) if isinstance(papers, str | Path) else take_table(papers)
     schema = find_schema(files)
     columns = find_columns(
         schema.names, id=id_column, abstract=abstract_column, title=title_column, categories=categories_column
@@ -227,19 +229,20 @@ def open_papers(
 
 
 def read_papers(
-    path: str | Path,  # CSV, JSONL (also gzipped) or Parquet file, or a folder of Parquet; local path or fsspec URI
+    papers: Any,  # path or URI of a CSV, JSONL or Parquet file or a folder of Parquet; or a DataFrame, Arrow table, list of dicts
     **columns: str | None,  # `id_column` and so on, as for `open_papers`
 ) -> Papers:  # the accepted papers, with `report` on every row
-    "Check an input from end to end; raises `InputError` where it cannot be read or no paper is left."
-    return open_papers(path, **columns).scan()
+    "Check an input from end to end; raises `InputError` if it cannot be read or no paper is left."
+    return open_papers(papers, **columns).scan()
 
 
 def _refuse_numbers(files: InputFiles, schema: pa.Schema, columns: dict[str, str]) -> None:
     id_type = schema.field(columns["id"]).type
     if pa.types.is_integer(id_type) or pa.types.is_floating(id_type) or pa.types.is_decimal(id_type):
+        remedy = "read them with dtype=str" if files.table is not None else "write the file again with ids as text"
         raise InputError(
             f"ids are {id_type} in column {columns['id']!r} of {files.path}: "
-            "zeros at either end of an arXiv id are already lost; write the file again with ids as text"
+            f"zeros at either end of an arXiv id are already lost; {remedy}"
         )
 
 # %% ../../nbs/papers/12_corpus.ipynb #12-corpus-22

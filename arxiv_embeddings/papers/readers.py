@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMATS', 'COMPRESSIONS', 'FIELD_LIMIT', 'NUL_MARK', 'READ_ERRORS', 'InputFiles', 'data_suffix', 'find_files',
            'hash_files', 'open_csv', 'read_csv_rows', 'read_jsonl_rows', 'read_parquet_rows', 'read_rows',
-           'find_schema']
+           'find_schema', 'take_table', 'hash_table']
 
 # %% ../../nbs/papers/11_readers.ipynb #11-readers-02
 import csv
@@ -36,12 +36,13 @@ COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz"}
 # %% ../../nbs/papers/11_readers.ipynb #11-readers-06
 @dataclass(frozen=True)
 class InputFiles:
-    "The file or files behind one path, in the order in which they are read."
+    "The file or files behind one path, in the order in which they are read; or a table in memory."
 
-    path: str  # as resolved by `resolve_path`
-    format: str  # csv, jsonl or parquet
-    filesystem: fsspec.AbstractFileSystem
-    names: list[str]  # paths within `filesystem`
+    path: str  # as resolved by `resolve_path`; of a table in memory its kind and its number of rows
+    format: str  # csv, jsonl, parquet or table
+    filesystem: fsspec.AbstractFileSystem | None
+    names: list[str]  # paths within `filesystem`; none of a table
+    table: pa.Table | None = None  # the rows of a table in memory
 
     def open(
         self,
@@ -101,7 +102,9 @@ def _is_data_file(name: str, root: str) -> bool:
 def hash_files(
     files: InputFiles,  # from `find_files`
 ) -> dict[str, Any]:  # `sha256` over all, and `files` with each one's name, bytes and sha256
-    "Hash the input as it lies on disk, compressed or not."
+    "Hash the input: files as they lie on disk, compressed or not; a table by its columns and their values."
+    if files.table is not None:
+        return {"sha256": hash_table(files.table), "files": []}
     listed = []
     for name in files.names:
         with files.filesystem.open(name, "rb") as stream:
@@ -204,12 +207,17 @@ def read_parquet_rows(
 ) -> Iterator[dict[str, Any] | RejectedRow]:  # one value a row
     "Read the rows of a Parquet file, a thousand at a time."
     for batch in pq.ParquetFile(stream).iter_batches(batch_size=1024):
-        values = {name: _to_python(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
-        for row in zip(*values.values(), strict=True):
-            if any(value is _UNDECODABLE for value in row):
-                yield RejectedRow(UNDECODABLE)
-            else:
-                yield dict(zip(values, row, strict=True))
+        yield from _rows_of(batch)
+
+
+def _rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | RejectedRow]:
+    "The rows of an Arrow batch as Python's values."
+    values = {name: _to_python(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+    for row in zip(*values.values(), strict=True):
+        if any(value is _UNDECODABLE for value in row):
+            yield RejectedRow(UNDECODABLE)
+        else:
+            yield dict(zip(values, row, strict=True))
 
 
 _UNDECODABLE = object()
@@ -236,7 +244,10 @@ READ_ERRORS = (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, UnicodeD
 def read_rows(
     files: InputFiles,  # from `find_files`
 ) -> Iterator[dict[str, Any] | RejectedRow]:  # one value a row, file after file
-    "Read all rows; raises `InputError` naming the file where one is truncated, damaged or unreadable."
+    "Read all rows; raises `InputError` naming the file if one is truncated, damaged or unreadable."
+    if files.table is not None:
+        for batch in files.table.to_batches(max_chunksize=1024):
+            yield from _rows_of(batch)
     for name in files.names:
         n_rows = 0
         try:
@@ -266,6 +277,8 @@ def find_schema(
     files: InputFiles,  # from `find_files`
 ) -> pa.Schema:  # every column of the input, with the type in which it is kept
     "Find the input's columns: from a CSV's header, all keys of a JSONL file, the footers of Parquet."
+    if files.table is not None:
+        return files.table.schema
     if files.format == "parquet":
         return _parquet_schema(files)
     if files.format == "csv":
@@ -316,3 +329,57 @@ def _plain_type(found: pa.DataType) -> pa.DataType:
     if pa.types.is_large_string(found) or pa.types.is_string_view(found):
         return pa.string()
     return found
+
+# %% ../../nbs/papers/11_readers.ipynb #11-readers-26
+def take_table(
+    papers: Any,  # pandas or polars DataFrame, Arrow table, list of dicts, or any object with `__arrow_c_stream__`
+) -> InputFiles:  # an input without files
+    "Take papers that are in memory; raises `InputError` if they are no table or have columns of mixed types."
+    kind = f"{type(papers).__module__.partition('.')[0]} {type(papers).__name__}".removeprefix("builtins ")
+    try:
+        table = _to_table(papers)
+        table = table.cast(pa.schema([(one.name, _plain_type(one.type)) for one in table.schema]))
+    except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"a {kind} cannot be read as papers ({reason}): give a path, a DataFrame or a list of dicts"
+        ) from error
+    if len(set(table.column_names)) < len(table.column_names):
+        raise InputError(f"two columns of the {kind} have one name: {', '.join(table.column_names)}")
+    return InputFiles(f"{kind} of {len(table):,} rows", "table", None, [], table.combine_chunks())
+
+
+def _to_table(papers: Any) -> pa.Table:
+    "Rows in memory as an Arrow table. An index without a name numbers rows and is left out."
+    if isinstance(papers, list | tuple):
+        names = dict.fromkeys(name for row in map(dict, papers) for name in row)
+        return pa.table({name: [row.get(name) for row in papers] for name in names})
+    if hasattr(papers, "iloc"):  # a pandas DataFrame
+        has_names = any(name is not None for name in papers.index.names)
+        return pa.Table.from_pandas(papers, preserve_index=has_names).replace_schema_metadata()
+    return pa.table(papers).replace_schema_metadata()
+
+# %% ../../nbs/papers/11_readers.ipynb #11-readers-27
+def hash_table(
+    table: pa.Table,  # from `take_table`
+) -> str:  # sha256 over names, types and values of all columns, in hexadecimal
+    "Hash the content of a table, independently of its chunks."
+    sha256 = hashlib.sha256()
+    sink = pa.PythonFile(_HashSink(sha256), mode="w")
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        for start in range(0, len(table), 1024):  # a slice that spans chunks is copied into one
+            writer.write_table(table.slice(start, 1024).combine_chunks())
+    return sha256.hexdigest()
+
+
+class _HashSink:
+    "A file that hashes what is written to it."
+
+    closed = False
+
+    def __init__(self, sha256: Any):
+        self.write = lambda content: sha256.update(content) or len(content)
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...

@@ -258,7 +258,7 @@ class EmbedResult:
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-20
 def embed_papers(
-    path: str | Path,  # CSV, JSONL (also gzipped) or Parquet file, or a folder of Parquet; local path or fsspec URI
+    papers: Any,  # path or URI of a CSV, JSONL or Parquet file or a folder of Parquet; or a DataFrame, Arrow table, list of dicts
     out: str | AnyPath,  # run folder, local or hdfs://: new, empty, or a run of the same input to go on with
     *,
     model: str | Path = DEFAULT_MODEL,  # name in the registry, hub id, or a model folder
@@ -286,7 +286,7 @@ def embed_papers(
     "Embed the papers of an input into a run folder; raises `InputError` where input, model and folder do not go together."
     _check_options(limit, part_size, append, prune)
     there = holds_run(out)
-    papers = open_papers(path, **columns)
+    papers = open_papers(papers, **columns)
     if papers.files.path in map(str, resolve_folder(out).parents):
         raise InputError(f"{resolve_folder(out)} lies within its own input: name another folder with --out")
     options = None

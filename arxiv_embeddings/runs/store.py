@@ -7,6 +7,7 @@ __all__ = ['NEXT_NAME', 'BEFORE_FIRST_COMMIT', 'VOLATILE_FIELDS', 'holds_run', '
            'open_run', 'write_part', 'RunWriter', 'find_rows', 'fetch_vectors']
 
 # %% ../../nbs/runs/41_store.ipynb #41-store-02
+import html
 from collections.abc import Iterator
 from functools import cached_property
 from io import BytesIO
@@ -105,6 +106,25 @@ class Run:
         self.folder = resolve_folder(folder)
         self.metadata = read_metadata(self.folder)
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}: {', '.join(self._facts().values())})"
+
+    def _repr_html_(self) -> str:
+        "What JupyterLab shows: a small table. Everything in it comes from the folder and is escaped."
+        rows = {"folder": str(self.folder), **self._facts()}
+        cells = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
+        return f"<table><caption>Run of paper embeddings</caption>{cells}</table>"
+
+    def _facts(self) -> dict[str, str]:
+        "What one wants to know of a run at first sight."
+        precision = (self.metadata.get("fingerprint") or {}).get("precision")
+        missing = "" if self.metadata.get("complete") else ", not complete yet"
+        return {
+            "papers": f"{self.n_papers:,} papers{missing}",
+            "vectors": f"float32 vectors of {self.dim} numbers",
+            "model": f"{self.metadata['model']}{f' in {precision}' if precision else ''}",
+        }
+
     @property
     def n_papers(self) -> int:
         "Papers in the run."
@@ -163,9 +183,10 @@ class Run:
 
     def read(
         self,
-        columns: list[str] | None = None,  # columns to read; `None` for all but the vectors
+        columns: list[str] | str | None = None,  # columns to read, or one; `None` for all but the vectors
     ) -> pa.Table:  # one row a paper, in input order
         "Read the papers; raises `InputError` for a column that is not there."
+        columns = [columns] if isinstance(columns, str) else columns
         names = list(self.columns)
         if unknown := set(columns or []) - {*names, "embedding"}:
             raise InputError(f"no column {sorted(unknown)[0]!r} in {self.folder}; there are: {', '.join(names)}")
@@ -208,6 +229,46 @@ class Run:
         if not path.exists() and was_changed(self):
             return InputError(f"{self.folder} was changed while it was being read: open it again")
         return InputError(f"part {path} is missing or damaged: {str(error).splitlines()[0]}")
+
+    def to_pandas(self) -> Any:
+        "All papers as a pandas DataFrame, each with its vector in the column `embedding`."
+        frame = self.read().to_pandas()
+        return frame.assign(embedding=list(self.embeddings()))
+
+    def similar(
+        self,
+        paper_id: str | list[str] | None = None,  # a paper of the run, or several; or else give `row`
+        **options: Any,  # `row`, `k`, `category`: see `arxiv_embeddings.similar`
+    ) -> Any:  # a `SearchResult`, most similar papers first
+        "Find the papers most similar to a paper of this run."
+        import arxiv_embeddings
+
+        return arxiv_embeddings.similar(self, paper_id, **options)
+
+    def search(
+        self,
+        query: str | list[str],  # a text, or several
+        **options: Any,  # `k`, `category`, `encoder`: see `arxiv_embeddings.search`
+    ) -> Any:  # a `SearchResult`, most similar papers first
+        "Find the papers of this run that are about something."
+        import arxiv_embeddings
+
+        return arxiv_embeddings.search(self, query, **options)
+
+    def describe(self) -> dict[str, Any]:
+        "Count what is in this run: see `arxiv_embeddings.describe`."
+        import arxiv_embeddings
+
+        return arxiv_embeddings.describe(self)
+
+    def export(
+        self,
+        *forms: str,  # npy, parquet, float16, int8, seed; none: npy and parquet
+    ) -> Any:  # the files written
+        "Write this run in other forms: see `arxiv_embeddings.export`."
+        import arxiv_embeddings
+
+        return arxiv_embeddings.export(self, *([list(forms)] if forms else []))
 
     @cached_property
     def paper_ids(self) -> list[str]:
@@ -432,7 +493,7 @@ def _is_ours(path: AnyPath, metadata: dict[str, Any]) -> bool:
         return any(part["generation"] and part["position"] <= position < part["end"] for part in metadata["parts"])
     return run.get("fingerprint_sha256") == metadata["fingerprint_sha256"]
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-32
+# %% ../../nbs/runs/41_store.ipynb #41-store-35
 def find_rows(
     runs: list[Run],  # opened runs, whose rows are counted through
     rows: np.ndarray,  # which, int64, (n_rows,)
