@@ -58,14 +58,14 @@ def _no_category(wanted: str, names: pa.Array) -> InputError:
 class SearchResult(pd.DataFrame):
     "Papers that a search found, most similar first: a DataFrame that JupyterLab shows with whole titles and links."
 
-    _metadata: ClassVar = ["query"]  # what was searched for, one line; pandas hands it on to `head()` and the like
+    _metadata: ClassVar = ["query"]  # the query in one line; pandas copies it to `head()` and similar results
 
     @property
     def _constructor(self) -> type:
         return SearchResult
 
     def _repr_html_(self) -> str:
-        "A table for people; everything in it comes from a corpus and is escaped."
+        "An HTML table for JupyterLab. Every value comes from the corpus and is escaped."
         if not {"cosine", "paper_id", "title"} <= set(self.columns):
             return super()._repr_html_()
         shown = [name for name in self.columns if name not in ("row", "paper_id")]
@@ -76,7 +76,7 @@ class SearchResult(pd.DataFrame):
 
 
 def _show_cell(paper: pd.Series, name: str) -> str:
-    "One cell of the table: a cosine with three decimals, a title with its link, anything else as it is."
+    "One cell of the table: a cosine with three decimals, a title with its link, other values unchanged."
     value = paper[name]
     if name == "cosine":
         return f"<td>{value:.3f}</td>"
@@ -89,7 +89,7 @@ def _show_cell(paper: pd.Series, name: str) -> str:
 
 
 def _is_arxiv_id(paper_id: str) -> bool:
-    "Whether arXiv may have a page for this id: those of the sample corpus are of a month `00`, which has none."
+    "Whether arXiv may have a page for this id. The sample corpus uses month `00`, which never has one."
     return bool(ARXIV_ID.fullmatch(paper_id)) and not re.match(r"\d\d00\.", paper_id)
 
 
@@ -97,9 +97,9 @@ def to_table(
     index: SearchIndex,  # where the rows were found
     rows: np.ndarray,  # int64, (n,), most similar first
     cosines: np.ndarray,  # float32, (n,), of the same papers
-    query: str = "",  # what was searched for, one line
+    query: str = "",  # the query in one line
 ) -> SearchResult:  # `row`, `cosine` (-1 to 1, four decimals), `paper_id`, and `title`, `categories`, `year` if there
-    "Make a table for people of what a search found."
+    "Make a readable table of the papers that a search found."
     found = SearchResult(index.papers.take(pa.array(rows)).to_pandas())
     if "categories" in found:
         found["categories"] = [" ".join(names) if names is not None else "" for names in found["categories"]]
@@ -121,7 +121,7 @@ def find_similar(
     k: int = 5,  # papers to find at most, 1 or more
     category: str | list[str] | None = None,  # only papers of this category, or of one of several
 ) -> SearchResult:  # from `to_table`; the paper itself is left out; of several papers with `query_id` first
-    "Find the papers most similar to one of the run; raises `InputError` if that is not in it."
+    "Find the papers most similar to a paper of the run; raises `InputError` if the run does not have that paper."
     index = as_index(index)
     if (paper_id is None) == (row is None):
         raise InputError("give a paper's id or its row, one of the two")
@@ -174,13 +174,13 @@ def _join_tables(name: str, tables: list[tuple[str, SearchResult]]) -> SearchRes
 # %% ../../nbs/explore/62_search.ipynb #62-search-18
 def search_text(
     index: SearchIndex | Run | str | AnyPath,  # from `open_index`; or a run, or a run folder
-    text: str | list[str],  # what to look for, or several such texts
+    text: str | list[str],  # a query, or a list of queries
     *,
     k: int = 5,  # papers to find at most, 1 or more
     category: str | list[str] | None = None,  # only papers of this category, or of one of several
-    encoder: Encoder | None = None,  # `None`: the run's own is loaded, or the one for queries that goes with it
+    encoder: Encoder | None = None,  # `None`: load the run's query encoder
 ) -> SearchResult:  # from `to_table`; of several texts with `query` first
-    "Find the papers nearest to a text; raises `InputError` for an empty one or one that is no text."
+    "Find the papers most similar to a text; raises `InputError` if the text is empty or not valid UTF-8."
     index = as_index(index)
     texts = [text] if isinstance(text, str) else list(text)
     for one in texts:

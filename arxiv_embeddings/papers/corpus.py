@@ -131,7 +131,7 @@ class Papers:
     def _file_state(self) -> list[list]:
         "Size and time of change of each file, `None` for what its file system does not tell."
         if self.files.table is not None:
-            return []  # nobody else can change it
+            return []  # a table in memory does not change
         try:
             found = [self.files.filesystem.info(name) for name in self.files.names]
         except READ_ERRORS as error:

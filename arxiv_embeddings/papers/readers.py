@@ -211,7 +211,7 @@ def read_parquet_rows(
 
 
 def _rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | RejectedRow]:
-    "The rows of an Arrow batch as Python's values."
+    "Convert an Arrow batch to rows of Python values."
     values = {name: _to_python(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
     for row in zip(*values.values(), strict=True):
         if any(value is _UNDECODABLE for value in row):
@@ -334,7 +334,7 @@ def _plain_type(found: pa.DataType) -> pa.DataType:
 def take_table(
     papers: Any,  # pandas or polars DataFrame, Arrow table, list of dicts, or any object with `__arrow_c_stream__`
 ) -> InputFiles:  # an input without files
-    "Take papers that are in memory; raises `InputError` if they are no table or have columns of mixed types."
+    "Convert papers in memory to an input; raises `InputError` if they are not a table, or if a column mixes types."
     kind = f"{type(papers).__module__.partition('.')[0]} {type(papers).__name__}".removeprefix("builtins ")
     try:
         table = _to_table(papers)

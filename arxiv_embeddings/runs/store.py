@@ -110,13 +110,13 @@ class Run:
         return f"Run({str(self.folder)!r}: {', '.join(self._facts().values())})"
 
     def _repr_html_(self) -> str:
-        "What JupyterLab shows: a small table. Everything in it comes from the folder and is escaped."
+        "A small HTML table for JupyterLab. Every value comes from the folder and is escaped."
         rows = {"folder": str(self.folder), **self._facts()}
         cells = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
         return f"<table><caption>Run of paper embeddings</caption>{cells}</table>"
 
     def _facts(self) -> dict[str, str]:
-        "What one wants to know of a run at first sight."
+        "Number of papers, size of the vectors, and the model."
         precision = (self.metadata.get("fingerprint") or {}).get("precision")
         missing = "" if self.metadata.get("complete") else ", not complete yet"
         return {
