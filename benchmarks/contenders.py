@@ -354,16 +354,16 @@ def make_openvino_product(shape: tuple[int, int, int], precision: str) -> Callab
     rows, inner, columns = shape
     draw = np.random.default_rng(0).standard_normal
 
-    def quantise(node: Any, limit: float, levels: int) -> Any:
+    def quantize(node: Any, limit: float, levels: int) -> Any:
         low, high = np.float32(-limit), np.float32(limit * (127 / 128 if levels == 256 else 1))
         return opset13.fake_quantize(node, low, high, low, high, levels)
 
     left = opset13.parameter([-1, inner], np.float32)
     right = opset13.constant(draw((columns, inner), dtype=np.float32))
     if precision == "int8":
-        product = opset13.matmul(quantise(left, 4, 256), quantise(right, 4, 255), False, True)
+        product = opset13.matmul(quantize(left, 4, 256), quantize(right, 4, 255), False, True)
         narrow = opset13.constant(draw((8, columns), dtype=np.float32))
-        product = opset13.matmul(quantise(product, 100, 256), quantise(narrow, 4, 255), False, True)
+        product = opset13.matmul(quantize(product, 100, 256), quantize(narrow, 4, 255), False, True)
     else:
         product = opset13.matmul(left, right, False, True)
     hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32", "NUM_STREAMS": 1}
@@ -469,7 +469,7 @@ class Server:
         return {"seconds": seconds}
 
 
-def in_one_line(error: Exception) -> str:
+def as_line(error: Exception) -> str:
     "An error for the table."
     return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
 
@@ -487,7 +487,7 @@ def serve(name: str, model_file: Path, device: str) -> None:
     try:
         server = Server(name, json.loads(model_file.read_text(encoding="utf-8")), device)
     except Exception as error:  # any of many libraries' own; the table says which contender is left out and why
-        reply({"error": in_one_line(error)})
+        reply({"error": as_line(error)})
         raise
     reply({"seconds_load": time.perf_counter() - started, "facts": server.facts})
     for line in sys.stdin:
@@ -508,7 +508,7 @@ def prepare(name: str, work: Path, with_exports: bool) -> None:
             export(model, folder / kind)
             model["exports"][kind] = str(folder / kind)
         except Exception as error:  # of any library; its contender is left out with this reason
-            model["not_exported"][kind] = in_one_line(error)
+            model["not_exported"][kind] = as_line(error)
     (work / f"{name}.json").write_text(json.dumps(model), encoding="utf-8")
 
 

@@ -193,7 +193,7 @@ def compare_vectors(
         return (left * right).sum(axis=1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
 
     mean = reference.mean(axis=0)
-    found = {"": cosines(reference, vectors), "centred_": cosines(reference - mean, vectors - mean)}
+    found = {"": cosines(reference, vectors), "centered_": cosines(reference - mean, vectors - mean)}
     figures = {f"{kind}{name}": getattr(one, name)() for kind, one in found.items() for name in ("mean", "min")}
     return {name: round(float(value), 6) for name, value in figures.items()}
 
@@ -389,7 +389,7 @@ def measure_model(name: str, options: argparse.Namespace, work: Path) -> dict[st
         facts[contender] |= {"cosines": cosines[contender], "seconds_first_load": first_loads.get(contender)}
         facts[contender] |= in_megabytes(peaks.get(contender, {}))
     lengths = count_tokens(texts[n_texts:], load_tokenizer(model))
-    return {"title": TITLES[name], "n_rounds": n_rounds, "n_texts": n_texts} | summarise(
+    return {"title": TITLES[name], "n_rounds": n_rounds, "n_texts": n_texts} | summarize(
         seconds, rates, lengths, count_operations(lengths, model), facts, race.left_out
     )
 
@@ -431,7 +431,7 @@ def measure_steady(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     return steady
 
 
-def summarise(
+def summarize(
     seconds: dict[str, list[float]],  # of each round, by contender
     measured_rates: list[dict[str, float]],  # from the matrix products, of each round
     lengths: np.ndarray,  # tokens of each text of the rounds
@@ -578,7 +578,7 @@ def print_table(measured: dict[str, Any]) -> None:
         print(
             f"{row['label'] + ' *' * bool(row.get('note')):52}{row['precision']:>10}{row['papers_per_second']:10.1f}"
             f"{row['ratio']:7.2f}{interval:>14}{share:>9}"
-            f"{peak_megabytes(row):>9}{row['cosines']['min']:9.4f}{row['cosines']['centred_min']:11.4f}"
+            f"{peak_megabytes(row):>9}{row['cosines']['min']:9.4f}{row['cosines']['centered_min']:11.4f}"
         )
     print("cosine: the least of any text with sentence-transformers' vector, also with their common mean taken away")
     for note in dict.fromkeys(notes):
@@ -647,7 +647,7 @@ def draw_figure(
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, facecolor="white")
-    if path.suffix == ".png":  # 64 colours are plenty here, and a third of the bytes
+    if path.suffix == ".png":  # 64 colors are plenty here, and a third of the bytes
         from PIL import Image
 
         with Image.open(path) as image:

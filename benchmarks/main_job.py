@@ -22,7 +22,7 @@ DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", ROOT.parent / "shared" / "da
 RESULTS = Path(__file__).parent / "results" / "main_job.json"
 TOLERANCE = 0.003
 REFERENCE = {
-    "category_share@10": 0.4730,
+    "category_precision@10": 0.4730,
     "random_cosines mean": 0.110,
     "random_cosines sd": 0.119,
     "text_overlap_substantial n_queries": 888,
@@ -37,8 +37,8 @@ REFERENCE = {
     "superseded n_queries": 57,
     "superseded MRR@10": 0.8874,
     "superseded R@10": 0.9474,
-    "centred category_share@10": 0.4805,
-    "whitened category_share@10": 0.4027,
+    "centered category_precision@10": 0.4805,
+    "whitened category_precision@10": 0.4027,
     "whitened text_overlap MRR@10": 0.7880,
 }
 
@@ -51,7 +51,7 @@ def run_cli(*words: str) -> str:
 
 def flatten(measured: dict) -> dict[str, float]:
     "Name each figure of an evaluation."
-    figures = {"category_share@10": measured["category_share@10"]}
+    figures = {"category_precision@10": measured["category_precision@10"]}
     figures |= {f"random_cosines {name}": measured["random_cosines"][name] for name in ("mean", "sd")}
     for kind, numbers in measured["relations"].items():
         figures |= {f"{kind} {name}": value for name, value in numbers.items()}
@@ -61,13 +61,13 @@ def flatten(measured: dict) -> dict[str, float]:
 def measure_corrections(run_folder: Path) -> dict[str, float]:
     "What centring and whitening do to the figures."
     from arxiv_embeddings.explore.evaluation import evaluate_embeddings, read_relations
-    from arxiv_embeddings.explore.similarity import centre_embeddings, whiten_embeddings
+    from arxiv_embeddings.explore.similarity import center_embeddings, whiten_embeddings
     from arxiv_embeddings.runs.store import open_run
 
     run, relations = open_run(run_folder), read_relations(DATA / "arxiv_cs_10k_relations.tsv")
     categories = run.read(["primary_category"])["primary_category"].to_pylist()
     figures = {}
-    for name, correct in (("centred", centre_embeddings), ("whitened", whiten_embeddings)):
+    for name, correct in (("centered", center_embeddings), ("whitened", whiten_embeddings)):
         measured = evaluate_embeddings(correct(run.embeddings()), run.paper_ids, categories, relations)
         figures |= {f"{name} {key}": value for key, value in flatten(measured).items()}
     return figures
@@ -118,7 +118,7 @@ def main(run_folder: Path) -> None:
     results = {
         "input": {name: embedded[name] for name in ("n_rows", "n_accepted", "n_white_space_collapsed", "rejected")},
         "n_papers": embedded["n_papers"],
-        "n_cut": embedded["n_cut"],
+        "n_truncated": embedded["n_truncated"],
         "papers_per_second": round(embedded["n_papers"] / seconds, 1),
         "figures": {name: round(value, 4) for name, value in figures.items()},
         "largest_difference_to_sentence_transformers": compare_with_reference(run_folder),

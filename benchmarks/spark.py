@@ -81,7 +81,7 @@ def describe_times(papers_per_second: float, steps: list[float]) -> dict:
 
 def time_seed(_: str) -> dict:
     "The first notebook's pipeline: its session, its tokenizer, batches of 8 as they come; into Parquet."
-    from arxiv_embeddings.spark.nlp_model import fetch_exported
+    from arxiv_embeddings.spark.nlp_model import get_or_export
     from arxiv_embeddings.spark.nlp_pipeline import embed_frame, make_pipeline
     from arxiv_embeddings.spark.session import make_session
 
@@ -89,7 +89,7 @@ def time_seed(_: str) -> dict:
         pipeline = make_pipeline(spark, exported, tokenizer="seed", batch_size=8)
         return lambda frame: embed_frame(frame, pipeline, "id")
 
-    exported = fetch_exported()  # once for a model, and kept
+    exported = get_or_export()  # once for a model, and kept
     # Spark NLP's own number of threads, which the notebook did not set
     conf = {"spark.jsl.settings.onnx.intraOpNumThreads": "6"}
     return time_columns(lambda: make_session("local[2]", conf=conf), prepare)
@@ -97,11 +97,11 @@ def time_seed(_: str) -> dict:
 
 def time_ours(precision: str) -> dict:
     "`spark embed`, from the papers' file to a committed run."
-    from arxiv_embeddings.spark.nlp_model import fetch_exported
+    from arxiv_embeddings.spark.nlp_model import get_or_export
     from arxiv_embeddings.spark.session import make_session
     from arxiv_embeddings.spark.via_spark_nlp import embed_on_spark
 
-    exported = fetch_exported(int8=precision == "int8")
+    exported = get_or_export(int8=precision == "int8")
     steps = [time.monotonic()]
     spark = make_session("local[2]")
     steps.append(time.monotonic())
@@ -115,12 +115,12 @@ def time_ours(precision: str) -> dict:
 
 def time_encoder(precision: str, master: str = "local[2]") -> dict:
     "`spark embed --via encoder`, from the papers' file to a committed run; and what comes before the steady rate."
-    from arxiv_embeddings.encoders.conversion import fetch_converted
+    from arxiv_embeddings.encoders.conversion import get_or_convert
     from arxiv_embeddings.encoders.models import fetch_model, find_model
     from arxiv_embeddings.spark.session import make_session
     from arxiv_embeddings.spark.via_encoder import embed_in_executors
 
-    fetch_converted(fetch_model(find_model("minilm")), precision)  # once for a model, and kept
+    get_or_convert(fetch_model(find_model("minilm")), precision)  # once for a model, and kept
     steps = [time.monotonic()]
     conf = {"spark.driver.memory": "2g", "spark.executor.memory": "2g"}
     spark = make_session(master, jars="none", conf=conf)
@@ -169,14 +169,14 @@ def make_udf():
 
 def measure_executor(folder: str) -> dict:
     "Many papers through Spark NLP in one executor of 2 GiB."
-    from arxiv_embeddings.spark.nlp_model import fetch_exported
+    from arxiv_embeddings.spark.nlp_model import get_or_export
     from arxiv_embeddings.spark.session import make_session
     from arxiv_embeddings.spark.via_spark_nlp import embed_on_spark
 
     conf = {"spark.executor.memory": "2g", "spark.driver.memory": "2g", "spark.executor.cores": "2"}
     spark = make_session("local-cluster[1,2,2048]", conf=conf)
     return watch_executors(
-        lambda: embed_on_spark(PAPERS, Path(folder) / "run", spark, fetch_exported(), limit=N_MEMORY, part_size=250)
+        lambda: embed_on_spark(PAPERS, Path(folder) / "run", spark, get_or_export(), limit=N_MEMORY, part_size=250)
     )
 
 
@@ -248,7 +248,7 @@ def measure_driver(_: str) -> dict:
 def suffer(kind: str, folder: str) -> dict:
     "A run in which something dies: how long until the next papers are committed, and what was lost."
     from arxiv_embeddings.encoders.load import load_encoder
-    from arxiv_embeddings.encoders.vectors import compute_cosines
+    from arxiv_embeddings.encoders.vectors import paired_cosines
     from arxiv_embeddings.runs.embed import embed_papers
     from arxiv_embeddings.runs.store import open_run
     from arxiv_embeddings.spark.environment import pack_environment
@@ -263,7 +263,7 @@ def suffer(kind: str, folder: str) -> dict:
     try:
         found = disturb(kind, out, where, variables, place)
         run = open_run(out)
-        cosines = compute_cosines(run.embeddings(), expected.run.embeddings())
+        cosines = paired_cosines(run.embeddings(), expected.run.embeddings())
         ids = run.paper_ids
     finally:
         if kind == "nodemanager":
@@ -352,8 +352,8 @@ def read_executor_megabytes() -> tuple[float, float]:
 def measure_parity(n_papers: str) -> dict:
     "Spark's vectors beside those computed from Spark's own tokens with the model outside Spark."
     from arxiv_embeddings.encoders.onnx_engine import OnnxEncoder
-    from arxiv_embeddings.encoders.vectors import compute_cosines
-    from arxiv_embeddings.spark.nlp_model import fetch_exported
+    from arxiv_embeddings.encoders.vectors import paired_cosines
+    from arxiv_embeddings.spark.nlp_model import get_or_export
     from arxiv_embeddings.spark.nlp_pipeline import (
         TOKENIZERS,
         copy_wordpieces,
@@ -363,9 +363,9 @@ def measure_parity(n_papers: str) -> dict:
     )
     from arxiv_embeddings.spark.session import make_session
 
-    exported, texts = fetch_exported(), read_texts(int(n_papers))
+    exported, texts = get_or_export(), read_texts(int(n_papers))
     spark, vectors_of = make_session("local[2]"), load_torch(exported)
-    wordpieces = copy_wordpieces(OnnxEncoder(exported).tokeniser.tokenizer)
+    wordpieces = copy_wordpieces(OnnxEncoder(exported).text_tokenizer.tokenizer)
     frame = spark.createDataFrame([(text,) for text in sorted(texts, key=len)], "text string")
     results = {"n_papers": len(texts)}
     for name in TOKENIZERS:
@@ -373,7 +373,7 @@ def measure_parity(n_papers: str) -> dict:
         rows = made.selectExpr("token.result as tokens", "sentence_embedding[0].embeddings as vector").collect()
         rebuilt = np.array([rebuild_vector(find_heads(row["tokens"], wordpieces), vectors_of) for row in rows])
         theirs = np.array([row["vector"] for row in rows], dtype=np.float32)
-        differences, cosines = np.abs(theirs - rebuilt).max(axis=1), compute_cosines(theirs, rebuilt)
+        differences, cosines = np.abs(theirs - rebuilt).max(axis=1), paired_cosines(theirs, rebuilt)
         results[name] = {
             "smallest_cosine": round(float(cosines.min()), 7),
             "largest_difference": float(f"{differences.max():.2g}"),
@@ -403,11 +403,11 @@ def count_lost(n_papers: str) -> dict:
     "Of all papers: which wordpieces each tokenizer keeps from the model, and whether the model reads what it should."
     from tokenizers import Tokenizer
 
-    from arxiv_embeddings.spark.nlp_model import fetch_exported
+    from arxiv_embeddings.spark.nlp_model import get_or_export
     from arxiv_embeddings.spark.nlp_pipeline import TOKENIZERS, copy_wordpieces, find_heads, make_pipeline
     from arxiv_embeddings.spark.session import make_session
 
-    texts, exported = read_texts(int(n_papers)), fetch_exported()
+    texts, exported = read_texts(int(n_papers)), get_or_export()
     tokenizer = Tokenizer.from_file(str(exported.folder / "tokenizer.json"))  # the model's, as transformers uses it
     tokenizer.no_truncation()
     wanted, wordpieces = [one.ids[1:-1] for one in tokenizer.encode_batch(texts)], copy_wordpieces(tokenizer)
@@ -415,9 +415,9 @@ def count_lost(n_papers: str) -> dict:
     frame = spark.createDataFrame(list(enumerate(texts)), "id int, text string")
     results = {"n_papers": len(texts), "n_wordpieces": sum(map(len, wanted))}
     for name in TOKENIZERS:
-        tokenise = make_pipeline(spark, exported, tokenizer=name)
-        tokenise.stages[:] = tokenise.stages[:2]
-        rows = tokenise.transform(frame).selectExpr("id", "token.result as tokens").orderBy("id").collect()
+        tokenize = make_pipeline(spark, exported, tokenizer=name)
+        tokenize.stages[:] = tokenize.stages[:2]
+        rows = tokenize.transform(frame).selectExpr("id", "token.result as tokens").orderBy("id").collect()
         read = [[piece for head in find_heads(row["tokens"], wordpieces) for piece in head] for row in rows]
         n_lost = [max(0, len(right) - len(found)) for right, found in zip(wanted, read, strict=True)]
         results[name] = {
@@ -438,22 +438,22 @@ def evaluate_tokenizers(folder: str) -> dict:
     from arxiv_embeddings.encoders.onnx_engine import SEPARATOR, OnnxEncoder
     from arxiv_embeddings.explore.evaluation import evaluate_run
     from arxiv_embeddings.runs.embed import embed_papers
-    from arxiv_embeddings.spark.nlp_model import fetch_exported
+    from arxiv_embeddings.spark.nlp_model import get_or_export
     from arxiv_embeddings.spark.nlp_pipeline import copy_wordpieces, find_heads, make_pipeline
     from arxiv_embeddings.spark.session import make_session
 
-    exported = fetch_exported()
+    exported = get_or_export()
     spark = make_session("local[2]")
-    tokenise = make_pipeline(spark, exported, tokenizer="seed")
-    tokenise.stages[:] = tokenise.stages[:2]
+    tokenize = make_pipeline(spark, exported, tokenizer="seed")
+    tokenize.stages[:] = tokenize.stages[:2]
 
     class SeedEncoder(OnnxEncoder):
         "Reads what the usual tokenizer leaves of a text."
 
-        def tokenise(self, texts: list[str]):
-            whole, wordpieces = super().tokenise(texts), copy_wordpieces(self.tokeniser.tokenizer)
+        def tokenize(self, texts: list[str]):
+            whole, wordpieces = super().tokenize(texts), copy_wordpieces(self.text_tokenizer.tokenizer)
             frame = spark.createDataFrame(list(enumerate(texts)), "id int, text string")
-            found = tokenise.transform(frame).selectExpr("id", "token.result as tokens").orderBy("id").collect()
+            found = tokenize.transform(frame).selectExpr("id", "token.result as tokens").orderBy("id").collect()
             heads = [[piece for head in find_heads(row["tokens"], wordpieces) for piece in head] for row in found]
             rows = [
                 np.array([row[0], *pieces[:510], row[-1]], np.int32)
@@ -480,7 +480,7 @@ def go_round_hdfs(folder: str) -> dict:
     from arxiv_embeddings.papers.corpus import read_papers
     from arxiv_embeddings.runs.store import open_run
     from arxiv_embeddings.spark.minicluster import start_hdfs, stop_hdfs
-    from arxiv_embeddings.spark.nlp_model import fetch_exported
+    from arxiv_embeddings.spark.nlp_model import get_or_export
     from arxiv_embeddings.spark.session import make_session
     from arxiv_embeddings.spark.via_spark_nlp import embed_on_spark
 
@@ -498,11 +498,11 @@ def go_round_hdfs(folder: str) -> dict:
         spark = make_session("local[2]", conf={"spark.hadoop.fs.defaultFS": uri})
         spark.read.parquet(f"file://{folder}/clean.parquet").repartition(3).write.parquet(f"{uri}/arxiv/clean")
         options = {"text": "abstract", "part_size": N_HDFS // 4}
-        run = embed_on_spark(f"{uri}/arxiv/clean", f"{uri}/arxiv/run", spark, fetch_exported(), **options).run
+        run = embed_on_spark(f"{uri}/arxiv/clean", f"{uri}/arxiv/run", spark, get_or_export(), **options).run
         rows = spark.read.parquet(f"{uri}/arxiv/run/parts").select("paper_id", "embedding").collect()
         in_spark = [row["paper_id"] for row in rows], np.array([row["embedding"] for row in rows], dtype=np.float32)
         without = open_run(f"{uri}/arxiv/run")
-        here = embed_on_spark(f"{uri}/arxiv/clean", Path(folder) / "run", spark, fetch_exported(), **options).run
+        here = embed_on_spark(f"{uri}/arxiv/clean", Path(folder) / "run", spark, get_or_export(), **options).run
         runs = {"read without Spark": without, "run on the disk": here}
         digests = {name: digest(one.paper_ids, one.embeddings()) for name, one in runs.items()}
         digests["read in Spark"] = digest(*in_spark)
@@ -535,7 +535,7 @@ def measure_speed(work: Path) -> dict:
         for name, (function, argument) in contenders.items():
             rounds[name].append(call(function, argument))
     rates = {name: np.array([one["papers_per_second"] for one in found]) for name, found in rounds.items()}
-    results = {name: summarise(found) for name, found in rounds.items()}
+    results = {name: summarize(found) for name, found in rounds.items()}
     pairs = [(name, "seed") for name in contenders if name != "seed"]
     for name, other in [*pairs, ("encoder float32", "pandas_udf"), ("encoder int8", "pandas_udf")]:
         ratios = rates[name] / rates[other]
@@ -543,7 +543,7 @@ def measure_speed(work: Path) -> dict:
     return results | {"n_papers": N_TIMED, "n_papers_encoder": N_TIMED_ENCODER}
 
 
-def summarise(found: list[dict]) -> dict:
+def summarize(found: list[dict]) -> dict:
     "Medians of what was measured in several rounds, and the rates of all."
     medians = {name: round(float(np.median([one[name] for one in found])), 2) for name in found[0]}
     return medians | {"all": [one["papers_per_second"] for one in found]}
@@ -556,7 +556,7 @@ def measure_executors(work: Path) -> dict:
     for _ in range(N_ROUNDS):
         for name, master in masters.items():
             rounds[name].append(call(time_encoder, "int8", master))
-    return {name: summarise(found) for name, found in rounds.items()}
+    return {name: summarize(found) for name, found in rounds.items()}
 
 
 MEASUREMENTS = {

@@ -70,9 +70,9 @@ def measure_once(folder: str, precision: str, way: str, n_abstracts: int) -> dic
 
     papers = read_papers(DATA / "arxiv_cs_10k.csv").table(limit=n_abstracts)
     encoder = make_encoder(folder, precision, way)
-    tokenised = encoder.tokenise(make_texts(papers, "title+abstract", "[SEP]"))
+    tokenized = encoder.tokenize(make_texts(papers, "title+abstract", "[SEP]"))
     started = time.perf_counter()
-    vectors = encoder.run(tokenised)
+    vectors = encoder.run(tokenized)
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     assert np.isfinite(vectors).all()
@@ -81,16 +81,16 @@ def measure_once(folder: str, precision: str, way: str, n_abstracts: int) -> dic
 
 def convert(model: str, precision: str, work: Path) -> str:
     "The folder of a converted model."
-    from arxiv_embeddings.encoders.conversion import fetch_converted
+    from arxiv_embeddings.encoders.conversion import get_or_convert
     from arxiv_embeddings.encoders.models import fetch_model, find_model
 
     if model == "minilm":
-        return str(fetch_converted(fetch_model(find_model("minilm")), precision).folder)
+        return str(get_or_convert(fetch_model(find_model("minilm")), precision).folder)
     sys.path.insert(0, str(HERE.parent / "tests"))
     from specter_shape import make_base
 
     base = work / "base" if (work / "base").exists() else make_base(work / "base")
-    return str(fetch_converted(fetch_model(find_model(base, pooling="cls")), precision).folder)
+    return str(get_or_convert(fetch_model(find_model(base, pooling="cls")), precision).folder)
 
 
 def main() -> None:

@@ -95,17 +95,17 @@ def meet_shapes(model: Path, precision: str, seed: int, seconds: float, n_shapes
 def meet_shapes_with_encoder(precision: str, seed: int, seconds: float, n_shapes: int) -> dict:
     "Meet new shapes with the project's encoder."
     from arxiv_embeddings.encoders.base import run_side_by_side
-    from arxiv_embeddings.encoders.conversion import fetch_converted
+    from arxiv_embeddings.encoders.conversion import get_or_convert
     from arxiv_embeddings.encoders.guard import Batch
     from arxiv_embeddings.encoders.models import fetch_model, find_model
     from arxiv_embeddings.encoders.openvino_engine import OpenVINOEncoder
 
-    converted = fetch_converted(fetch_model(find_model("minilm")), precision)
+    converted = get_or_convert(fetch_model(find_model("minilm")), precision)
     n_met, wrong, begun, n_recomputed, shapes = 0, [], time.monotonic(), 0, draw_shapes(seed)
     reference: dict[int, np.ndarray] = {}  # of each length, from the first shape that had it
     while n_met < min(n_shapes, len(shapes)) and time.monotonic() - begun < seconds:
         encoder = OpenVINOEncoder(converted)
-        n_tokens = encoder.tokeniser.tokenise([TEXT * 40]).rows[0]
+        n_tokens = encoder.text_tokenizer.tokenize([TEXT * 40]).rows[0]
         met_now = shapes[n_met : min(n_shapes, n_met + SHAPES_OF_A_PROCESS)]
 
         def make_batches(met_now=met_now, tokens=n_tokens):
@@ -129,9 +129,9 @@ def meet_shapes_with_onnx(precision: str, seed: int, seconds: float, n_shapes: i
     from concurrent.futures import ThreadPoolExecutor
 
     from arxiv_embeddings.encoders.onnx_engine import open_onnx, run_onnx
-    from arxiv_embeddings.spark.nlp_model import fetch_exported
+    from arxiv_embeddings.spark.nlp_model import get_or_export
 
-    session = open_onnx(fetch_exported("minilm", int8=precision == "int8").folder / "model.onnx", threads=1)
+    session = open_onnx(get_or_export("minilm", int8=precision == "int8").folder / "model.onnx", threads=1)
     n_met, wrong, begun = 0, [], time.monotonic()
     reference: dict[int, np.ndarray] = {}
     with ThreadPoolExecutor(3) as threads:
@@ -212,7 +212,7 @@ def main() -> None:
     "Run the cases that were asked for, print and write what they found."
     from importlib import metadata
 
-    from arxiv_embeddings.encoders.conversion import fetch_converted
+    from arxiv_embeddings.encoders.conversion import get_or_convert
     from arxiv_embeddings.encoders.models import fetch_model, find_model
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -231,11 +231,11 @@ def main() -> None:
             print(json.dumps(meet(*common)))
         else:
             options = {key: value for key, value in CASES[given.child].items() if key != "environment"}
-            model = fetch_converted(fetch_model(find_model("minilm")), precision).folder / "model.xml"
+            model = get_or_convert(fetch_model(find_model("minilm")), precision).folder / "model.xml"
             print(json.dumps(meet_shapes(model, *common, **options)))
         return
     for precision in given.precision:  # converted once, before processes ask for it
-        fetch_converted(fetch_model(find_model("minilm")), precision)
+        get_or_convert(fetch_model(find_model("minilm")), precision)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     kept = results.get("cases", [])
     if "suspects" in given.only:

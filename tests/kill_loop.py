@@ -47,9 +47,9 @@ def make_encoder(name: str):
         from letters import LetterEncoder
 
         class SlowEncoder(LetterEncoder):
-            def run(self, tokenised, on_batch=None):
+            def run(self, tokenized, on_batch=None):
                 time.sleep(0.004)  # so that computing takes about as long as writing
-                return super().run(tokenised)
+                return super().run(tokenized)
 
         return SlowEncoder()
     from arxiv_embeddings.encoders.load import load_encoder
@@ -97,8 +97,8 @@ def count_committed(folder: Path) -> tuple[int, int]:
     if not (folder / "metadata.json").exists():
         return (0, 0)
     run = open_run(folder)
-    if len(run.metadata["inputs"]) == 1 and (folder / "next" / "metadata.json").exists():
-        return (1, run.n_papers + open_run(folder / "next").n_papers)
+    if len(run.metadata["inputs"]) == 1 and (folder / "staging" / "metadata.json").exists():
+        return (1, run.n_papers + open_run(folder / "staging").n_papers)
     return (len(run.metadata["inputs"]), run.n_papers)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arxiv_embeddings.encoders.batching import TokenisedTexts
+from arxiv_embeddings.encoders.batching import TokenizedTexts
 from arxiv_embeddings.encoders.models import ModelFiles, ModelSpec
 
 
@@ -16,17 +16,17 @@ class LetterEncoder:
     def __init__(self, pooling: str = "mean"):
         spec = ModelSpec("letters", "letters", pooling=pooling, separator="|", max_tokens=64)
         self.files = ModelFiles(spec, Path(), Path(), [])
-        text = {"text": "title+abstract", "separator": "|", "max_tokens": 64, "long_text": "cut"}
+        text = {"text": "title+abstract", "separator": "|", "max_tokens": 64, "long_text": "truncate"}
         self.fingerprint = {"pooling": pooling, **text, "precision": "float32"}
         self.settings, self.batching = {"engine": "letters"}, {"token_budget": 64}
 
-    def tokenise(self, texts):
+    def tokenize(self, texts):
         rows = [np.array([len(text), *text.encode()[:3]], dtype=np.int32) for text in texts]
         n_tokens = np.array([len(text) for text in texts], dtype=np.int64)
-        return TokenisedTexts(rows, np.arange(len(texts)), n_tokens, 64)
+        return TokenizedTexts(rows, np.arange(len(texts)), n_tokens, 64)
 
-    def run(self, tokenised, on_batch=None):
-        return np.array(tokenised.rows, dtype=np.float32)
+    def run(self, tokenized, on_batch=None):
+        return np.array(tokenized.rows, dtype=np.float32)
 
     def encode(self, texts):
-        return self.run(self.tokenise(texts))
+        return self.run(self.tokenize(texts))

@@ -49,7 +49,7 @@ class SpoilingPartEncoder(PartEncoder):
 
     def embed(self, rows: Iterator) -> Iterator:
         "Embed the papers of parts with an engine that is wrong."
-        names = super().embed.__func__.__globals__  # of the module, or of the copy of it that travelled here
+        names = super().embed.__func__.__globals__  # of the module, or of the copy of it that traveled here
         load = names["load_in_worker"]
 
         def load_spoiled(*given: str) -> BatchEncoder:

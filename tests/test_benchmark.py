@@ -49,10 +49,10 @@ def test_other_vectors_near_a_common_mean_are_noticed(encode: ModuleType) -> Non
     random = np.random.default_rng(0)
     reference = 100 + random.standard_normal((20, 8))
     same = encode.compare_vectors(reference, 2 * reference - reference.mean(axis=0))
-    assert same["centred_min"] == pytest.approx(1)
+    assert same["centered_min"] == pytest.approx(1)
     other = encode.compare_vectors(reference, 100 + random.standard_normal((20, 8)))
     assert other["min"] > 0.999
-    assert other["centred_mean"] < 0.5
+    assert other["centered_mean"] < 0.5
 
 
 def test_texts_are_cut_to_exact_lengths(encode: ModuleType, minilm) -> None:
@@ -63,7 +63,7 @@ def test_texts_are_cut_to_exact_lengths(encode: ModuleType, minilm) -> None:
     ]
     for n_tokens in (32, 100, 256):
         texts = encode.cut_texts(abstracts, n_tokens, 3, tokenizer)
-        assert minilm.tokenise(texts).lengths.tolist() == [n_tokens] * 3
+        assert minilm.tokenize(texts).lengths.tolist() == [n_tokens] * 3
 
 
 def test_a_paper_takes_at_most_100_bytes_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,9 +27,9 @@ class CountingEncoder(LetterEncoder):
 
     n_texts = 0
 
-    def run(self, tokenised, on_batch=None):
-        self.n_texts += len(tokenised.rows)
-        return super().run(tokenised)
+    def run(self, tokenized, on_batch=None):
+        self.n_texts += len(tokenized.rows)
+        return super().run(tokenized)
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_stopped_while_taking_in(step: str, tmp_path: Path, newer: Path, monkeyp
         if step == "drop_rows":  # parts written again that nothing names yet
             drop_rows = append.drop_rows
             patched.setattr(append, "drop_rows", lambda *args: (drop_rows(*args), stop()))
-        elif step == "moved":  # parts of `next` already among the others
+        elif step == "moved":  # parts of `staging` already among the others
             patched.setattr(append, "sync_folder", stop)
         else:  # the new state is there, what it replaces is not yet removed
             patched.setattr(append, "remove_folder", stop)

@@ -115,11 +115,11 @@ def test_a_repair_that_is_stopped_goes_on(folder: Path, made: Path) -> None:
     class Stopping(LetterEncoder):
         n_calls = 0
 
-        def run(self, tokenised, on_batch=None):
+        def run(self, tokenized, on_batch=None):
             self.n_calls += 1
             if self.n_calls == 2:
                 raise KeyboardInterrupt
-            return super().run(tokenised)
+            return super().run(tokenized)
 
     with pytest.raises(KeyboardInterrupt):
         repair_run(folder, Stopping())
@@ -173,8 +173,8 @@ def test_a_sample_of_vectors_that_another_model_made(folder: Path) -> None:
     assert verify_sample(open_run(folder), 12, LetterEncoder())["sound"]
 
     class Another(LetterEncoder):
-        def run(self, tokenised, on_batch=None):
-            return super().run(tokenised)[:, ::-1].copy()
+        def run(self, tokenized, on_batch=None):
+            return super().run(tokenized)[:, ::-1].copy()
 
     found = verify_sample(open_run(folder), 12, Another())
     assert not found["sound"]

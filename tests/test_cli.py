@@ -119,7 +119,12 @@ def test_what_int8_and_windows_did_is_said(tmp_path: Path) -> None:
     assert "int8 against float32 on 64 of these papers: cosine 0.99" in said.stdout
     assert "70 of them read in windows of 64 tokens" in said.stdout
     summary = json.loads(invoke(*words, "--long-text", "windows", "--json").stdout)
-    assert (summary["n_cut"], summary["n_in_windows"], summary["n_unknown"], summary["n_embedded"]) == (0, 70, 0, 0)
+    assert (summary["n_truncated"], summary["n_in_windows"], summary["n_unknown"], summary["n_embedded"]) == (
+        0,
+        70,
+        0,
+        0,
+    )
     assert 0.99 < summary["int8_check"]["smallest_cosine"] <= summary["int8_check"]["mean_cosine"] < 0.9999
     described = invoke("describe", tmp_path / "run").stdout
     assert "longer ones read in windows" in described
@@ -272,7 +277,7 @@ def test_an_abstract_of_200000_words_is_cut_and_counted(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(paper) + "\n" for paper in papers))
     result = invoke("embed", path, "--out", tmp_path / "run", "--device", "cpu", "--json")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["n_cut"] == 1
+    assert json.loads(result.stdout)["n_truncated"] == 1
     assert [part["n_tokens"] for part in open_run(tmp_path / "run").metadata["parts"]] == [512 + 6]
 
 

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from arxiv_embeddings.encoders import conversion, openvino_engine
-from arxiv_embeddings.encoders.conversion import calibration_texts, fetch_converted
+from arxiv_embeddings.encoders.conversion import calibration_texts, get_or_convert
 from arxiv_embeddings.encoders.load import load_encoder, make_encoder
 from arxiv_embeddings.encoders.models import fetch_model, find_model
 from arxiv_embeddings.encoders.openvino_engine import OpenVINOEncoder, open_converted
@@ -89,7 +89,7 @@ def test_specter2_is_what_adapters_computes(engine: str, specter2: dict[str, str
     assert encoder.files.spec.separator == "[SEP]"
     assert measure_agreement(encoder.encode(TEXTS), by_hand)["smallest_cosine"] > 0.99999
     # and the check would notice [SEP] as plain text
-    encoder.tokeniser.tokenizer.encode_special_tokens = True
+    encoder.text_tokenizer.tokenizer.encode_special_tokens = True
     assert measure_agreement(encoder.encode(TEXTS), by_hand)["smallest_cosine"] < 0.999
 
 
@@ -113,7 +113,7 @@ def test_the_graph_copies_nothing_for_adapters_that_are_not_there(specter2: dict
 
 def test_a_conversion_is_named_by_what_makes_it(minilm_files, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {precision: conversion.name_converted(minilm_files, precision) for precision in ("float32", "int8")}
-    monkeypatch.setitem(conversion.QUANTISATION, "bias_correction", False)
+    monkeypatch.setitem(conversion.QUANTIZATION, "bias_correction", False)
     assert conversion.name_converted(minilm_files, "float32") == before["float32"]
     assert conversion.name_converted(minilm_files, "int8") != before["int8"]
     monkeypatch.setattr(conversion, "CONVERSION_REVISION", 0)
@@ -203,7 +203,7 @@ def test_windows_are_the_same_on_both_engines() -> None:
     shorter = fetch_model(find_model("minilm", max_tokens=64))
     ours = make_encoder(shorter, engine="openvino", **options)
     theirs = make_encoder(shorter, engine="torch", device="cpu", **options)
-    assert ours.tokenise(TEXTS).n_cut == 0 < ours.tokenise(TEXTS).n_long
+    assert ours.tokenize(TEXTS).n_truncated == 0 < ours.tokenize(TEXTS).n_long
     assert_allclose(ours.encode(TEXTS), theirs.encode(TEXTS), atol=2e-6, strict=True)
     assert ours.fingerprint == theirs.fingerprint
     assert ours.fingerprint["long_text"] == "windows"
@@ -220,7 +220,7 @@ def minilm_files():
 
 def test_a_converted_model_needs_no_torch(minilm_files, tmp_path: Path) -> None:
     for precision in ("float32", "int8"):
-        fetch_converted(minilm_files, precision)
+        get_or_convert(minilm_files, precision)
         embed_papers(sample_papers(), tmp_path / precision, limit=4, precision=precision, engine="openvino")
     program = (
         "import sys\n"
@@ -250,7 +250,7 @@ def test_an_int8_run_outlives_its_model(tmp_path: Path) -> None:
         load_query_encoder(run)
 
 
-def test_another_quantised_model_is_refused(tmp_path: Path) -> None:
+def test_another_quantized_model_is_refused(tmp_path: Path) -> None:
     run = embed_papers(sample_papers(), tmp_path / "run", limit=3, precision="int8").run
     model_xml = run.folder / "model" / "model.xml"
     model_xml.write_text(model_xml.read_text() + "\n")
@@ -300,7 +300,7 @@ def test_what_this_processor_cannot_give(minilm_files, monkeypatch: pytest.Monke
     with pytest.raises(InputError, match="this processor has no AMX, so bfloat16 would be slower than float32"):
         load_encoder("minilm", engine="openvino", precision="bfloat16")
     with pytest.raises(InputError, match="this processor has no AMX"):
-        OpenVINOEncoder(fetch_converted(minilm_files), "bfloat16")
+        OpenVINOEncoder(get_or_convert(minilm_files), "bfloat16")
     with pytest.raises(InputError, match="torch cannot give float16 on cpu: it has float32, bfloat16"):
         load_encoder("minilm", engine="torch", precision="float16", device="cpu")
 
@@ -327,14 +327,14 @@ def test_a_gpu_that_is_not_there() -> None:
     ("hidden", "options", "line"),
     [
         ("openvino", {"engine": "openvino"}, "OpenVINO is not installed: pip install openvino, or use --engine torch"),
-        ("nncf", {"precision": "int8"}, r"int8 needs nncf to quantise a model: pip install 'arxiv-embeddings\[int8\]'"),
+        ("nncf", {"precision": "int8"}, r"int8 needs nncf to quantize a model: pip install 'arxiv-embeddings\[int8\]'"),
     ],
 )
 def test_what_is_not_installed(
     hidden: str, options: dict, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if hidden == "nncf":  # quantised anew, from a model that is in the cache
-        converted = fetch_converted(fetch_model(find_model("minilm")))
+    if hidden == "nncf":  # quantized anew, from a model that is in the cache
+        converted = get_or_convert(fetch_model(find_model("minilm")))
         shutil.copytree(converted.folder, tmp_path / converted.folder.name)
     monkeypatch.setenv("ARXIV_EMBEDDINGS_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, hidden, None)
@@ -366,7 +366,7 @@ def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", n_layers=1, hidden_size=64)
     encoder = TorchEncoder(fetch_model(find_model(base, pooling="mean")), device="cpu")
     with torch.no_grad():
-        encoder.model[0].auto_model.embeddings.word_embeddings.weight[encoder.tokenise(["sparse"]).rows[0][1]] = (
+        encoder.model[0].auto_model.embeddings.word_embeddings.weight[encoder.tokenize(["sparse"]).rows[0][1]] = (
             torch.nan
         )
     assert np.isfinite(encoder.encode(["a graph"])).all()
@@ -383,7 +383,7 @@ from arxiv_embeddings.encoders.models import fetch_model, find_model
 
 if sys.argv[2] == "die":  # while the files are half there
     conversion.describe_converted = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-print(conversion.fetch_converted(fetch_model(find_model(sys.argv[1], pooling="cls"))).folder)
+print(conversion.get_or_convert(fetch_model(find_model(sys.argv[1], pooling="cls"))).folder)
 """
 
 
@@ -412,7 +412,7 @@ def test_a_conversion_that_is_killed_leaves_nothing_half(tmp_path: Path) -> None
 
 def test_encoders_can_be_thrown_away(minilm_files) -> None:
     "Freeing an engine while its threads still end once hung for ever."
-    started, converted = time.monotonic(), fetch_converted(minilm_files)
+    started, converted = time.monotonic(), get_or_convert(minilm_files)
     vectors = [OpenVINOEncoder(converted, token_budget=1).encode(["a", "short text"] * 8) for _ in range(4)]
     for other in vectors[1:]:
         assert_array_equal(other, vectors[0])

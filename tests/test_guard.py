@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from arxiv_embeddings.cli.main import app
 from arxiv_embeddings.encoders import base
 from arxiv_embeddings.encoders.base import BatchEncoder, Encoder
-from arxiv_embeddings.encoders.batching import Tokeniser
+from arxiv_embeddings.encoders.batching import TextTokenizer
 from arxiv_embeddings.encoders.guard import Batch
 from arxiv_embeddings.encoders.load import make_encoder
 from arxiv_embeddings.encoders.models import ModelFiles, fetch_model, find_model
@@ -39,11 +39,16 @@ class WordEncoder(BatchEncoder):
 
         self.files: ModelFiles = fetch_model(find_model("minilm"))
         self.dim, self.settings = 16, {"engine": "words", "precision": "float32"}
-        self.fingerprint = {"pooling": "mean", "precision": "float32", "text": "title+abstract", "long_text": "cut"}
+        self.fingerprint = {
+            "pooling": "mean",
+            "precision": "float32",
+            "text": "title+abstract",
+            "long_text": "truncate",
+        }
         self.fingerprint |= {"max_tokens": 512, "separator": "[SEP]"}
         self.batching = {"token_budget": 1024, "length_multiple": 4, "streams": streams}
         vocabulary = Tokenizer.from_file(str(self.files.folder / "tokenizer.json"))
-        self.tokeniser = Tokeniser(vocabulary, max_tokens=512)
+        self.text_tokenizer = TextTokenizer(vocabulary, max_tokens=512)
         self.words = np.random.default_rng(0).standard_normal((vocabulary.get_vocab_size(), self.dim), dtype=np.float32)
 
     def embed_batches(self, batches: Iterator[Batch], stream: int = 0) -> Iterator[tuple[Batch, np.ndarray]]:
@@ -102,11 +107,11 @@ def test_a_second_time_stops_the_run_and_what_is_committed_is_right(tmp_path: Pa
             for batch, vectors in super().embed_batches(batches, stream):
                 yield batch, vectors if batch.repeats or self.n_calls < 3 else make_garbage(*vectors.shape, 5)
 
-        def run(self, tokenised, on_batch=None):
+        def run(self, tokenized, on_batch=None):
             self.n_calls += 1
             if self.n_calls == 3:
                 self.guards[0].confirmed.clear()
-            return super().run(tokenised, on_batch)
+            return super().run(tokenized, on_batch)
 
     with pytest.raises(InputError, match=r"wrong vectors: .* for the second time"):
         embed_papers(sample_papers(), tmp_path / "run", part_size=30, encoder=AlwaysWrong())
@@ -230,8 +235,8 @@ def test_a_sample_has_the_longest_and_the_shortest_texts(tmp_path: Path) -> None
         vectors[row] += 5
 
         class Another(LetterEncoder):
-            def run(self, tokenised, on_batch=None, row=row):
-                found = super().run(tokenised)
+            def run(self, tokenized, on_batch=None, row=row):
+                found = super().run(tokenized)
                 return np.where((found == run.embeddings()[row]).all(axis=1, keepdims=True), found[:, ::-1], found)
 
         assert verify_sample(run, 4, Another())["paper_ids"] == [run.paper_ids[row]]

@@ -27,7 +27,7 @@ from arxiv_embeddings.explore.search import find_similar
 from arxiv_embeddings.files import locks
 from arxiv_embeddings.files.errors import InputError, StorageError
 from arxiv_embeddings.files.hdfs import HdfsPath
-from arxiv_embeddings.files.locks import HOLDER_NAME, HdfsLock
+from arxiv_embeddings.files.locks import OWNER_NAME, HdfsLock
 from arxiv_embeddings.files.paths import list_folder, put_folder, resolve_folder, write_atomically
 from arxiv_embeddings.papers import readers
 from arxiv_embeddings.papers.corpus import read_papers, sample_papers
@@ -166,9 +166,9 @@ from letters import LetterEncoder
 from arxiv_embeddings.runs.embed import embed_papers
 
 class SlowEncoder(LetterEncoder):
-    def run(self, tokenised, on_batch=None):
+    def run(self, tokenized, on_batch=None):
         time.sleep(0.2)
-        return super().run(tokenised)
+        return super().run(tokenized)
 
 print("ready", flush=True)
 embed_papers(sys.argv[1], sys.argv[2], part_size=24, encoder=SlowEncoder())
@@ -209,15 +209,15 @@ def test_a_killed_writer_is_followed_at_once(
     process.wait()
     before = open_run(folder / "run")
     assert 24 <= before.n_papers < 144
-    assert (folder / "run" / HOLDER_NAME).exists()
-    stray = put(folder / "run" / "parts" / ".part-000000000-00000000.parquet.0123abcd.tmp", b"PAR1")
+    assert (folder / "run" / OWNER_NAME).exists()
+    orphan = put(folder / "run" / "parts" / ".part-000000000-00000000.parquet.0123abcd.tmp", b"PAR1")
     began = time.monotonic()
     with caplog.at_level(logging.WARNING, "arxiv_embeddings"):
         result = embed(sample, folder / "run")
     assert time.monotonic() - began < 3 * locks.HEARTBEAT_SECONDS  # its process is known to be gone
     assert f"process {process.pid} on" in caplog.text
     assert result.n_embedded == 144 - before.n_papers
-    assert not resolve_folder(stray).exists()
+    assert not resolve_folder(orphan).exists()
     assert_same(result.run, whole)
     assert sorted(one.name for one in list_folder(folder / "run")) == [COPY_NAME, METADATA_NAME, "parts"]
 
@@ -232,7 +232,7 @@ def test_a_second_writer_is_told_of_the_first(sample: str, folder: HdfsPath, sta
     process.send_signal(18)
     assert process.wait(60) == 0
     assert open_run(folder / "run").metadata["complete"]
-    assert not (folder / "run" / HOLDER_NAME).exists()
+    assert not (folder / "run" / OWNER_NAME).exists()
 
 
 def test_a_holder_on_another_machine_lives_as_long_as_its_heart_beats(
@@ -264,28 +264,28 @@ def test_a_holder_on_another_machine_lives_as_long_as_its_heart_beats(
 def test_a_writer_that_was_taken_over_commits_nothing(sample: str, folder: HdfsPath) -> None:
     run = embed(sample, folder / "run", limit=48).run
     with RunWriter(folder / "run") as writer:
-        put(folder / "run" / HOLDER_NAME, b"{}")  # of another, who found us dead
+        put(folder / "run" / OWNER_NAME, b"{}")  # of another, who found us dead
         with pytest.raises(InputError, match="was taken over by another process, as this one gave no sign for 15 s"):
             writer.commit(complete=True)
         writer.metadata["parts"] = []  # the other one's commits are not known to this one
         with pytest.raises(InputError, match="was taken over by another process"):
-            writer.remove_strays()
+            writer.remove_orphans()
     assert open_run(folder / "run").metadata == run.metadata
     assert verify_run(open_run(folder / "run"))["sound"]
-    assert (folder / "run" / HOLDER_NAME).exists()
+    assert (folder / "run" / OWNER_NAME).exists()
 
 
 def test_a_lock_that_its_holder_did_not_finish(sample: str, folder: HdfsPath, monkeypatch: pytest.MonkeyPatch) -> None:
     script = "import sys, os; from arxiv_embeddings.files.paths import resolve_folder; resolve_folder(sys.argv[1]).open('xb'); os._exit(1)"
-    subprocess.run([sys.executable, "-c", script, str(folder / "run" / HOLDER_NAME)], check=False)
-    assert (folder / "run" / HOLDER_NAME).stat().st_size == 0
+    subprocess.run([sys.executable, "-c", script, str(folder / "run" / OWNER_NAME)], check=False)
+    assert (folder / "run" / OWNER_NAME).stat().st_size == 0
     monkeypatch.setattr(locks.HdfsLock.__init__, "__defaults__", (0.2,))
     assert embed(sample, folder / "run").run.metadata["complete"]
 
 
 def test_of_many_that_find_a_dead_holder_one_takes_its_place(folder: HdfsPath) -> None:
-    dead = locks.describe_holder() | {"start": "1", "seconds": 0.2}
-    put(folder / HOLDER_NAME, json.dumps(dead).encode())
+    dead = locks.describe_owner() | {"start": "1", "seconds": 0.2}
+    put(folder / OWNER_NAME, json.dumps(dead).encode())
     held, refused = [], []
 
     def acquire() -> None:
@@ -312,8 +312,8 @@ def test_of_many_that_find_a_dead_holder_one_takes_its_place(folder: HdfsPath) -
 @pytest.fixture
 def left_by_the_dead(folder: HdfsPath) -> HdfsPath:
     "A folder with the lock of a process that is gone."
-    dead = locks.describe_holder() | {"start": "1", "seconds": 0.2}
-    put(folder / HOLDER_NAME, json.dumps(dead).encode())
+    dead = locks.describe_owner() | {"start": "1", "seconds": 0.2}
+    put(folder / OWNER_NAME, json.dumps(dead).encode())
     return folder
 
 
@@ -359,7 +359,7 @@ def test_a_dead_holders_lock_is_removed_by_one_alone(
             thread.start()
             time.sleep(0.4)
 
-    monkeypatch.setattr(locks, "warn_of_dead", remove_slowly)
+    monkeypatch.setattr(locks, "warn_of_stale_lock", remove_slowly)
     winner = first
     try:
         first.acquire()
@@ -395,7 +395,7 @@ def test_parts_of_many_writers_become_a_run_in_one_step(folder: HdfsPath, whole:
         chosen = {part["position"]: part for part in made}
         writer.add_parts(list(chosen.values()), list_columns(table.schema))
         assert len(list_folder(folder / "parts")) == 9  # of two attempts at each part there is still something
-        writer.remove_strays()
+        writer.remove_orphans()
     assert_same(open_run(folder), whole)
     assert open_run(folder).metadata["complete"]
 
@@ -415,7 +415,7 @@ def test_append_prune_and_compact_as_on_a_disk(folder: HdfsPath, tmp_path: Path)
     assert there.changes == here.changes
     assert there.changes["n_pruned"] == 10
     assert_same(there.run, here.run)
-    assert not (folder / "run" / "next").exists()
+    assert not (folder / "run" / "staging").exists()
     for run in (there.run, here.run):
         with RunWriter(run.folder) as writer:
             assert compact_run(writer, 100) > 0
@@ -444,7 +444,7 @@ def damage_block(hdfs: dict[str, Any], path: HdfsPath) -> None:
         block.write_bytes(changed)
 
 
-@pytest.mark.parametrize("how", ["flip", "block", "cut", "gone"])
+@pytest.mark.parametrize("how", ["flip", "block", "truncate", "gone"])
 def test_a_damaged_part_is_found_and_mended(how: str, hdfs, sample: str, folder: HdfsPath, whole: store.Run) -> None:
     run = embed(sample, folder / "run").run
     path = run.part_path(run.metadata["parts"][1])
@@ -452,7 +452,7 @@ def test_a_damaged_part_is_found_and_mended(how: str, hdfs, sample: str, folder:
         flip(path)
     elif how == "block":
         damage_block(hdfs, path)
-    elif how == "cut":
+    elif how == "truncate":
         put(path, path.read_bytes()[:-20])
     else:
         path.unlink()
@@ -590,11 +590,11 @@ def test_a_datanode_that_stops_in_the_middle(
     class StoppingEncoder(LetterEncoder):
         n_parts = 0
 
-        def run(self, tokenised, on_batch=None):
+        def run(self, tokenized, on_batch=None):
             self.n_parts += 1
             if self.n_parts == 2:
                 stop_server(hdfs["processes"]["datanode"])
-            return super().run(tokenised)
+            return super().run(tokenized)
 
     began = time.monotonic()
     try:
@@ -603,7 +603,7 @@ def test_a_datanode_that_stops_in_the_middle(
         ):
             embed(sample, folder / "run", encoder=StoppingEncoder())
         assert time.monotonic() - began < 120
-        assert not (folder / "run" / HOLDER_NAME).exists()  # the NameNode is there: the lock is given back
+        assert not (folder / "run" / OWNER_NAME).exists()  # the NameNode is there: the lock is given back
         with pytest.raises(StorageError, match="no DataNode that holds it answers"):
             open_run(folder / "run")
         for words in (

@@ -23,10 +23,10 @@ from arxiv_embeddings.encoders.models import (
     find_query_model,
     find_weights,
     fingerprint_model,
-    settle_max_tokens,
+    resolve_max_tokens,
 )
 from arxiv_embeddings.encoders.pooling import POOLING_FUNCTIONS
-from arxiv_embeddings.encoders.vectors import scale_to_unit_length
+from arxiv_embeddings.encoders.vectors import l2_normalize
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import read_papers, sample_papers
 from arxiv_embeddings.papers.texts import make_texts
@@ -296,20 +296,20 @@ def test_too_few_tokens_without_a_position_table(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     for impossible in (2, 0, -1):
         with pytest.raises(InputError, match=f"{impossible} tokens cannot be"):
-            settle_max_tokens(find_model(tmp_path, max_tokens=impossible), tmp_path)
-    assert settle_max_tokens(find_model(tmp_path, max_tokens=3), tmp_path) == 3
-    assert settle_max_tokens(find_model(tmp_path, max_tokens=3000), tmp_path) == 3000
+            resolve_max_tokens(find_model(tmp_path, max_tokens=impossible), tmp_path)
+    assert resolve_max_tokens(find_model(tmp_path, max_tokens=3), tmp_path) == 3
+    assert resolve_max_tokens(find_model(tmp_path, max_tokens=3000), tmp_path) == 3000
 
 
 def test_positions_of_roberta_begin_behind_the_padding(tmp_path: Path) -> None:
     RobertaConfig(max_position_embeddings=514, pad_token_id=1).save_pretrained(tmp_path)
     spec = find_model(tmp_path, pooling="mean")
-    assert settle_max_tokens(spec, tmp_path) == 512
+    assert resolve_max_tokens(spec, tmp_path) == 512
     for impossible in (513, 0):
         with pytest.raises(InputError, match=f"{impossible} tokens cannot be"):
-            settle_max_tokens(find_model(tmp_path, pooling="mean", max_tokens=impossible), tmp_path)
+            resolve_max_tokens(find_model(tmp_path, pooling="mean", max_tokens=impossible), tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "roberta", "max_position_embeddings": 514}')
-    assert settle_max_tokens(spec, tmp_path) == 512
+    assert resolve_max_tokens(spec, tmp_path) == 512
 
 
 def test_fingerprint_knows_what_matters_and_what_does_not(plain_model: Path, tmp_path: Path) -> None:
@@ -336,14 +336,14 @@ def test_fingerprint_knows_what_matters_and_what_does_not(plain_model: Path, tmp
 def test_unit_length_is_told_truly(minilm, plain_model: Path) -> None:
     assert minilm.files.unit_length
     vectors = minilm.encode(TEXTS)
-    assert_allclose(vectors, scale_to_unit_length(vectors), atol=1e-6)
+    assert_allclose(vectors, l2_normalize(vectors), atol=1e-6)
     plain = load_encoder(plain_model, pooling="mean", device="cpu")
     assert not plain.files.unit_length
     assert np.abs(np.linalg.norm(plain.encode(TEXTS), axis=1) - 1).min() > 0.1
 
 
 @pytest.mark.parametrize("token_budget", [1, 300, 4096, 100_000])
-def test_neighbours_in_a_batch_change_nothing(token_budget: int, minilm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbors_in_a_batch_change_nothing(token_budget: int, minilm, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [*TEXTS, "short", "word " * 1000]
     monkeypatch.setitem(minilm.batching, "token_budget", token_budget)
     ours = minilm.encode(texts)

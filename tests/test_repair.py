@@ -48,11 +48,11 @@ class StoppingEncoder(LetterEncoder):
         super().__init__()
         self.n_parts = n_parts
 
-    def run(self, tokenised, on_batch=None):
+    def run(self, tokenized, on_batch=None):
         self.n_parts -= 1
         if self.n_parts < 0:
             raise KeyboardInterrupt
-        return super().run(tokenised)
+        return super().run(tokenized)
 
 
 def changed(papers: pd.DataFrame) -> pd.DataFrame:
@@ -192,10 +192,10 @@ def test_a_repair_killed_before_the_damaged_part_is_removed(embed, tmp_path: Pat
 def test_a_next_that_was_killed_while_it_was_removed(embed, tmp_path: Path) -> None:
     folder = embed(SAMPLE, "a").run.folder
     expected = content_of(folder)
-    (folder / "next" / "parts").mkdir(parents=True)
-    (folder / "next" / ".lock").touch()
+    (folder / "staging" / "parts").mkdir(parents=True)
+    (folder / "staging" / ".lock").touch()
     assert embed(SAMPLE, "a").n_embedded == 0
-    assert not (folder / "next").exists()
+    assert not (folder / "staging").exists()
     assert_same(folder, expected)
 
 
@@ -227,7 +227,7 @@ def test_a_column_of_another_type(embed, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"column 'authors' is int64 here and string in .*convert it"):
         embed_papers(tmp_path / "x.parquet", run.folder, append=True, encoder=LetterEncoder())
     assert open_run(run.folder).metadata == run.metadata
-    assert not (run.folder / "next").exists()
+    assert not (run.folder / "staging").exists()
 
 
 @pytest.mark.parametrize("position", range(60, 400, 20))
@@ -284,7 +284,7 @@ def test_an_interrupted_append_goes_on_with_its_own_columns(embed, tmp_path: Pat
         InputError, match="80 papers are embedded: give its command again"
     ):  # although it brings nothing new
         embed(SAMPLE[:30], "y", append=True)
-    assert open_run(tmp_path / "run" / "next").n_papers == 80
+    assert open_run(tmp_path / "run" / "staging").n_papers == 80
     assert embed(newer, "x", append=True).n_embedded == 64
 
 

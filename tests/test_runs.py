@@ -45,9 +45,9 @@ from arxiv_embeddings.encoders.load import make_encoder
 from arxiv_embeddings.runs.embed import embed_papers
 
 class SlowEncoder(LetterEncoder):
-    def run(self, tokenised, on_batch=None):
+    def run(self, tokenized, on_batch=None):
         time.sleep(0.08)
-        return super().run(tokenised)
+        return super().run(tokenized)
 
 print("ready", flush=True)
 embed_papers(sample_papers(), sys.argv[1], part_size=8, encoder=SlowEncoder())
@@ -129,7 +129,7 @@ def test_every_write_may_fail(n_writes: int, tmp_path: Path, whole, monkeypatch:
         return failing_write
 
     with monkeypatch.context() as patched:
-        writes = [(store, name) for name in ("write_aside", "sync_folder")]
+        writes = [(store, name) for name in ("write_staged", "sync_folder")]
         writes.append((run_format, "write_atomically"))
         writes.append((locks, "write_atomically"))
         for room, name in writes:
@@ -295,12 +295,12 @@ def test_a_moved_input_is_the_same_and_a_changed_one_is_not(tmp_path: Path) -> N
         embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder(), title_column="authors")
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "another"])
+@pytest.mark.parametrize("damage", ["truncate", "gone", "another"])
 def test_a_damaged_part_is_named(damage: str, tmp_path: Path) -> None:
     run = embed_papers(sample_papers(), tmp_path / "run", part_size=50, encoder=LetterEncoder()).run
     names = [part["name"] for part in run.metadata["parts"]]
     path = run.folder / "parts" / names[1]
-    if damage == "cut":
+    if damage == "truncate":
         path.write_bytes(path.read_bytes()[:-100])
     elif damage == "gone":
         path.unlink()
@@ -369,8 +369,8 @@ def test_a_folder_with_something_else(name: str, tmp_path: Path) -> None:
 
 def test_a_vector_that_is_none_stops_the_run(tmp_path: Path) -> None:
     class BrokenEncoder(LetterEncoder):
-        def run(self, tokenised, on_batch=None):
-            vectors = super().run(tokenised)
+        def run(self, tokenized, on_batch=None):
+            vectors = super().run(tokenized)
             vectors[3, 1] = np.nan
             return vectors
 

@@ -21,7 +21,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 
 from arxiv_embeddings.encoders.models import fetch_model, find_model
-from arxiv_embeddings.encoders.onnx_engine import EXPORT_NOTE, ExportedModel, OnnxEncoder, open_exported
+from arxiv_embeddings.encoders.onnx_engine import EXPORT_MANIFEST, ExportedModel, OnnxEncoder, open_exported
 from arxiv_embeddings.files.errors import InputError, StorageError
 from arxiv_embeddings.files.hashes import hash_contents
 from arxiv_embeddings.papers.corpus import sample_papers
@@ -159,7 +159,7 @@ def test_what_metadata_say(tmp_path: Path, spark: Any, small: ExportedModel, who
     assert run.metadata["fingerprint"] == whole.metadata["fingerprint"]
     assert run.metadata["settings"]["engine"] == "spark-nlp"
     assert [part["position"] for part in run.metadata["parts"]] == list(range(0, 144, PART_SIZE))
-    for name in ("n_tokens", "n_cut", "n_unknown"):
+    for name in ("n_tokens", "n_truncated", "n_unknown"):
         assert sum(part[name] for part in run.metadata["parts"]) == sum(part[name] for part in whole.metadata["parts"])
 
 
@@ -303,9 +303,9 @@ def test_a_model_that_cannot_run_is_said_with_ids(tmp_path: Path, small: Exporte
     shutil.copytree(small.folder, tmp_path / "model")
     short = export_model(tmp_path / "short", make_distilbert(tmp_path / "distilbert", n_positions=64))
     shutil.copyfile(short.folder / "model.onnx", tmp_path / "model" / "model.onnx")
-    about = json.loads((tmp_path / "model" / EXPORT_NOTE).read_text())
+    about = json.loads((tmp_path / "model" / EXPORT_MANIFEST).read_text())
     about["sha256"]["model.onnx"] = hash_contents([tmp_path / "model" / "model.onnx"])
-    (tmp_path / "model" / EXPORT_NOTE).write_text(json.dumps(about))
+    (tmp_path / "model" / EXPORT_MANIFEST).write_text(json.dumps(about))
     done = run_command("embed", sample_papers(), "--out", tmp_path / "run", "--model", tmp_path / "model", "-q")
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     said = (

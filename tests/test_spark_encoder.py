@@ -24,9 +24,9 @@ from pyspark import cloudpickle
 
 from arxiv_embeddings.cli.shared import describe_error
 from arxiv_embeddings.encoders.base import Encoder
-from arxiv_embeddings.encoders.conversion import fetch_converted
+from arxiv_embeddings.encoders.conversion import get_or_convert
 from arxiv_embeddings.encoders.openvino_engine import open_converted
-from arxiv_embeddings.encoders.vectors import compute_cosines
+from arxiv_embeddings.encoders.vectors import paired_cosines
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.runs.embed import EmbedResult, embed_papers
@@ -70,7 +70,7 @@ def embed(papers: object, out: Path, spark: Any, **options: Any) -> EmbedResult:
 def assert_same(run: Run, expected: Run) -> None:
     "The same papers in the same order, each once, the same vectors; and no file beside the run's parts."
     assert run.read().equals(expected.read())
-    assert compute_cosines(run.embeddings(), expected.embeddings()).min() >= 0.99999
+    assert paired_cosines(run.embeddings(), expected.embeddings()).min() >= 0.99999
     assert_allclose(run.embeddings(), expected.embeddings(), atol=1e-5, strict=True)
     assert verify_run(run)["problems"] == []
 
@@ -112,9 +112,9 @@ def test_the_same_papers_and_the_same_vectors(tmp_path: Path, spark: Any, minilm
     assert there.input == here.input
     assert sum(one["count"] for one in there.input["rejected"].values()) == 3
     assert there.metadata["fingerprint"] == here.metadata["fingerprint"]
-    for counted in ("n_papers", "n_tokens", "n_cut", "n_repeated"):
+    for counted in ("n_papers", "n_tokens", "n_truncated", "n_repeated"):
         assert [part[counted] for part in there.metadata["parts"]] == [part[counted] for part in here.metadata["parts"]]
-    assert sum(part["n_cut"] for part in there.metadata["parts"]) == 1
+    assert sum(part["n_truncated"] for part in there.metadata["parts"]) == 1
     assert there.metadata["settings"]["threads"] == 1
 
 
@@ -129,7 +129,7 @@ def test_texts_in_windows_and_abstracts_alone(tmp_path: Path, spark: Any) -> Non
     assert sum(part["n_in_windows"] for part in there.metadata["parts"]) > 1
 
 
-def test_int8_is_the_same_quantised_model(tmp_path: Path, spark: Any) -> None:
+def test_int8_is_the_same_quantized_model(tmp_path: Path, spark: Any) -> None:
     there = embed(sample_papers(), tmp_path / "there", spark, precision="int8").run
     here = embed_papers(sample_papers(), tmp_path / "here", precision="int8", device="cpu").run
     assert there.metadata["fingerprint"] == here.metadata["fingerprint"]
@@ -181,7 +181,7 @@ from arxiv_embeddings.spark.via_encoder import LOADED, PartEncoder
 from arxiv_embeddings.spark.executors import place_windows
 
 folder, model, content_sha256, spec = sys.argv[1:]
-options = {"precision": "float32", "long_text": "cut", "allow_unknown": False, "threads": 1, "streams": 1}
+options = {"precision": "float32", "long_text": "truncate", "allow_unknown": False, "threads": 1, "streams": 1}
 maker = PartEncoder(folder, {"embedding_dim": 384}, ModelSpec(**json.loads(spec)), model, content_sha256, options)
 loaded = []
 for window in place_windows(open_papers(sample_papers()).scan().batches(12, limit=24), 0):
@@ -213,7 +213,7 @@ def test_a_model_is_packed_once_and_the_same_everywhere(tmp_path: Path, minilm: 
     for path in minilm.converted.folder.iterdir():
         assert (tmp_path / "model" / path.name).read_bytes() == path.read_bytes()
     before = packed.stat()
-    assert archive_model(fetch_converted(minilm.files)).stat() == before
+    assert archive_model(get_or_convert(minilm.files)).stat() == before
     content = bytearray(packed.read_bytes())
     content[1_000_000] ^= 1
     packed.write_bytes(content)

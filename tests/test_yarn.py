@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from arxiv_embeddings.cli.main import app
-from arxiv_embeddings.encoders.vectors import compute_cosines
+from arxiv_embeddings.encoders.vectors import paired_cosines
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.files.paths import put_folder, resolve_folder
 from arxiv_embeddings.papers.corpus import sample_papers
@@ -107,7 +107,7 @@ def test_a_nodemanager_that_is_stopped_and_started_again(
     assert process.returncode == 0, errors
     made = open_run(run)
     assert made.read().equals(expected.read())
-    assert compute_cosines(made.embeddings(), expected.embeddings()).min() >= 0.99999
+    assert paired_cosines(made.embeddings(), expected.embeddings()).min() >= 0.99999
     assert verify_run(made)["problems"] == []
 
 
@@ -148,7 +148,7 @@ def session(yarn: dict[str, Any], packed: dict[str, Any]) -> Iterator[Any]:
 def test_a_model_on_hdfs_reaches_executors(yarn: dict[str, Any], session: Any, sample_run: Run) -> None:
     run = embed_in_executors(sample_papers(), f"{yarn['uri']}/there", session, shared=f"{yarn['uri']}/model").run
     assert run.read().equals(sample_run.read())
-    assert compute_cosines(run.embeddings(), sample_run.embeddings()).min() >= 0.99999
+    assert paired_cosines(run.embeddings(), sample_run.embeddings()).min() >= 0.99999
 
 
 def test_executors_have_the_archive_alone(yarn: dict[str, Any], session: Any) -> None:

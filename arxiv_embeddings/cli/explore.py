@@ -79,8 +79,8 @@ def describe(
         + (f", the last of {described['n_inputs']}" if described["n_inputs"] > 1 else ""),
         "model": f"{described['model']}, {described['embedding_dim']} dimensions, {described['fingerprint']['pooling']} pooling",
         "text": f"{described['fingerprint']['text']}, up to {described['fingerprint']['max_tokens']} tokens, longer ones "
-        + ("cut" if described["fingerprint"]["long_text"] == "cut" else "read in windows"),
-        "cut": f"{described['n_cut']:,} texts were longer",
+        + ("truncate" if described["fingerprint"]["long_text"] == "truncate" else "read in windows"),
+        "truncated": f"{described['n_truncated']:,} texts were longer",
         "int8": f"cosine to float32 {described['int8_check']['mean_cosine']:.4f} on average, "
         f"{described['int8_check']['smallest_cosine']:.4f} at worst, of {described['int8_check']['n_papers']} papers"
         if described["int8_check"]
@@ -170,7 +170,7 @@ def index(run: RunFolder, as_json: AsJson = False, debug: Debug = False) -> None
 def evaluate(
     run: RunFolder,
     relations: Annotated[str | None, typer.Option(help="Tab-separated file of related papers: src, dst, kind.")] = None,
-    k: Annotated[int, typer.Option("-k", help="How many neighbours of each paper count.", min=1)] = 10,
+    k: Annotated[int, typer.Option("-k", help="How many neighbors of each paper count.", min=1)] = 10,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -181,7 +181,7 @@ def evaluate(
     measured = evaluate_run(open_run(run), relations, k)
     if as_json:
         return print_json(measured)
-    share, cosines = measured[f"category_share@{k}"], measured["random_cosines"]
+    share, cosines = measured[f"category_precision@{k}"], measured["random_cosines"]
     typer.echo(f"{measured['n_papers']:,} papers, {measured['model']}")
     typer.echo(
         f"share of the {k} nearest in the same category: " + ("no categories" if share is None else f"{share:.4f}")

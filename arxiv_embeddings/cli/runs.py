@@ -89,7 +89,7 @@ def embed(
     ] = "float32",
     engine: Annotated[str | None, typer.Option(help="openvino or torch; default: what is fastest here.")] = None,
     device: Device = None,
-    long_text: LongText = "cut",
+    long_text: LongText = "truncate",
     allow_unknown: AllowUnknown = False,
     minimum_cosine: MinimumCosine = 0.99,
     id_column: IdColumn = None,
@@ -214,11 +214,11 @@ def repair(
 @reports_errors
 def compact(run: RunFolder, as_json: AsJson = False, debug: Debug = False) -> None:
     "Put small parts of a run together, as many appends leave them."
-    from arxiv_embeddings.runs.append import compact_run, settle_next
+    from arxiv_embeddings.runs.append import compact_run, recover_staging
     from arxiv_embeddings.runs.store import RunWriter
 
     with RunWriter(run) as writer:
-        settle_next(writer)
+        recover_staging(writer)
         n_less = compact_run(writer, writer.metadata["batching"]["part_size"])
         n_parts = len(writer.metadata["parts"])
     if as_json:
@@ -238,7 +238,7 @@ def models(as_json: AsJson = False, debug: Debug = False) -> None:
         return print_json([asdict(spec) for spec in REGISTRY.values()])
     print_table(
         [
-            {"name": spec.name, "pooling": spec.pooling, "license": spec.license, "about": spec.about}
+            {"name": spec.name, "pooling": spec.pooling, "license": spec.license, "description": spec.description}
             for spec in REGISTRY.values()
         ]
     )

@@ -46,7 +46,9 @@ Pooling = Annotated[str | None, typer.Option(help="mean, cls or max, for a plain
 MaxTokens = Annotated[int | None, typer.Option(min=3, help="Cut texts to this many tokens.")]
 Adapter = Annotated[str | None, typer.Option(help="Hub id, folder or known name of an adapter.")]
 QueryAdapter = Annotated[str | None, typer.Option(help="The same for text queries; default: the model's own, if any.")]
-LongText = Annotated[str, typer.Option(help="Texts beyond the limit: cut, or windows (read in pieces and averaged).")]
+LongText = Annotated[
+    str, typer.Option(help="Texts beyond the limit: truncate, or windows (read in pieces and averaged).")
+]
 MinimumCosine = Annotated[
     float, typer.Option(min=-1, max=1, help="Stop an int8 run that is farther from float32 than this.")
 ]
@@ -154,16 +156,16 @@ def print_embedded(
     from arxiv_embeddings.papers.rows import ReadReport
 
     run, kept = result.run, result.run.input
-    n_cut, n_in_windows, n_unknown, n_recomputed = (
+    n_truncated, n_in_windows, n_unknown, n_recomputed = (
         sum(part.get(name, 0) for part in run.metadata["parts"])
-        for name in ("n_cut", "n_in_windows", "n_unknown", "n_recomputed")
+        for name in ("n_truncated", "n_in_windows", "n_unknown", "n_recomputed")
     )
     if as_json:
         counts = {
             "n_embedded": result.n_embedded,
             "seconds": round(result.seconds, 1),
             "n_papers": run.n_papers,
-            "n_cut": n_cut,
+            "n_truncated": n_truncated,
             "n_in_windows": n_in_windows,
             "n_unknown": n_unknown,
             "n_recomputed": n_recomputed,
@@ -189,7 +191,7 @@ def print_embedded(
         )
     max_tokens = run.metadata["fingerprint"]["max_tokens"]
     notes = {
-        f"cut to {max_tokens} tokens": n_cut,
+        f"cut to {max_tokens} tokens": n_truncated,
         f"read in windows of {max_tokens} tokens": n_in_windows,
         "without a token that the model knows": n_unknown,
     }

@@ -72,7 +72,7 @@ def spark_embed(
     model: Annotated[
         str, typer.Option(help="Name (see: models), hub id, model folder; with spark-nlp also one from export-model.")
     ] = "minilm",
-    int8: Annotated[bool, typer.Option("--int8", help="Quantise the model.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize the model.")] = False,
     tokenizer: Annotated[
         str | None, typer.Option(help="With spark-nlp: whole (the default: nothing is lost) or seed (the usual one).")
     ] = None,
@@ -90,7 +90,7 @@ def spark_embed(
     revision: Revision = None,
     adapter: Adapter = None,
     query_adapter: QueryAdapter = None,
-    long_text: LongText = "cut",
+    long_text: LongText = "truncate",
     minimum_cosine: MinimumCosine = 0.99,
     master: Annotated[str, typer.Option(help="Where Spark runs: local[*], yarn, spark://...")] = "local[*]",
     conf: Annotated[
@@ -125,7 +125,7 @@ def spark_embed(
             "--revision": revision is None,
             "--adapter": adapter is None,
             "--query-adapter": query_adapter is None,
-            "--long-text": long_text == "cut",
+            "--long-text": long_text == "truncate",
             "--minimum-cosine": minimum_cosine == 0.99,
         },
         "spark-nlp": {"--tokenizer": tokenizer is None, "--batch-size": batch_size is None, "--jars": jars == "onnx"},
@@ -151,11 +151,11 @@ def spark_embed(
         **columns,
     }
     if via == "spark-nlp":
-        from arxiv_embeddings.spark.nlp_model import fetch_exported
+        from arxiv_embeddings.spark.nlp_model import get_or_export
         from arxiv_embeddings.spark.nlp_pipeline import BATCH_SIZE
         from arxiv_embeddings.spark.via_spark_nlp import embed_on_spark
 
-        given = {"model": fetch_exported(model, int8=int8), "tokenizer": tokenizer or "whole"}
+        given = {"model": get_or_export(model, int8=int8), "tokenizer": tokenizer or "whole"}
         given |= {"batch_size": batch_size or BATCH_SIZE}
     else:
         from arxiv_embeddings.spark.via_encoder import embed_in_executors as embed_on_spark
@@ -188,7 +188,7 @@ def check_way(
 def spark_export_model(
     folder: Annotated[str, typer.Argument(help="Folder to write; must not exist.", metavar="DIR")],
     model: Annotated[str, typer.Option(help="Name (see: models), hub id or model folder.")] = "minilm",
-    int8: Annotated[bool, typer.Option("--int8", help="Quantise the model.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize the model.")] = False,
     revision: Revision = None,
     spark_form: Annotated[
         str | None, typer.Option(help="Also save it in Spark's own form, for load(), into this folder or hdfs:// URI.")

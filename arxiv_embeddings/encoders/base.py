@@ -18,8 +18,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from arxiv_embeddings.encoders.batching import (
-    TokenisedTexts,
-    Tokeniser,
+    TextTokenizer,
+    TokenizedTexts,
     average_windows,
     pad_batch,
     plan_batches,
@@ -41,26 +41,26 @@ class Encoder(Protocol):
     least_cosine: float  # between vectors of one text that was computed in two ways
     n_recomputed: int  # how often the engine was found wrong so far, and its batches were computed again
 
-    def tokenise(
+    def tokenize(
         self,
         texts: list[str],  # not empty ones
-    ) -> TokenisedTexts:  # as the model reads them
-        "Tokenise texts; raises `InputError` for one without content."
+    ) -> TokenizedTexts:  # as the model reads them
+        "Tokenize texts; raises `InputError` for one without content."
         ...
 
     def run(
         self,
-        tokenised: TokenisedTexts,  # from `tokenise`
+        tokenized: TokenizedTexts,  # from `tokenize`
         on_batch: Callable[[int], None] | None = None,  # called with the number of texts of each batch that is done
     ) -> np.ndarray:  # float32, (n_texts, dim), row i for text i
-        "Embed tokenised texts."
+        "Embed tokenized texts."
         ...
 
     def encode(
         self,
         texts: list[str],  # any number, none included
     ) -> np.ndarray:  # float32, (n_texts, dim), row i for text i
-        "Tokenise and embed texts; raises `InputError` for one without content."
+        "Tokenize and embed texts; raises `InputError` for one without content."
         ...
 
 # %% ../../nbs/encoders/25_base.ipynb #25-base-09
@@ -118,7 +118,7 @@ class BatchEncoder(ABC):
     dim: int  # numbers in a vector
     settings: dict[str, Any]  # engine, device, precision, versions
     batching: dict[str, Any]  # `token_budget`, `length_multiple`, `streams`, as far as the engine has them
-    tokeniser: Tokeniser  # the model's
+    text_tokenizer: TextTokenizer  # the model's
 
     @abstractmethod
     def embed_batches(
@@ -156,8 +156,8 @@ class BatchEncoder(ABC):
                 lambda batches: encoder.embed_batches(batches, stream),
                 lambda: encoder.renew(stream),
                 least_cosine=self.least_cosine,
-                max_tokens=self.tokeniser.max_tokens,
-                pad_id=self.tokeniser.pad_id,
+                max_tokens=self.text_tokenizer.max_tokens,
+                pad_id=self.text_tokenizer.pad_id,
             )
 
         return [make_guard(stream) for stream in range(self.batching.get("streams", 1))]
@@ -172,43 +172,43 @@ class BatchEncoder(ABC):
         "How often the engine was found wrong so far, and its batches were computed again."
         return sum(guard.n_differences for guard in self.guards)
 
-    def tokenise(
+    def tokenize(
         self,
         texts: list[str],  # not empty ones
-    ) -> TokenisedTexts:  # as the model reads them
-        "Tokenise texts and count what they had before; raises `InputError` for one without content."
-        return self.tokeniser.tokenise(texts)
+    ) -> TokenizedTexts:  # as the model reads them
+        "Tokenize texts and count what they had before; raises `InputError` for one without content."
+        return self.text_tokenizer.tokenize(texts)
 
     def run(
         self,
-        tokenised: TokenisedTexts,  # from `tokenise`
+        tokenized: TokenizedTexts,  # from `tokenize`
         on_batch: Callable[[int], None] | None = None,  # called with the number of texts of each batch that is done
     ) -> np.ndarray:  # float32, (n_texts, dim), row i for text i; unit length if the model's modules make it so
-        "Embed tokenised texts, batch by batch; raises `InputError` if the engine is wrong twice, or makes NaN or infinity."
-        vectors = np.empty((len(tokenised.rows), self.dim), dtype=np.float32)
-        starts_text = tokenised.starts_text
+        "Embed tokenized texts, batch by batch; raises `InputError` if the engine is wrong twice, or makes NaN or infinity."
+        vectors = np.empty((len(tokenized.rows), self.dim), dtype=np.float32)
+        starts_text = tokenized.starts_text
         planned = plan_batches(
-            round_up(tokenised.lengths, self.batching.get("length_multiple", 1)), self.batching["token_budget"]
+            round_up(tokenized.lengths, self.batching.get("length_multiple", 1)), self.batching["token_budget"]
         )
         workers = [guard.run for guard in self.guards[: max(1, len(planned))]]
-        for batch, batch_vectors in run_side_by_side(workers, self._make_batches(planned, tokenised)):
+        for batch, batch_vectors in run_side_by_side(workers, self._make_batches(planned, tokenized)):
             vectors[batch.rows] = batch_vectors
             if on_batch:
                 on_batch(int(starts_text[batch.rows].sum()))
-        self._check_numbers(vectors, tokenised)
-        return average_windows(vectors, tokenised, self.tokeniser.n_special, self.files.unit_length)
+        self._check_numbers(vectors, tokenized)
+        return average_windows(vectors, tokenized, self.text_tokenizer.n_special, self.files.unit_length)
 
-    def _make_batches(self, planned: list[np.ndarray], tokenised: TokenisedTexts) -> Iterator[Batch]:
+    def _make_batches(self, planned: list[np.ndarray], tokenized: TokenizedTexts) -> Iterator[Batch]:
         "Pad the rows of each batch."
         multiple = self.batching.get("length_multiple", 1)
         for rows in planned:
-            ids, mask = pad_batch([tokenised.rows[row] for row in rows], self.tokeniser.pad_id, multiple)
+            ids, mask = pad_batch([tokenized.rows[row] for row in rows], self.text_tokenizer.pad_id, multiple)
             n_full = self.batching["token_budget"] // ids.shape[1]
             yield Batch(rows, *self.fill_batch(ids, mask, n_full, alone=len(planned) == 1))
 
-    def _check_numbers(self, vectors: np.ndarray, tokenised: TokenisedTexts) -> None:
+    def _check_numbers(self, vectors: np.ndarray, tokenized: TokenizedTexts) -> None:
         "Refuse NaN and infinity, which would otherwise be found much later, by a search."
-        bad = tokenised.text_of_row[~np.isfinite(vectors).all(axis=1)]
+        bad = tokenized.text_of_row[~np.isfinite(vectors).all(axis=1)]
         if len(bad):
             raise InputError(
                 f"{self.files.spec.source} makes numbers that are not finite in {self.settings['precision']} "
@@ -219,5 +219,5 @@ class BatchEncoder(ABC):
         self,
         texts: list[str],  # any number, none included
     ) -> np.ndarray:  # float32, (n_texts, dim), row i for text i; unit length if the model's modules make it so
-        "Tokenise and embed texts; raises `InputError` for one without content."
-        return self.run(self.tokenise(texts)) if len(texts) else np.empty((0, self.dim), dtype=np.float32)
+        "Tokenize and embed texts; raises `InputError` for one without content."
+        return self.run(self.tokenize(texts)) if len(texts) else np.empty((0, self.dim), dtype=np.float32)

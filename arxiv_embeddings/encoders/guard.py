@@ -14,7 +14,7 @@ from itertools import chain
 
 import numpy as np
 
-from .vectors import compute_cosines
+from .vectors import paired_cosines
 from ..files.errors import InputError
 
 # %% ../../nbs/encoders/24_guard.ipynb #24-guard-05
@@ -76,7 +76,7 @@ def same_vectors(
     overflowed = ~np.isfinite(left).all(axis=1) & ~np.isfinite(right).all(axis=1)
     lengths = np.linalg.norm([left, right], axis=2)
     with np.errstate(invalid="ignore"):
-        same_direction = compute_cosines(left, right) >= least
+        same_direction = paired_cosines(left, right) >= least
         same_length = lengths.min(axis=0) >= (2 * least - 1) * lengths.max(axis=0)
     return overflowed | (same_direction & same_length)
 

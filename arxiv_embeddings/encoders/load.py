@@ -10,7 +10,7 @@ import importlib.util
 from pathlib import Path
 
 from .base import Encoder
-from .conversion import fetch_converted
+from .conversion import get_or_convert
 from .models import DEFAULT_MODEL, ModelFiles, fetch_model, find_model
 from .openvino_engine import OpenVINOEncoder
 from .torch_engine import TorchEncoder
@@ -52,7 +52,7 @@ def make_encoder(
     engine: str | None = None,  # openvino or torch; `None`: chosen for the machine
     precision: str = "float32",  # float32, bfloat16, float16 or int8
     device: str | None = None,  # `cpu`, `cuda`, ...; `None`: a GPU if there is one
-    long_text: str = "cut",  # what becomes of texts beyond the limit: cut, or read in windows that are averaged
+    long_text: str = "truncate",  # what becomes of texts beyond the limit: truncate, or read in windows that are averaged
     allow_unknown: bool = False,  # embed a text of which the model knows no token, instead of refusing it
     **batching: int,  # `token_budget`, `length_multiple` and `streams`, as a run has kept them; left out: chosen for model and machine
 ) -> Encoder:  # ready to `encode`
@@ -61,7 +61,7 @@ def make_encoder(
     options = {"long_text": long_text, "allow_unknown": allow_unknown}
     if engine == "torch":
         return TorchEncoder(files, device, precision, token_budget=batching.get("token_budget"), **options)
-    converted = fetch_converted(files, "int8" if precision == "int8" else "float32")
+    converted = get_or_convert(files, "int8" if precision == "int8" else "float32")
     return OpenVINOEncoder(converted, precision, **options, **batching)
 
 
@@ -76,7 +76,7 @@ def load_encoder(
     engine: str | None = None,  # openvino or torch; `None`: chosen for the machine
     precision: str = "float32",  # float32, bfloat16, float16 or int8
     device: str | None = None,  # `cpu`, `cuda`, ...; `None`: a GPU if there is one
-    long_text: str = "cut",  # what becomes of texts beyond the limit: cut, or read in windows that are averaged
+    long_text: str = "truncate",  # what becomes of texts beyond the limit: truncate, or read in windows that are averaged
     allow_unknown: bool = False,  # embed a text of which the model knows no token, instead of refusing it
 ) -> Encoder:  # ready to `encode`
     "Load a model by name; raises `InputError` saying what is missing where it cannot be loaded."

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['REGISTRY', 'DEFAULT_MODEL', 'POOLINGS', 'SMALL_FILES', 'SAFE_WEIGHTS', 'PICKLED_WEIGHTS', 'KNOWN_MODULES',
            'CONFIGURATIONS', 'TOKENIZER_FILES', 'ModelSpec', 'find_model', 'find_query_model', 'fetch_folder',
-           'download_folder', 'read_json', 'find_weights', 'read_modules', 'read_own_pooling', 'settle_pooling',
-           'settle_max_tokens', 'settle_separator', 'ModelFiles', 'fetch_model', 'fingerprint_model']
+           'download_folder', 'read_json', 'find_weights', 'read_modules', 'read_own_pooling', 'resolve_pooling',
+           'resolve_max_tokens', 'resolve_separator', 'ModelFiles', 'fetch_model', 'fingerprint_model']
 
 # %% ../../nbs/encoders/20_models.ipynb #20-models-02
 import difflib
@@ -38,7 +38,7 @@ class ModelSpec:
     separator: str | None = None  # what stands between title and abstract; `None`: the tokenizer's separator token
     max_tokens: int | None = None  # longer texts are cut to this many tokens, special ones included
     license: str = "not known"  # SPDX name
-    about: str = ""  # one line for people
+    description: str = ""  # one line for people
 
 # %% ../../nbs/encoders/20_models.ipynb #20-models-08
 _SPECTER2_BASE = {
@@ -61,7 +61,7 @@ REGISTRY = {
             separator=" [SEP] ",
             max_tokens=512,
             license="Apache-2.0",
-            about="all-MiniLM-L6-v2, 384 dimensions, small and quick; comes with the package",
+            description="all-MiniLM-L6-v2, 384 dimensions, small and quick; comes with the package",
         ),
         ModelSpec(
             name="specter2",
@@ -70,13 +70,13 @@ REGISTRY = {
             query_adapter=_SPECTER2_QUERY["adapter"],
             query_adapter_revision=_SPECTER2_QUERY["adapter_revision"],
             pooling="cls",
-            about="SPECTER2 with its proximity adapter, 768 dimensions, made for papers",
+            description="SPECTER2 with its proximity adapter, 768 dimensions, made for papers",
             **_SPECTER2_BASE,
         ),
         ModelSpec(
             name="specter2_adhoc_query",
             pooling="cls",
-            about="SPECTER2 with its adapter for short queries; `specter2` uses it for them by itself",
+            description="SPECTER2 with its adapter for short queries; `specter2` uses it for them by itself",
             **_SPECTER2_QUERY,
             **_SPECTER2_BASE,
         ),
@@ -84,26 +84,26 @@ REGISTRY = {
             name="specter2_classification",
             adapter="allenai/specter2_classification",
             pooling="cls",
-            about="SPECTER2 with its classification adapter, for vectors that feed a linear classifier",
+            description="SPECTER2 with its classification adapter, for vectors that feed a linear classifier",
             **_SPECTER2_BASE,
         ),
         ModelSpec(
             name="specter2_regression",
             adapter="allenai/specter2_regression",
             pooling="cls",
-            about="SPECTER2 with its regression adapter, for vectors that feed a linear regressor",
+            description="SPECTER2 with its regression adapter, for vectors that feed a linear regressor",
             **_SPECTER2_BASE,
         ),
         ModelSpec(
             name="specter2_base",
             pooling="cls",
-            about="SPECTER2 without an adapter, [CLS], 768 dimensions",
+            description="SPECTER2 without an adapter, [CLS], 768 dimensions",
             **_SPECTER2_BASE,
         ),
         ModelSpec(
             name="specter2_base_mean",
             pooling="mean",
-            about="SPECTER2 without an adapter, mean pooling: what sentence-transformers makes of the bare name",
+            description="SPECTER2 without an adapter, mean pooling: what sentence-transformers makes of the bare name",
             **_SPECTER2_BASE,
         ),
         ModelSpec(
@@ -113,7 +113,7 @@ REGISTRY = {
             pooling="mean",
             max_tokens=512,
             license="Apache-2.0",
-            about="SciBERT, 768 dimensions; not trained for similarity",
+            description="SciBERT, 768 dimensions; not trained for similarity",
         ),
         ModelSpec(
             name="distilbert",
@@ -122,7 +122,7 @@ REGISTRY = {
             pooling="mean",
             max_tokens=512,
             license="Apache-2.0",
-            about="DistilBERT, 768 dimensions; not trained for similarity",
+            description="DistilBERT, 768 dimensions; not trained for similarity",
         ),
     )
 }
@@ -349,7 +349,7 @@ def read_own_pooling(
     return None
 
 # %% ../../nbs/encoders/20_models.ipynb #20-models-27
-def settle_pooling(
+def resolve_pooling(
     spec: ModelSpec,  # what was asked for
     modules: list[tuple[str, Path]],  # from `read_modules`
 ) -> str:  # the pooling that will be used
@@ -367,7 +367,7 @@ def settle_pooling(
     return own or spec.pooling
 
 # %% ../../nbs/encoders/20_models.ipynb #20-models-29
-def settle_max_tokens(
+def resolve_max_tokens(
     spec: ModelSpec,  # what was asked for
     folder: Path,  # the transformer's folder, with `config.json`
 ) -> int:  # tokens a text may have, special ones included
@@ -389,7 +389,7 @@ def settle_max_tokens(
     return int(min(limits, default=512))
 
 
-def settle_separator(
+def resolve_separator(
     spec: ModelSpec,  # what was asked for
     folder: Path,  # the transformer's folder, with the tokenizer's files
 ) -> str:  # text between title and abstract
@@ -456,9 +456,9 @@ def fetch_model(
         spec,
         revision=_commit_of(folder) or spec.revision,
         adapter_revision=(adapter_folder and _commit_of(adapter_folder)) or spec.adapter_revision,
-        pooling=settle_pooling(spec, modules),
-        max_tokens=settle_max_tokens(spec, transformer_folder),
-        separator=settle_separator(spec, transformer_folder),
+        pooling=resolve_pooling(spec, modules),
+        max_tokens=resolve_max_tokens(spec, transformer_folder),
+        separator=resolve_separator(spec, transformer_folder),
     )
     files = ModelFiles(settled, folder, transformer_folder, modules, adapter_folder)
     for module_folder in files.weighted_folders:
@@ -489,7 +489,7 @@ TOKENIZER_FILES = (
 def fingerprint_model(
     files: ModelFiles,  # from `fetch_model`
     precision: str = "float32",  # the numbers in which the model computes: float32, bfloat16, float16 or int8
-    long_text: str = "cut",  # what becomes of texts beyond `max_tokens`: cut or windows
+    long_text: str = "truncate",  # what becomes of texts beyond `max_tokens`: truncate or windows
 ) -> dict[str, Any]:  # field -> value; two runs may be joined only where all are equal
     "State everything that changes a vector."
     adapter = files.adapter_folder
@@ -513,5 +513,5 @@ def fingerprint_model(
         "max_tokens": files.spec.max_tokens,
         "long_text": long_text,
         "precision": precision,
-        "quantised_sha256": None,  # one model can be quantised in many ways: the engine says in which
+        "quantized_sha256": None,  # one model can be quantized in many ways: the engine says in which
     }

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .base import BatchEncoder
-from .batching import Tokeniser, choose_token_budget
+from .batching import TextTokenizer, choose_token_budget
 from .guard import Batch
 from .models import ModelFiles, ModelSpec, read_json
 from ..files.errors import InputError
@@ -92,12 +92,12 @@ class ConvertedModel:
             {name: said for name, said in self.description.items() if name not in ("versions", "spec")}
         )
 
-    def made(
+    def matches(
         self,
         fingerprint: dict[str, Any],  # of a run in int8
     ) -> bool:
-        "Whether this quantised model is the one that made a run's vectors."
-        return self.sha256 == fingerprint["quantised_sha256"]
+        "Whether this quantized model is the one that made a run's vectors."
+        return self.sha256 == fingerprint["quantized_sha256"]
 
 
 def open_converted(
@@ -155,9 +155,9 @@ class OpenVINOEncoder(BatchEncoder):
 
     def __init__(
         self,
-        converted: ConvertedModel,  # from `fetch_converted`, or from a run's folder
+        converted: ConvertedModel,  # from `get_or_convert`, or from a run's folder
         precision: str | None = None,  # float32, bfloat16 or int8; `None`: the converted model's own
-        long_text: str = "cut",  # cut or windows, one of `LONG_TEXTS`
+        long_text: str = "truncate",  # truncate or windows, one of `LONG_TEXTS`
         allow_unknown: bool = False,  # embed a text of which no token is known, instead of refusing it
         token_budget: int | None = None,  # padded tokens in a batch at most; `None`: chosen for model and processor
         length_multiple: int | None = None,  # padded lengths are multiples of this; `None`: chosen for the precision
@@ -175,7 +175,7 @@ class OpenVINOEncoder(BatchEncoder):
                 f"{converted.folder} holds a model in {about['precision']}, which cannot run in {precision}"
             )
         self.converted, self.files, self.dim = converted, converted.files, about["dim"]
-        self.tokeniser = Tokeniser(
+        self.text_tokenizer = TextTokenizer(
             Tokenizer.from_file(str(converted.folder / "tokenizer.json")),
             max_tokens=self.files.spec.max_tokens,
             pad_id=about["pad_id"],
@@ -186,7 +186,7 @@ class OpenVINOEncoder(BatchEncoder):
         )
         changed = {"precision": precision, "long_text": long_text}
         if precision == "int8":
-            changed["quantised_sha256"] = converted.sha256
+            changed["quantized_sha256"] = converted.sha256
         self.fingerprint = about["fingerprint"] | changed
         n_cores = threads or count_cores()
         self.batching = {

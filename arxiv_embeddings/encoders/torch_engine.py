@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LENGTH_MULTIPLE', 'GPU_TOKEN_BUDGET', 'PRECISIONS', 'quiet_transformers', 'read_weight_names', 'check_weights',
-           'load_modules', 'add_adapter', 'make_tokeniser', 'TorchEncoder']
+           'load_modules', 'add_adapter', 'make_text_tokenizer', 'TorchEncoder']
 
 # %% ../../nbs/encoders/26_torch_engine.ipynb #26-torch-engine-02
 import logging
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .base import BatchEncoder
-from .batching import Tokeniser, choose_token_budget
+from .batching import TextTokenizer, choose_token_budget
 from .guard import Batch
 from .models import ModelFiles, find_weights, fingerprint_model
 from ..files.errors import InputError
@@ -153,19 +153,19 @@ def add_adapter(
         raise InputError(f"the adapter {files.spec.adapter} could not be switched on in {files.spec.source}")
 
 # %% ../../nbs/encoders/26_torch_engine.ipynb #26-torch-engine-13
-def make_tokeniser(
+def make_text_tokenizer(
     model: "SentenceTransformer",  # from `load_modules`
     files: ModelFiles,  # the same model
-    long_text: str = "cut",  # cut or windows, one of `LONG_TEXTS`
+    long_text: str = "truncate",  # truncate or windows, one of `LONG_TEXTS`
     allow_unknown: bool = False,  # embed a text of which no token is known, instead of refusing it
-) -> Tokeniser:  # as this model reads texts
-    "Make a model's tokeniser; raises `InputError` where it has no fast tokenizer, or one that marks segments."
+) -> TextTokenizer:  # as this model reads texts
+    "Make a model's tokenizer; raises `InputError` where it has no fast tokenizer, or one that marks segments."
     if not model.tokenizer.is_fast:
         raise InputError(f"{files.spec.source} has no tokenizer.json: only fast tokenizers are supported")
     backend: Tokenizer = model.tokenizer.backend_tokenizer
     if any(backend.encode("a text").type_ids):
         raise InputError(f"{files.spec.source} marks segments of a text, as XLNet does: that is not supported")
-    return Tokeniser(
+    return TextTokenizer(
         backend,
         max_tokens=files.spec.max_tokens,
         pad_id=model.tokenizer.pad_token_id or 0,
@@ -189,7 +189,7 @@ class TorchEncoder(BatchEncoder):
         files: ModelFiles,  # from `fetch_model`
         device: str | None = None,  # `cpu`, `cuda`, ...; `None`: a GPU if there is one
         precision: str = "float32",  # float32, bfloat16 or float16, as far as the device has it
-        long_text: str = "cut",  # cut or windows, one of `LONG_TEXTS`
+        long_text: str = "truncate",  # truncate or windows, one of `LONG_TEXTS`
         allow_unknown: bool = False,  # embed a text of which no token is known, instead of refusing it
         token_budget: int | None = None,  # padded tokens in a batch at most; `None`: chosen for model and device
     ):
@@ -202,7 +202,7 @@ class TorchEncoder(BatchEncoder):
             offered = ", ".join(PRECISIONS.get(kind, ("float32",)))
             raise InputError(f"torch cannot give {precision} on {kind}: it has {offered}")
         transformer = self.model[0].auto_model.to(getattr(torch, precision))  # pooling stays in float32
-        self.tokeniser = make_tokeniser(self.model, files, long_text, allow_unknown)
+        self.text_tokenizer = make_text_tokenizer(self.model, files, long_text, allow_unknown)
         self.fingerprint = fingerprint_model(files, precision, long_text)
         self.dim = self.model.get_embedding_dimension()
         on_cpu = kind == "cpu"

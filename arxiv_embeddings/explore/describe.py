@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from ..encoders.vectors import scale_to_unit_length
+from ..encoders.vectors import l2_normalize
 from .similarity import describe_spread, sample_random_cosines
 from ..files.errors import InputError
 from ..runs.store import Run
@@ -47,12 +47,12 @@ def find_near_duplicates(
     "Find pairs of papers that are nearly the same, by comparing all of them."
     from sklearn.neighbors import NearestNeighbors
 
-    unit = scale_to_unit_length(embeddings)
+    unit = l2_normalize(embeddings)
     search = NearestNeighbors(radius=1 - minimum_cosine, metric="cosine", algorithm="brute").fit(unit)
-    distances, neighbours = search.radius_neighbors()
+    distances, neighbors = search.radius_neighbors()
     pairs = [
         (row, int(other), round(float(1 - distance), 4))
-        for row, (others, apart) in enumerate(zip(neighbours, distances, strict=True))
+        for row, (others, apart) in enumerate(zip(neighbors, distances, strict=True))
         for other, distance in zip(others, apart, strict=True)
         if row < other
     ]
@@ -94,7 +94,7 @@ def describe_run(
         "input": {name: run.input[name] for name in ("path", "n_rows", "n_accepted", "rejected")},
         "n_inputs": len(kept["inputs"]),
         "n_parts": len(kept["parts"]),
-        **{name: sum(part[name] for part in kept["parts"]) for name in ("n_bytes", "n_cut", "n_tokens")},
+        **{name: sum(part[name] for part in kept["parts"]) for name in ("n_bytes", "n_truncated", "n_tokens")},
         "categories": {one["values"] or "none": one["counts"] for one in by_count},
         "duplicate_texts": find_duplicate_texts(run),
         "near_duplicates": _name_pairs(run) if look else None,

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NAMENODE_PORT', 'HDFS_URI', 'UNCHANGED', 'read_hadoop_settings', 'resolve_hdfs', 'list_namenodes', 'find_server',
-           'check_namenode', 'explain_hdfs_error', 'explained', 'HdfsReader', 'connect_hdfs', 'HdfsFiles', 'HdfsPath',
-           'HdfsWriter']
+           'check_namenode', 'explain_hdfs_error', 'translate_hdfs_errors', 'HdfsReader', 'connect_hdfs', 'HdfsFiles',
+           'HdfsPath', 'HdfsWriter']
 
 # %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-02
 import errno
@@ -132,7 +132,7 @@ def explain_hdfs_error(
 
 
 @contextmanager
-def explained(
+def translate_hdfs_errors(
     where: str,  # the URI
 ) -> Iterator[None]:
     "Give errors of hdfs-native their meaning."
@@ -178,14 +178,14 @@ class HdfsReader(io.RawIOBase):
         buffer: Any,  # to be filled
     ) -> int:  # bytes read; 0 at the end
         "Read the next bytes."
-        with explained(self._where):
+        with translate_hdfs_errors(self._where):
             content = self._inner.read(len(buffer))
         buffer[: len(content)] = content
         return len(content)
 
     def readall(self) -> bytes:
         "Read all that is left, in one go; Python's own way would ask for a few kilobytes at a time."
-        with explained(self._where):
+        with translate_hdfs_errors(self._where):
             return self._inner.read(-1)
 
 
@@ -201,7 +201,7 @@ def _connect(namenode: str, process: int) -> Any:
     "A client does not outlive a fork."
     from hdfs_native import Client
 
-    with explained(f"hdfs://{namenode}"):
+    with translate_hdfs_errors(f"hdfs://{namenode}"):
         return Client(f"hdfs://{namenode}")
 
 
@@ -223,7 +223,7 @@ class HdfsFiles(fsspec.AbstractFileSystem):
         **_: Any,  # of fsspec
     ) -> dict[str, Any]:
         "Tell type, size and time of change."
-        with explained(f"hdfs://{self.namenode}{path}"):
+        with translate_hdfs_errors(f"hdfs://{self.namenode}{path}"):
             return self._describe(self.client.get_file_info(path))
 
     def ls(
@@ -233,7 +233,7 @@ class HdfsFiles(fsspec.AbstractFileSystem):
         **_: Any,  # of fsspec
     ) -> list[Any]:
         "List a folder."
-        with explained(f"hdfs://{self.namenode}{path}"):
+        with translate_hdfs_errors(f"hdfs://{self.namenode}{path}"):
             listed = [self._describe(one) for one in self.client.list_status(path)]
         return listed if detail else [one["name"] for one in listed]
 
@@ -251,7 +251,7 @@ class HdfsFiles(fsspec.AbstractFileSystem):
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> io.BufferedReader:
         where = f"hdfs://{self.namenode}{path}"
-        with explained(where):
+        with translate_hdfs_errors(where):
             return io.BufferedReader(HdfsReader(self.client.read(path), where), 1 << 16)
 
     @staticmethod
@@ -305,7 +305,7 @@ class HdfsPath:
 
     def _ask(self, question: str, *arguments: Any) -> Any:
         "What the NameNode answers."
-        with explained(str(self)):
+        with translate_hdfs_errors(str(self)):
             return getattr(connect_hdfs(self.namenode), question)(self.path, *arguments)
 
     def stat(self) -> SimpleNamespace:
@@ -327,7 +327,7 @@ class HdfsPath:
 
     def iterdir(self) -> Iterator["HdfsPath"]:
         "What is in a folder."
-        with explained(str(self)):
+        with translate_hdfs_errors(str(self)):
             listed = list(self._ask("list_status"))
         return (HdfsPath(self.namenode, one.path) for one in listed)
 
@@ -415,18 +415,18 @@ class HdfsWriter(io.RawIOBase):
         content: Any,  # bytes
     ) -> int:  # how many they are
         "Write bytes behind those that are there."
-        with explained(self._where):
+        with translate_hdfs_errors(self._where):
             self._n_bytes += self._inner.write(bytes(content))
         return len(content)
 
     def force_to_disk(self) -> None:
         "Wait until every DataNode has on disk what was written."
-        with explained(self._where):
+        with translate_hdfs_errors(self._where):
             self._inner.hsync()
 
     def close(self) -> None:
         "Tell the NameNode that the file is whole."
         if not self.closed:
             super().close()
-            with explained(self._where):
+            with translate_hdfs_errors(self._where):
                 self._inner.close()

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NUL_OR_SURROGATE', 'AnyPath', 'UNFINISHED', 'resolve_path', 'resolve_folder', 'is_reachable', 'list_folder',
-           'write_atomically', 'write_aside', 'unfinished_file', 'write_whole', 'remove_unfinished', 'force_to_disk',
-           'unfinished_name', 'sync_folder', 'remove_folder', 'copy_folder', 'put_folder', 'make_local', 'read_note',
-           'utc_now', 'cache_folder', 'make_folder_whole']
+           'write_atomically', 'write_staged', 'unfinished_file', 'write_whole', 'remove_unfinished', 'force_to_disk',
+           'unfinished_name', 'sync_folder', 'remove_folder', 'copy_folder', 'put_folder', 'make_local',
+           'read_manifest', 'utc_now', 'cache_folder', 'atomic_folder']
 
 # %% ../../nbs/files/04_paths.ipynb #04-paths-02
 import contextlib
@@ -96,7 +96,7 @@ def write_atomically(
     sync_folder(path.parent)
 
 
-def write_aside(
+def write_staged(
     path: AnyPath,  # where the file shall be at last
     write: Callable[[BinaryIO], Any],  # writes the content to a stream
 ) -> str:  # name of the whole file, which begins with a dot and ends with .tmp
@@ -242,7 +242,7 @@ def _copy_file(source: AnyPath, target: Path) -> None:
         write_atomically(target, lambda copy: shutil.copyfileobj(stream, copy, 1 << 20))
 
 # %% ../../nbs/files/04_paths.ipynb #04-paths-25
-def read_note(
+def read_manifest(
     path: AnyPath,  # a small JSON file of ours that nothing depends on
 ) -> dict[str, Any]:  # its content; empty where it is missing or unreadable
     "Read a note that lies beside a run."
@@ -266,7 +266,7 @@ def cache_folder() -> Path:  # may not exist yet
 
 
 @contextlib.contextmanager
-def make_folder_whole(
+def atomic_folder(
     folder: Path,  # what is wanted; not there yet
 ) -> Iterator[Path]:  # a folder to fill, which becomes the wanted one at the end
     "Make a folder whole or not at all; one process at a time may do so."

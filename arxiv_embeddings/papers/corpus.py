@@ -142,7 +142,7 @@ class Papers:
         "Read every row once and fill `report`; raises `InputError` where no paper is left."
         self.report, self._dropped = scan_rows(self.files, self.columns)
         if not len(self):
-            raise InputError(f"no paper is left of {self.files.path}: {self.report.in_one_line()}")
+            raise InputError(f"no paper is left of {self.files.path}: {self.report.as_line()}")
         return self
 
     def keep(

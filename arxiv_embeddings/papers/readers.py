@@ -301,7 +301,7 @@ def _jsonl_keys(files: InputFiles) -> list[str]:
         else:
             keys.update(dict.fromkeys(row))
     if not keys:
-        raise InputError(f"no paper is left of {files.path}: {report.in_one_line()}")
+        raise InputError(f"no paper is left of {files.path}: {report.as_line()}")
     return list(keys)
 
 

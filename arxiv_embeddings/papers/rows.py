@@ -238,7 +238,7 @@ class ReadReport:
             lines.append(f"{entry['count']:,} rejected, {reason}: {', '.join(entry['first_ids'])}{more}")
         return "\n".join(lines)
 
-    def in_one_line(self) -> str:
+    def as_line(self) -> str:
         "The same for an error message."
         return str(self).replace("\n", "; ")
 

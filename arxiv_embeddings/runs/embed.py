@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'N_CHECKED', 'MINIMUM_COSINE', 'PART_SIZE', 'RunFiller', 'describe_new_run', 'describe_input', 'pick_papers',
-           'encode_exactly', 'check_int8', 'check_same_input', 'show_progress', 'embed_window', 'fill_run',
-           'EmbedResult', 'embed_papers']
+           'encode_exactly', 'check_int8', 'check_same_input', 'show_progress', 'embed_part', 'fill_run', 'EmbedResult',
+           'embed_papers']
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-02
 import logging
@@ -26,13 +26,13 @@ from ..encoders.base import Encoder
 from ..encoders.batching import UnknownTextError
 from ..encoders.load import choose_engine, make_encoder
 from ..encoders.models import DEFAULT_MODEL, ModelSpec, fetch_model, find_model
-from ..encoders.vectors import compute_cosines
+from ..encoders.vectors import paired_cosines
 from ..files.errors import InputError
 from ..files.paths import AnyPath, resolve_folder
 from ..papers.corpus import Papers, open_papers
 from ..papers.readers import hash_files
 from ..papers.texts import make_texts
-from .append import plan_changes, settle_next, take_in
+from .append import commit_append, plan_changes, recover_staging
 from .format import join_columns, list_columns
 from arxiv_embeddings.runs.prepare import (
     KnownPapers,
@@ -41,10 +41,18 @@ from arxiv_embeddings.runs.prepare import (
     count_tokens,
     name_unknown,
     stream_hashed,
-    tokenise_ahead,
+    tokenize_ahead,
 )
 from .run_model import EmbedOptions, check_same_fingerprint, keep_model, read_spec
-from .store import NEXT_NAME, Run, RunWriter, fetch_vectors, holds_leftovers, holds_run, open_run
+from arxiv_embeddings.runs.store import (
+    STAGING_NAME,
+    Run,
+    RunWriter,
+    fetch_vectors,
+    holds_leftovers,
+    holds_run,
+    open_run,
+)
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-06
 @runtime_checkable
@@ -137,7 +145,7 @@ def pick_papers(
 def encode_exactly(
     sample: pa.Table,  # some of the papers, from `pick_papers`
     spec: ModelSpec,  # from `find_model`
-    long_text: str = "cut",  # cut or windows
+    long_text: str = "truncate",  # truncate or windows
 ) -> np.ndarray:  # float32, (n_papers, dim)
     "Embed papers in float32, with a model that is gone when this returns."
     files = fetch_model(spec)  # whose own spec has nothing left open
@@ -156,7 +164,7 @@ def check_int8(
         vectors = encoder.encode(make_texts(sample, encoder.files.spec.text, encoder.files.spec.separator))
     except UnknownTextError as error:
         raise name_unknown(sample["paper_id"].take(pa.array(error.positions))) from error
-    cosines = compute_cosines(vectors, reference)
+    cosines = paired_cosines(vectors, reference)
     worst = int(np.argmin(cosines))
     check = {
         "n_papers": len(sample),
@@ -208,8 +216,8 @@ def show_progress(
 PART_SIZE = 2048  # papers in a part: what is lost at most when a process is killed
 
 
-def embed_window(
-    window: Window,  # from `tokenise_ahead`
+def embed_part(
+    window: Window,  # from `tokenize_ahead`
     encoder: Encoder,  # what makes the vectors
     writer: RunWriter,  # where they go
     bar: Any,  # with `update(n)`
@@ -220,7 +228,7 @@ def embed_window(
     n_recomputed = encoder.n_recomputed
     vectors = np.empty((len(window.papers), encoder.dim), dtype=np.float32)
     if len(window.fresh):
-        vectors[window.fresh] = encoder.run(window.tokenised, on_batch=bar.update)
+        vectors[window.fresh] = encoder.run(window.tokenized, on_batch=bar.update)
     within = window.first_rows >= n_before
     vectors[within] = vectors[window.first_rows[within] - n_before]
     if not within.all():
@@ -228,7 +236,7 @@ def embed_window(
         vectors[~within] = fetch_vectors(runs, window.first_rows[~within])
     n_repeated = len(window.papers) - len(window.fresh)
     bar.update(n_repeated)
-    counts = count_tokens(window.tokenised, time.monotonic() - started)
+    counts = count_tokens(window.tokenized, time.monotonic() - started)
     counts |= {"n_repeated": n_repeated, "n_recomputed": encoder.n_recomputed - n_recomputed}
     writer.add_part(window.papers, vectors, **counts)
     pa.default_memory_pool().release_unused()  # Arrow would keep some more with every part
@@ -243,8 +251,8 @@ def fill_run(
 ) -> None:
     "Embed papers on this machine and add them to a run, part by part."
     seen = SeenTexts(*([base] if base else []), open_run(writer.folder))
-    for window in tokenise_ahead(batches, encoder, seen):
-        embed_window(window, encoder, writer, bar, base)
+    for window in tokenize_ahead(batches, encoder, seen):
+        embed_part(window, encoder, writer, bar, base)
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-18
 @dataclass(frozen=True)
@@ -271,7 +279,7 @@ def embed_papers(
     engine: str | None = None,  # openvino or torch; `None`: chosen for the machine
     precision: str = "float32",  # float32, bfloat16, float16 or int8
     device: str | None = None,  # `cpu`, `cuda`, ...; `None`: a GPU if there is one
-    long_text: str = "cut",  # what becomes of texts beyond the limit: cut, or read in windows that are averaged
+    long_text: str = "truncate",  # what becomes of texts beyond the limit: truncate, or read in windows that are averaged
     allow_unknown: bool = False,  # embed a paper of which the model knows no token, counted, instead of stopping
     minimum_cosine: float = MINIMUM_COSINE,  # an int8 run stops where one of 64 papers is farther from float32
     limit: int | None = None,  # embed only this many papers from the beginning; the rest can follow later
@@ -352,7 +360,7 @@ def _go_on(
     if run.metadata["complete"] or (limit and run.n_papers >= limit):
         if holds_leftovers(run):
             with RunWriter(run.folder) as writer:
-                settle_next(writer)
+                recover_staging(writer)
         return EmbedResult(run, 0, 0.0)
     encoder = encoder.load(run) if isinstance(encoder, EmbedOptions) else encoder
     check_same_fingerprint(run, encoder.fingerprint)
@@ -390,12 +398,12 @@ def _append(
 ) -> EmbedResult:
     started, n_embedded = time.monotonic(), 0
     with RunWriter(run.folder) as writer:
-        settle_next(writer)
+        recover_staging(writer)
         run = open_run(run.folder)
         join_columns(run.columns, list_columns(papers.schema), run.folder)
-        is_there = holds_run(run.folder / NEXT_NAME)
+        is_there = holds_run(run.folder / STAGING_NAME)
         if is_there:
-            _check_same_append(open_run(run.folder / NEXT_NAME), papers, digest, writer)
+            _check_same_append(open_run(run.folder / STAGING_NAME), papers, digest, writer)
         if not run.metadata["complete"]:
             n_missing = run.input.get("n_accepted", run.n_papers) - run.n_papers
             log.warning("%d papers of %s were not embedded yet, and will not be", n_missing, run.input.get("path"))
@@ -412,12 +420,12 @@ def _append(
             description |= {"first_position": writer.end_position}
             started = time.monotonic()
             made = _embed_missing(
-                papers, run.folder / NEXT_NAME, None if is_there else description, encoder, None, progress, run
+                papers, run.folder / STAGING_NAME, None if is_there else description, encoder, None, progress, run
             )
             n_embedded = made.n_embedded
             record |= {"settings": description["settings"]}
-        take_in(writer, changes, record)
-    return EmbedResult(open_run(run.folder), n_embedded, time.monotonic() - started, changes.in_numbers())
+        commit_append(writer, changes, record)
+    return EmbedResult(open_run(run.folder), n_embedded, time.monotonic() - started, changes.as_counts())
 
 
 def _check_same_append(staged: Run, papers: Papers, digest: dict[str, Any], writer: RunWriter) -> None:

@@ -28,7 +28,7 @@ from ..files.paths import AnyPath, list_folder, resolve_folder, utc_now, write_a
 from ..papers.corpus import Papers, open_papers
 from ..papers.readers import hash_files
 from ..papers.texts import make_texts
-from .append import settle_next
+from .append import recover_staging
 from arxiv_embeddings.runs.format import (
     COPY_NAME,
     METADATA_NAME,
@@ -49,7 +49,7 @@ from arxiv_embeddings.runs.format import (
 )
 from .prepare import count_tokens, hash_ids, look_up, stream_hashed
 from .run_model import check_same_fingerprint, load_run_encoder, read_spec
-from .store import NEXT_NAME, Run, RunWriter, open_run
+from .store import STAGING_NAME, Run, RunWriter, open_run
 from .verify import check_part
 from .wrong_vectors import find_wrong, load_checked
 
@@ -107,7 +107,7 @@ def rebuild_from_footers(
     if broken:
         parts = _place_broken(folder, parts, broken, runs[0] if never_changed else None)
     _refuse_two_states(folder, parts)
-    begin = runs[0].get("first_position", 0) if folder.name == NEXT_NAME else 0
+    begin = runs[0].get("first_position", 0) if folder.name == STAGING_NAME else 0
     places = [(begin, begin), *((part["position"], part["end"]) for part in parts)]
     holes = [(end, begin) for (_, end), (begin, _) in pairwise(places) if end < begin]
     for end, begin in holes:
@@ -119,7 +119,7 @@ def rebuild_from_footers(
         )
     n_papers = sum(part["n_papers"] for part in parts)
     columns = join_all_columns(folder, parts)
-    first = {name: value for name, value in runs[0].items() if name != "first_position" or folder.name == NEXT_NAME}
+    first = {name: value for name, value in runs[0].items() if name != "first_position" or folder.name == STAGING_NAME}
     complete = not never_changed or bool(holes) or n_papers == inputs[0].get("n_accepted")
     derived = {"n_papers": n_papers, "date_generated": utc_now(), "complete": complete, "inputs": inputs}
     return first | derived | {"columns": columns, "parts": parts, "end_position": parts[-1]["end"]}
@@ -143,7 +143,7 @@ def join_all_columns(
 def _place_broken(
     folder: AnyPath, parts: list[dict[str, Any]], broken: list[str], run: dict[str, Any] | None
 ) -> list[dict[str, Any]]:
-    "Put in the parts of which nothing can be read: their neighbours say what they held, in a run that was never changed."
+    "Put in the parts of which nothing can be read: their neighbors say what they held, in a run that was never changed."
     if run is None:
         raise InputError(
             f"parts/{broken[0]} of {folder} cannot be read, and metadata.json and its copy are lost, which knew what it held: "
@@ -313,7 +313,7 @@ def _find_pieces(part: dict[str, Any], sound_ids: np.ndarray, inputs: Inputs) ->
 
 
 def _find_by_hash(piece: dict[str, Any], sound_ids: np.ndarray, inputs: Inputs) -> pa.Table | None:
-    "The neighbours in an input, those left out that are elsewhere or were dropped, whose ids and texts have the piece's hash."
+    "The neighbors in an input, those left out that are elsewhere or were dropped, whose ids and texts have the piece's hash."
     without = pa.array(piece.get("without", []), pa.string())
     for papers in inputs:
         found, n_found = [], 0
@@ -356,7 +356,7 @@ def repair_run(
         check_same_fingerprint(open_run(folder), encoder.fingerprint)
     n_embedded, n_corrected, repaired = 0, 0, []
     with RunWriter(folder) as writer:
-        settle_next(writer)
+        recover_staging(writer)
         run = open_run(writer.folder)
         checked = [(part, *check_part(run, part)) for part in run.metadata["parts"]]
         sound_ids = np.sort(
@@ -446,8 +446,8 @@ def repair_metadata(
 def _embed_again(papers: pa.Table, part: dict[str, Any], encoder: Encoder, writer: RunWriter) -> dict[str, Any]:
     "The successor of a damaged part, in place but not yet in the run."
     started, spec, n_recomputed = time.monotonic(), encoder.files.spec, encoder.n_recomputed
-    tokenised = encoder.tokenise(make_texts(papers, spec.text, spec.separator))
-    embeddings = encoder.run(tokenised)
+    tokenized = encoder.tokenize(make_texts(papers, spec.text, spec.separator))
+    embeddings = encoder.run(tokenized)
     place = {"position": part["position"], "end": part["end"], "generation": part["generation"] + 1}
-    counts = count_tokens(tokenised, time.monotonic() - started)
+    counts = count_tokens(tokenized, time.monotonic() - started)
     return writer.write_part(papers, embeddings, **place, **counts, n_recomputed=encoder.n_recomputed - n_recomputed)

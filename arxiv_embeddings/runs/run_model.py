@@ -14,7 +14,7 @@ from typing import Any
 from ..encoders.base import Encoder
 from ..encoders.load import make_encoder
 from ..encoders.models import ModelSpec, fetch_model, find_query_model, fingerprint_model
-from ..encoders.onnx_engine import EXPORT_NOTE, ExportedModel, OnnxEncoder, open_exported
+from ..encoders.onnx_engine import EXPORT_MANIFEST, ExportedModel, OnnxEncoder, open_exported
 from ..encoders.openvino_engine import ConvertedModel, OpenVINOEncoder, open_converted
 from ..files.errors import InputError
 from ..files.paths import AnyPath, cache_folder, make_local, put_folder
@@ -28,7 +28,7 @@ def open_kept_model(
     "Open the model in a run's folder; raises `InputError` where it is not whole or not as it was written."
     kept = folder / "model"
     on_disk = make_local(kept, cache_folder() / "copies", describe_content(kept)["sha256"][:16])
-    return open_exported(on_disk) if (on_disk / EXPORT_NOTE).exists() else open_converted(on_disk)
+    return open_exported(on_disk) if (on_disk / EXPORT_MANIFEST).exists() else open_converted(on_disk)
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-04
 def check_same_fingerprint(
@@ -51,15 +51,17 @@ class EmbedOptions:
     engine: str | None = None  # openvino or torch; `None`: chosen for the machine
     precision: str = "float32"  # float32, bfloat16, float16 or int8
     device: str | None = None  # `cpu`, `cuda`, ...; `None`: a GPU if there is one
-    long_text: str = "cut"  # what becomes of texts beyond the limit: cut, or read in windows that are averaged
+    long_text: str = (
+        "truncate"  # what becomes of texts beyond the limit: truncate, or read in windows that are averaged
+    )
     allow_unknown: bool = False  # embed a text of which the model knows no token, instead of refusing it
     spread: Callable[[Encoder], Encoder] | None = None  # makes of an encoder here one whose work is done elsewhere
 
     def fingerprint(self, run: Run | None) -> dict[str, Any]:
-        "State what would make the vectors, without loading a model; an int8 run goes on with its own quantised model."
+        "State what would make the vectors, without loading a model; an int8 run goes on with its own quantized model."
         expected = fingerprint_model(fetch_model(self.spec), self.precision, self.long_text)
         if run and self.precision == "int8":
-            expected["quantised_sha256"] = run.metadata["fingerprint"].get("quantised_sha256")
+            expected["quantized_sha256"] = run.metadata["fingerprint"].get("quantized_sha256")
         return expected
 
     def load(self, run: Run | None) -> Encoder:
@@ -89,7 +91,7 @@ def keep_model(
     encoder: Encoder,  # what makes a run's vectors
     folder: AnyPath,  # the run's
 ) -> None:
-    "Copy a quantised or exported model into the run's folder, whole or not at all."
+    "Copy a quantized or exported model into the run's folder, whole or not at all."
     model = getattr(encoder, "exported", None)
     if model is None and encoder.fingerprint["precision"] == "int8":
         model = encoder.converted
@@ -99,12 +101,12 @@ def keep_model(
 
 def load_kept_model(
     run: Run,  # an opened run with `model/`
-    long_text: str = "cut",  # what becomes of texts beyond the limit: cut or windows
+    long_text: str = "truncate",  # what becomes of texts beyond the limit: truncate or windows
     allow_unknown: bool = False,  # embed a text of which no token is known, instead of refusing it
 ) -> Encoder:  # of the run's own model
     "Load the model that lies in a run's folder; raises `InputError` where it is not the run's."
     kept = open_kept_model(run.folder)
-    if not kept.made(run.metadata["fingerprint"]):
+    if not kept.matches(run.metadata["fingerprint"]):
         raise InputError(f"{run.folder / 'model'} is not the model that made this run's vectors")
     if isinstance(kept, ExportedModel):
         return OnnxEncoder(kept, spec=read_spec(run), allow_unknown=allow_unknown)
@@ -150,9 +152,9 @@ def load_query_encoder(
     "Load what encodes a text query against a run; raises `InputError` where the model found now is another one."
     spec, theirs = read_spec(run), run.metadata["fingerprint"]
     query_spec = find_query_model(spec)
-    if (theirs["precision"] == "int8" or theirs["pooling"] == "first_wordpiece") and not query_spec:
+    if (theirs["precision"] == "int8" or theirs["pooling"] == "first_subword") and not query_spec:
         return load_run_encoder(run)
     encoder = make_encoder(fetch_model(query_spec or spec), device=device, long_text=theirs["long_text"])
-    left_out = {"precision", "quantised_sha256"} | ({"adapter_sha256"} if query_spec else set())
+    left_out = {"precision", "quantized_sha256"} | ({"adapter_sha256"} if query_spec else set())
     check_same_fingerprint(run, encoder.fingerprint | {name: theirs.get(name) for name in left_out})
     return encoder

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ..encoders.base import Encoder
 from ..encoders.guard import same_vectors
-from ..encoders.vectors import compute_cosines
+from ..encoders.vectors import paired_cosines
 from ..files.hashes import hash_text
 from ..papers.texts import make_texts
 from .format import to_vectors
@@ -43,7 +43,7 @@ def compare_again(
     texts = make_texts(papers, encoder.files.spec.text, encoder.files.spec.separator)
     vectors = encoder.encode(texts)
     stored = to_vectors(papers, encoder.dim)
-    cosines = compute_cosines(stored, vectors)
+    cosines = paired_cosines(stored, vectors)
     other_text = np.array([hash_text(text) for text in texts]) != np.array(papers["text_sha256"].to_pylist())
     wrong = other_text | ~same_vectors(stored, vectors, encoder.least_cosine)
     return Comparison(papers["paper_id"].to_pylist(), vectors, cosines, wrong)

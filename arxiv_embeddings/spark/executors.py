@@ -48,7 +48,7 @@ class Window:
     position: int  # of the part in the run
     papers: pa.Table  # with `text_sha256`
     first_rows: np.ndarray  # for each paper the row of the part that had its text first, int64
-    counts: dict[str, int]  # `n_tokens`, `n_cut`, `n_unknown`, `n_repeated`
+    counts: dict[str, int]  # `n_tokens`, `n_truncated`, `n_unknown`, `n_repeated`
 
     def to_bytes(self) -> bytes:
         "As Arrow's stream format has it."
@@ -206,9 +206,9 @@ class SparkRunFiller(ABC):
             self._run_slices(batches, writer, bar)
         except BaseException:
             with suppress(InputError, OSError):  # what failed first is what is told
-                writer.remove_strays()  # of slices that were not committed
+                writer.remove_orphans()  # of slices that were not committed
             raise
-        writer.remove_strays()  # of tasks that ran twice
+        writer.remove_orphans()  # of tasks that ran twice
 
     def _run_slices(self, batches: Iterator[pa.RecordBatch], writer: RunWriter, bar: Any) -> None:
         "A few under way at a time, committed in their order."

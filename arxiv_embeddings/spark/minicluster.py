@@ -27,7 +27,7 @@ from xml.sax.saxutils import escape
 
 from ..files.errors import InputError
 from ..files.locks import find_start
-from ..files.paths import cache_folder, read_note, write_atomically
+from ..files.paths import cache_folder, read_manifest, write_atomically
 from .session import find_java, pyspark_jars
 
 # %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-06
@@ -50,10 +50,10 @@ NEEDED_JARS = (
 
 
 def fetch_archive(
-    coordinates: tuple[str, str, str] = MINICLUSTER,  # organisation, name and version in Maven Central
+    coordinates: tuple[str, str, str] = MINICLUSTER,  # organization, name and version in Maven Central
 ) -> Path:  # the archive, kept in the cache
     "Fetch one Java archive, without what it depends on; raises `InputError` where that fails."
-    organisation, name, version = coordinates
+    organization, name, version = coordinates
     kept = cache_folder() / "jars" / f"{name}-{version}.jar"
     if kept.exists():
         return kept
@@ -64,7 +64,7 @@ def fetch_archive(
         "-confs",
         "default",
         "-dependency",
-        organisation,
+        organization,
         name,
         version,
     ]  # neither its sources nor its documents
@@ -180,7 +180,7 @@ def refuse_running(
     note: Path,  # `HDFS_NOTE` or `YARN_NOTE` in its folder
 ) -> None:
     "Raise `InputError` where a server of a note is running."
-    said = read_note(note)
+    said = read_manifest(note)
     if list_running(said):
         raise InputError(f"the {note.stem.upper()} in {note.parent} is running: {said['uri']}")
 
@@ -226,7 +226,7 @@ def restart_server(
     name: str,  # a key of its processes
 ) -> int:  # id of the new process
     "End one of several servers, where it has not ended by itself, and start it again."
-    said = read_note(note)
+    said = read_manifest(note)
     stop_server(said["processes"][name])
     add_server(note, said, name)
     return said["processes"][name]
@@ -239,7 +239,7 @@ def wait_for_servers(
     seconds: float,  # to wait at most
 ) -> None:
     "Wait until servers can be used; raises `InputError` where one ended, or time did."
-    said, deadline = read_note(note), time.monotonic() + seconds
+    said, deadline = read_manifest(note), time.monotonic() + seconds
     while not is_ready(said):
         ended = [name for name, process in said["processes"].items() if not is_running(process)]
         if ended or time.monotonic() > deadline:
@@ -253,7 +253,7 @@ def stop_servers(
     note: Path,  # from `start_servers`
 ) -> int:  # how many were running
     "End the servers of a note, and remove it."
-    running = list_running(read_note(note))
+    running = list_running(read_manifest(note))
     for process in reversed(
         running
     ):  # a NodeManager takes leave of its ResourceManager, and waits for one that is gone

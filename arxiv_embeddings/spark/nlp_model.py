@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'LAYER_NAMES', 'DISTILBERT_EPSILON', 'LARGEST_DIFFERENCE', 'LARGEST_WARM_UP_ID', 'to_distilbert',
-           'rename_weights', 'write_onnx', 'check_onnx', 'export_model', 'check_tokeniser', 'list_vocabulary',
-           'describe_export', 'quantise_onnx', 'fetch_exported']
+           'rename_weights', 'write_onnx', 'check_onnx', 'export_model', 'check_tokenizer', 'list_vocabulary',
+           'describe_export', 'quantize_onnx', 'get_or_export']
 
 # %% ../../nbs/spark/53_nlp_model.ipynb #53-nlp-model-02
 import json
@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..encoders.batching import Tokeniser
+from ..encoders.batching import TextTokenizer
 from ..encoders.conversion import calibration_texts
 from ..encoders.models import ModelFiles, fetch_model, find_model, fingerprint_model, read_json
 from arxiv_embeddings.encoders.onnx_engine import (
     EXPORT_FORMAT,
-    EXPORT_NOTE,
+    EXPORT_MANIFEST,
     EXPORTED_FILES,
     INT8_COSINE,
     SEPARATOR,
@@ -35,10 +35,10 @@ from arxiv_embeddings.encoders.onnx_engine import (
     open_onnx,
     run_onnx,
 )
-from ..encoders.vectors import compute_cosines
+from ..encoders.vectors import paired_cosines
 from ..files.errors import InputError
 from ..files.hashes import hash_contents, hash_settings
-from ..files.paths import cache_folder, make_folder_whole
+from ..files.paths import atomic_folder, cache_folder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -164,8 +164,8 @@ def check_onnx(
     "Compare an ONNX file with its model in torch; raises `InputError` where a number is another."
     import torch
 
-    tokenised = transformer.tokenizer(texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
-    ids, mask = tokenised["input_ids"], tokenised["attention_mask"]
+    tokenized = transformer.tokenizer(texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
+    ids, mask = tokenized["input_ids"], tokenized["attention_mask"]
     with torch.inference_mode():
         expected = transformer.auto_model(input_ids=ids, attention_mask=mask).last_hidden_state.numpy()
     found = run_onnx(open_onnx(path), ids.numpy(), mask.numpy())
@@ -198,17 +198,17 @@ def export_model(
         raise InputError(
             f"{model} has an adapter, for which Spark NLP's DistilBERT has no place: embed with --via encoder"
         )
-    from arxiv_embeddings.encoders.torch_engine import load_modules, make_tokeniser
+    from arxiv_embeddings.encoders.torch_engine import load_modules, make_text_tokenizer
 
     modules = load_modules(files, "cpu")
-    tokeniser = make_tokeniser(modules, files)
-    check_tokeniser(tokeniser, files)
+    text_tokenizer = make_text_tokenizer(modules, files)
+    check_tokenizer(text_tokenizer, files)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with make_folder_whole(folder) as partial:
+    with atomic_folder(folder) as partial:
         (partial / "assets").mkdir()
-        vocabulary = "\n".join(list_vocabulary(tokeniser.tokenizer)) + "\n"
+        vocabulary = "\n".join(list_vocabulary(text_tokenizer.tokenizer)) + "\n"
         (partial / "assets" / "vocab.txt").write_text(vocabulary, encoding="utf-8")
-        tokeniser.tokenizer.save(str(partial / "tokenizer.json"))
+        text_tokenizer.tokenizer.save(str(partial / "tokenizer.json"))
         write_onnx(to_distilbert(modules[0].auto_model), partial / "model.onnx")
         texts = calibration_texts(replace(files.spec, separator=SEPARATOR))
         largest = check_onnx(
@@ -216,37 +216,41 @@ def export_model(
         )
         describe_export(partial, files, "float32", largest_difference=largest)
         if int8:
-            check = quantise_onnx(partial, texts)
+            check = quantize_onnx(partial, texts)
             describe_export(partial, files, "int8", largest_difference=largest, int8_check=check)
     return open_exported(folder)
 
 
-def check_tokeniser(
-    tokeniser: Tokeniser,  # the model's
+def check_tokenizer(
+    text_tokenizer: TextTokenizer,  # the model's
     files: ModelFiles,  # the model
 ) -> None:
     "Raise `InputError` for a tokenizer that Spark NLP does not have, or a vocabulary that it cannot start with."
-    if tokeniser.tokenizer.get_vocab_size() <= LARGEST_WARM_UP_ID:
+    if text_tokenizer.tokenizer.get_vocab_size() <= LARGEST_WARM_UP_ID:
         raise InputError(
-            f"{files.spec.source} knows {tokeniser.tokenizer.get_vocab_size():,} wordpieces, and Spark NLP tries each model "
+            f"{files.spec.source} knows {text_tokenizer.tokenizer.get_vocab_size():,} wordpieces, and Spark NLP tries each model "
             f"on a text with number {LARGEST_WARM_UP_ID:,}: embed with --via encoder"
         )
-    parts = (tokeniser.tokenizer.model, tokeniser.tokenizer.pre_tokenizer, tokeniser.tokenizer.normalizer)
+    parts = (
+        text_tokenizer.tokenizer.model,
+        text_tokenizer.tokenizer.pre_tokenizer,
+        text_tokenizer.tokenizer.normalizer,
+    )
     if [type(part).__name__ for part in parts] != ["WordPiece", "BertPreTokenizer", "BertNormalizer"]:
         raise InputError(
             f"{files.spec.source} has another tokenizer than BERT's, which Spark NLP's DistilBERT does not run: embed with --via encoder"
         )
-    if tokeniser.tokenizer.normalizer.normalize_str("\u00c9") not in ("e", "E"):
+    if text_tokenizer.tokenizer.normalizer.normalize_str("\u00c9") not in ("e", "E"):
         raise InputError(
             f"{files.spec.source} tells accented letters apart, and Spark NLP strips accents: embed with --via encoder"
         )
-    if tokeniser.tokenizer.encode(UNKNOWN_WORD, add_special_tokens=False).tokens != [
-        tokeniser.tokenizer.model.unk_token
+    if text_tokenizer.tokenizer.encode(UNKNOWN_WORD, add_special_tokens=False).tokens != [
+        text_tokenizer.tokenizer.model.unk_token
     ]:
         raise InputError(
             f"{files.spec.source} knows every letter, and unknown words cannot be told to Spark NLP: embed with --via encoder"
         )
-    if tokeniser.prompt:
+    if text_tokenizer.prompt:
         raise InputError(
             f"{files.spec.source} wants a prompt before each text, which Spark NLP does not have: embed with --via encoder"
         )
@@ -270,14 +274,14 @@ def describe_export(
 ) -> None:
     "Write the export.json of an exported model."
     hashes = {name: hash_contents([folder / name]) for name in EXPORTED_FILES}
-    changed = {"pooling": "first_wordpiece", "unit_length": False, "separator": SEPARATOR, "tokenizer": "whole"}
+    changed = {"pooling": "first_subword", "unit_length": False, "separator": SEPARATOR, "tokenizer": "whole"}
     if precision == "int8":
-        changed["quantised_sha256"] = hashes["model.onnx"]
+        changed["quantized_sha256"] = hashes["model.onnx"]
     config = read_json(files.transformer_folder / "config.json")
     content = {
         "format": EXPORT_FORMAT,
         "precision": precision,
-        "spec": asdict(replace(files.spec, separator=SEPARATOR, pooling="first_wordpiece")),
+        "spec": asdict(replace(files.spec, separator=SEPARATOR, pooling="first_subword")),
         "dim": config.get("hidden_size") or config["dim"],
         "lower_case": json.loads((folder / "tokenizer.json").read_text())["normalizer"]["lowercase"],
         "fingerprint": fingerprint_model(files, precision) | changed,
@@ -285,27 +289,27 @@ def describe_export(
         "checks": checks,
         "sha256": hashes,
     }
-    (folder / EXPORT_NOTE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (folder / EXPORT_MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 # %% ../../nbs/spark/53_nlp_model.ipynb #53-nlp-model-12
-def quantise_onnx(
+def quantize_onnx(
     folder: Path,  # with a float32 export, whose model.onnx is replaced
     texts: list[str],  # on which both are compared
 ) -> dict[str, Any]:  # `n_texts`, `mean_cosine`, `smallest_cosine`
-    "Quantise an exported model; raises `InputError` where that changes its vectors too much."
+    "Quantize an exported model; raises `InputError` where that changes its vectors too much."
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     exact = OnnxEncoder(open_exported(folder), allow_unknown=True)
-    expected, tokenised = exact.encode(texts), exact.tokenise(texts)
+    expected, tokenized = exact.encode(texts), exact.tokenize(texts)
     path = folder / "model.onnx"
     before, logging.root.disabled = logging.root.disabled, True  # it advises another way of calling it
     try:
-        quantize_dynamic(path, folder / "quantised.onnx", weight_type=QuantType.QInt8, per_channel=True)
+        quantize_dynamic(path, folder / "quantized.onnx", weight_type=QuantType.QInt8, per_channel=True)
     finally:
         logging.root.disabled = before
-    (folder / "quantised.onnx").replace(path)
+    (folder / "quantized.onnx").replace(path)
     exact.session = open_onnx(path)
-    cosines = compute_cosines(exact.run(tokenised), expected)
+    cosines = paired_cosines(exact.run(tokenized), expected)
     if not cosines.min() >= INT8_COSINE:
         raise InputError(
             f"int8 changes this model too much (cosine {cosines.min():.4f} to float32): export it in float32"
@@ -317,16 +321,16 @@ def quantise_onnx(
     }
 
 # %% ../../nbs/spark/53_nlp_model.ipynb #53-nlp-model-14
-def fetch_exported(
+def get_or_export(
     model: str | Path = "minilm",  # name in the registry, hub id, model folder, or a folder made by `export_model`
     *,
-    int8: bool = False,  # quantised; a folder made by `export_model` is what it is
+    int8: bool = False,  # quantized; a folder made by `export_model` is what it is
     revision: str | None = None,  # hub commit, tag or branch
 ) -> ExportedModel:  # from the cache, or made now
     "Find a model's exported form, making it the first time; raises `InputError` saying why it cannot be made."
     from filelock import FileLock
 
-    if (Path(model) / EXPORT_NOTE).exists():
+    if (Path(model) / EXPORT_MANIFEST).exists():
         return open_exported(model)
     files = fetch_model(find_model(model, revision=revision, pooling="mean"))
     versions = {name: metadata.version(name) for name in ("torch", "transformers") if find_spec(name)}

@@ -6,7 +6,7 @@
 __all__ = ['JAVA_VERSIONS', 'SPARK_NLP', 'ARCHIVE_SETS', 'ARCHIVE_LISTS', 'ENVIRONMENT', 'SESSION_SETTINGS', 'REASONS',
            'read_java_version', 'list_java_homes', 'find_java', 'pyspark_jars', 'choose_archives', 'is_cluster',
            'choose_python', 'collect_settings', 'make_session', 'check_hadoop_settings', 'name_python', 'end_java',
-           'release_hdfs_clients', 'check_running', 'java_speaks_to_a_file', 'find_reason']
+           'release_hdfs_clients', 'check_running', 'redirect_java_output', 'find_reason']
 
 # %% ../../nbs/spark/50_session.ipynb #50-session-02
 import contextlib
@@ -192,7 +192,7 @@ def make_session(
     builder = SparkSession.builder.appName(name)
     for key, value in settings.items():
         builder = builder.config(key, value)
-    with name_python(settings.get("spark.pyspark.python")), java_speaks_to_a_file() as log:
+    with name_python(settings.get("spark.pyspark.python")), redirect_java_output() as log:
         try:
             session = builder.getOrCreate()
         except Exception as error:  # Java's reason is in the log, Python's is that Java ended
@@ -267,7 +267,7 @@ REASONS = re.compile(
 
 
 @contextlib.contextmanager
-def java_speaks_to_a_file() -> Iterator[Path]:  # the file
+def redirect_java_output() -> Iterator[Path]:  # the file
     "Whoever is started in the block has a file as standard output and error, for as long as it lives."
     log = Path(tempfile.mkstemp(prefix="arxiv-embeddings-spark-", suffix=".log")[1])
     for stream in (sys.stdout, sys.stderr):

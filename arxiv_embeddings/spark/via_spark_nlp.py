@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from ..encoders.guard import same_vectors
 from ..encoders.models import ModelSpec
-from ..encoders.onnx_engine import ExportedModel, find_least_cosine, join_words, make_word_tokeniser
+from ..encoders.onnx_engine import ExportedModel, find_least_cosine, join_words, make_word_tokenizer
 from ..papers.texts import make_texts
 from ..runs.embed import EmbedResult, embed_papers
-from ..runs.prepare import SeenTexts, count_tokens, prepare_window
+from ..runs.prepare import SeenTexts, count_tokens, prepare_part
 from ..runs.run_model import read_batching
 from ..runs.store import RunWriter, holds_run, open_run
 from arxiv_embeddings.spark.executors import (
@@ -61,18 +61,18 @@ class PartMaker:
         rows: Iterator[pa.RecordBatch],  # as `WINDOW_SCHEMA` says
     ) -> Iterator[pa.RecordBatch]:  # as `TEXT_SCHEMA` says
         "Make texts of papers, longest first; raises `InputError` naming papers whose text the model cannot read."
-        tokeniser = make_word_tokeniser(self.vocabulary, self.spec.max_tokens, self.allow_unknown)
+        text_tokenizer = make_word_tokenizer(self.vocabulary, self.spec.max_tokens, self.allow_unknown)
         for position, papers in read_windows(rows):
-            prepared = prepare_window(papers, self.spec, tokeniser.tokenise, SeenTexts())
-            fresh, tokenised = prepared.fresh, prepared.tokenised
-            counts = count_tokens(tokenised, 0) | {"n_repeated": len(papers) - len(fresh)}
+            prepared = prepare_part(papers, self.spec, text_tokenizer.tokenize, SeenTexts())
+            fresh, tokenized = prepared.fresh, prepared.tokenized
+            counts = count_tokens(tokenized, 0) | {"n_repeated": len(papers) - len(fresh)}
             window = Window(position, prepared.papers, prepared.first_rows, counts).to_bytes()
             if self.as_words:
-                given = [join_words(row, tokeniser.tokenizer) for row in tokenised.rows]
+                given = [join_words(row, text_tokenizer.tokenizer) for row in tokenized.rows]
             else:
                 texts = make_texts(papers, self.spec.text, self.spec.separator)
                 given = [texts[row] for row in fresh]
-            longest_first = np.argsort(-tokenised.lengths, kind="stable")
+            longest_first = np.argsort(-tokenized.lengths, kind="stable")
             # some texts once more at the end, each padded to the longest: `finish` compares their vectors
             longest_first = np.append(longest_first, longest_first[choose_repeated(len(fresh))])
             yield pa.RecordBatch.from_pydict(
