@@ -295,7 +295,7 @@ def test_an_append_between_the_halves_of_the_first_input(embed) -> None:
         embed(changed(SAMPLE), "x", StoppingEncoder(2), append=True)
     assert "84 papers of" in said.output[0]
     embed(SAMPLE, "a")
-    with pytest.raises(InputError, match="the run has gone on since: give it up by deleting the folder"):
+    with pytest.raises(InputError, match="the run has changed since: give it up by deleting the folder"):
         embed(changed(SAMPLE), "x", append=True)
 
 
