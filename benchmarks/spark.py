@@ -22,7 +22,7 @@ import numpy as np
 from main_job import DATA, flatten
 from measuring import call, main
 
-from arxiv_embeddings.runs.embed import EmbedResult
+from arxiv_embeddings.runs.embed import EmbedResult, embed_papers
 
 if TYPE_CHECKING:
     import psutil
@@ -96,29 +96,29 @@ def time_seed(_: str) -> dict:
 
 
 def time_ours(precision: str) -> dict:
-    "`spark embed`, from the papers' file to a committed run."
+    "`spark embed --via spark-nlp`, from the papers' file to a committed run."
     from arxiv_embeddings.spark.nlp_model import get_or_export
     from arxiv_embeddings.spark.session import make_session
-    from arxiv_embeddings.spark.via_spark_nlp import embed_on_spark
+    from arxiv_embeddings.spark.via_spark_nlp import OnSparkNLP
 
     exported = get_or_export(int8=precision == "int8")
     steps = [time.monotonic()]
     spark = make_session("local[2]")
     steps.append(time.monotonic())
     with tempfile.TemporaryDirectory() as folder:
-        options = {"part_size": N_TIMED // 2}
-        embed_on_spark(PAPERS, Path(folder) / "warm", spark, exported, limit=N_WARM)
+        options = {"model": exported.folder, "executor": OnSparkNLP(spark)}
+        embed_papers(PAPERS, Path(folder) / "warm", limit=N_WARM, **options)
         steps.append(time.monotonic())
-        made = embed_on_spark(PAPERS, Path(folder) / "run", spark, exported, limit=N_TIMED, **options)
+        made = embed_papers(PAPERS, Path(folder) / "run", limit=N_TIMED, part_size=N_TIMED // 2, **options)
     return describe_times(made.n_embedded / made.seconds, steps)
 
 
 def time_encoder(precision: str, master: str = "local[2]") -> dict:
-    "`spark embed --via encoder`, from the papers' file to a committed run; and what comes before the steady rate."
+    "`spark embed`, from the papers' file to a committed run; and what comes before the steady rate."
     from arxiv_embeddings.encoders.conversion import get_or_convert
     from arxiv_embeddings.encoders.models import fetch_model, find_model
     from arxiv_embeddings.spark.session import make_session
-    from arxiv_embeddings.spark.via_encoder import embed_in_executors
+    from arxiv_embeddings.spark.via_encoder import OnSpark
 
     get_or_convert(fetch_model(find_model("minilm")), precision)  # once for a model, and kept
     steps = [time.monotonic()]
@@ -126,11 +126,11 @@ def time_encoder(precision: str, master: str = "local[2]") -> dict:
     spark = make_session(master, jars="none", conf=conf)
     steps.append(time.monotonic())
     with tempfile.TemporaryDirectory() as folder:
-        options = {"precision": precision}
-        embed_in_executors(PAPERS, Path(folder) / "warm", spark, limit=N_WARM, part_size=N_WARM // 2, **options)
+        options = {"precision": precision, "executor": OnSpark(spark)}
+        embed_papers(PAPERS, Path(folder) / "warm", limit=N_WARM, part_size=N_WARM // 2, **options)
         steps.append(time.monotonic())
         options |= {"limit": N_TIMED_ENCODER, "part_size": N_TIMED_ENCODER // 8}
-        made = embed_in_executors(PAPERS, Path(folder) / "run", spark, **options)
+        made = embed_papers(PAPERS, Path(folder) / "run", **options)
     return describe_times(made.n_embedded / made.seconds, steps)
 
 
@@ -171,26 +171,25 @@ def measure_executor(folder: str) -> dict:
     "Many papers through Spark NLP in one executor of 2 GiB."
     from arxiv_embeddings.spark.nlp_model import get_or_export
     from arxiv_embeddings.spark.session import make_session
-    from arxiv_embeddings.spark.via_spark_nlp import embed_on_spark
+    from arxiv_embeddings.spark.via_spark_nlp import OnSparkNLP
 
     conf = {"spark.executor.memory": "2g", "spark.driver.memory": "2g", "spark.executor.cores": "2"}
     spark = make_session("local-cluster[1,2,2048]", conf=conf)
-    return watch_executors(
-        lambda: embed_on_spark(PAPERS, Path(folder) / "run", spark, get_or_export(), limit=N_MEMORY, part_size=250)
-    )
+    options = {"model": get_or_export().folder, "executor": OnSparkNLP(spark), "limit": N_MEMORY, "part_size": 250}
+    return watch_executors(lambda: embed_papers(PAPERS, Path(folder) / "run", **options))
 
 
 def measure_encoder_executors(folder: str) -> dict:
     "Many papers through the encoder in int8, in two executors of 2 GiB and a core each."
     from arxiv_embeddings.spark.session import make_session
-    from arxiv_embeddings.spark.via_encoder import embed_in_executors
+    from arxiv_embeddings.spark.via_encoder import OnSpark
 
     conf = {"spark.executor.memory": "2g", "spark.driver.memory": "2g"}
     # Java only passes papers on here: its heap begins small, and is cleaned up before it grows
     conf["spark.executor.extraJavaOptions"] = "-XX:+UseSerialGC -Xms64m"
     spark = make_session("local-cluster[2,1,2048]", jars="none", conf=conf)
-    options = {"precision": "int8", "limit": N_MEMORY_ENCODER, "part_size": 500}
-    return watch_executors(lambda: embed_in_executors(MANY_PAPERS, Path(folder) / "run", spark, **options))
+    options = {"precision": "int8", "executor": OnSpark(spark), "limit": N_MEMORY_ENCODER, "part_size": 500}
+    return watch_executors(lambda: embed_papers(MANY_PAPERS, Path(folder) / "run", **options))
 
 
 def watch_executors(embed: Callable[[], EmbedResult]) -> dict:
@@ -249,7 +248,6 @@ def suffer(kind: str, folder: str) -> dict:
     "A run in which something dies: how long until the next papers are committed, and what was lost."
     from arxiv_embeddings.encoders.load import load_encoder
     from arxiv_embeddings.encoders.vectors import paired_cosines
-    from arxiv_embeddings.runs.embed import embed_papers
     from arxiv_embeddings.runs.store import open_run
     from arxiv_embeddings.spark.environment import pack_environment
     from arxiv_embeddings.spark.minicluster import start_yarn, stop_yarn
@@ -326,11 +324,11 @@ def find_executors(process: int) -> list["psutil.Process"]:
 def embed_in_two_executors(out: str, master: str = "local-cluster[2,1,1024]", environment: str = "") -> dict:
     "The run that is disturbed."
     from arxiv_embeddings.spark.session import make_session
-    from arxiv_embeddings.spark.via_encoder import embed_in_executors
+    from arxiv_embeddings.spark.via_encoder import OnSpark
 
     conf = {"spark.executor.memory": "1g", "spark.executor.instances": "2", "spark.driver.host": "127.0.0.1"}
     spark = make_session(master, jars="none", conf=conf, environment=environment or None)
-    made = embed_in_executors(PAPERS, out, spark, limit=N_FAULTS, part_size=N_FAULTS // 20)
+    made = embed_papers(PAPERS, out, executor=OnSpark(spark), limit=N_FAULTS, part_size=N_FAULTS // 20)
     spark.stop()
     return {"n_embedded": made.n_embedded}
 
@@ -437,7 +435,6 @@ def evaluate_tokenizers(folder: str) -> dict:
     from arxiv_embeddings.encoders.models import fetch_model, find_model
     from arxiv_embeddings.encoders.onnx_engine import SEPARATOR, OnnxEncoder
     from arxiv_embeddings.explore.evaluation import evaluate_run
-    from arxiv_embeddings.runs.embed import embed_papers
     from arxiv_embeddings.spark.nlp_model import get_or_export
     from arxiv_embeddings.spark.nlp_pipeline import copy_wordpieces, find_heads, make_pipeline
     from arxiv_embeddings.spark.session import make_session
@@ -482,7 +479,7 @@ def go_round_hdfs(folder: str) -> dict:
     from arxiv_embeddings.spark.minicluster import start_hdfs, stop_hdfs
     from arxiv_embeddings.spark.nlp_model import get_or_export
     from arxiv_embeddings.spark.session import make_session
-    from arxiv_embeddings.spark.via_spark_nlp import embed_on_spark
+    from arxiv_embeddings.spark.via_spark_nlp import OnSparkNLP
 
     def digest(ids: list[str], vectors: np.ndarray) -> str:
         order = np.argsort(ids)
@@ -497,12 +494,13 @@ def go_round_hdfs(folder: str) -> dict:
     try:
         spark = make_session("local[2]", conf={"spark.hadoop.fs.defaultFS": uri})
         spark.read.parquet(f"file://{folder}/clean.parquet").repartition(3).write.parquet(f"{uri}/arxiv/clean")
-        options = {"text": "abstract", "part_size": N_HDFS // 4}
-        run = embed_on_spark(f"{uri}/arxiv/clean", f"{uri}/arxiv/run", spark, get_or_export(), **options).run
+        options = {"model": get_or_export().folder, "executor": OnSparkNLP(spark)}
+        options |= {"text": "abstract", "part_size": N_HDFS // 4}
+        run = embed_papers(f"{uri}/arxiv/clean", f"{uri}/arxiv/run", **options).run
         rows = spark.read.parquet(f"{uri}/arxiv/run/parts").select("paper_id", "embedding").collect()
         in_spark = [row["paper_id"] for row in rows], np.array([row["embedding"] for row in rows], dtype=np.float32)
         without = open_run(f"{uri}/arxiv/run")
-        here = embed_on_spark(f"{uri}/arxiv/clean", Path(folder) / "run", spark, get_or_export(), **options).run
+        here = embed_papers(f"{uri}/arxiv/clean", Path(folder) / "run", **options).run
         runs = {"read without Spark": without, "run on the disk": here}
         digests = {name: digest(one.paper_ids, one.embeddings()) for name, one in runs.items()}
         digests["read in Spark"] = digest(*in_spark)

@@ -35,7 +35,7 @@ from arxiv_embeddings.spark.minicluster import HDFS_NOTE, restart_server, stop_s
 from arxiv_embeddings.spark.nlp_model import export_model
 from arxiv_embeddings.spark.nlp_pipeline import embed_frame
 from arxiv_embeddings.spark.session import make_session
-from arxiv_embeddings.spark.via_spark_nlp import embed_on_spark
+from arxiv_embeddings.spark.via_spark_nlp import OnSparkNLP
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)
@@ -75,8 +75,9 @@ def whole(small: ExportedModel, tmp_path_factory: pytest.TempPathFactory) -> Run
     return embed_papers(sample_papers(), tmp_path_factory.mktemp("whole") / "run", encoder=OnnxEncoder(small)).run
 
 
-def embed(papers: object, out: object, spark: Any, model: ExportedModel, **options: Any):
-    return embed_on_spark(papers, out, spark, model, **{"part_size": PART_SIZE} | options)
+def embed(papers: object, out: object, spark: Any, model: ExportedModel, tokenizer: str = "whole", **options: Any):
+    executor = OnSparkNLP(spark, tokenizer=tokenizer)
+    return embed_papers(papers, out, model=model.folder, executor=executor, **{"part_size": PART_SIZE} | options)
 
 
 def assert_same(run: Run, expected: Run) -> None:
@@ -221,21 +222,22 @@ def test_from_hdfs_to_hdfs(tmp_path: Path, spark: Any, small: ExportedModel, hdf
 
 WRITER = """
 import sys
-from arxiv_embeddings.encoders.onnx_engine import open_exported
+from arxiv_embeddings.encoders.onnx_engine import OnnxEncoder, open_exported
 from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.spark.session import make_session
-from arxiv_embeddings.spark.via_spark_nlp import SparkNLPEncoder, embed_on_spark
+from arxiv_embeddings.spark.via_spark_nlp import OnSparkNLP
 from arxiv_embeddings.runs.embed import embed_papers
 
 if __name__ == "__main__":
     folder, model, master, gone = sys.argv[1:]
     session = make_session(master, conf={"spark.driver.memory": "2g", "spark.executor.memory": "1g"})
-    encoder = SparkNLPEncoder(session, open_exported(model))
+    encoder, executor = OnnxEncoder(open_exported(model)), OnSparkNLP(session)
+    executor.prepare(encoder, executor.batching(encoder))
     if gone == "gone":
         (encoder.exported.folder / "model.onnx").unlink()
         (encoder.exported.folder / "assets" / "vocab.txt").unlink()
     print("ready", flush=True)
-    result = embed_papers(sample_papers(), folder, encoder=encoder, part_size=12)
+    result = embed_papers(sample_papers(), folder, encoder=encoder, executor=executor, part_size=12)
     print(result.n_embedded, flush=True)
     session.stop()
 """

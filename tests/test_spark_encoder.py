@@ -35,7 +35,7 @@ from arxiv_embeddings.runs.verify import verify_run
 from arxiv_embeddings.spark import executors, via_encoder
 from arxiv_embeddings.spark.minicluster import find_free_ports
 from arxiv_embeddings.spark.session import find_java, make_session, pyspark_jars
-from arxiv_embeddings.spark.via_encoder import archive_model, embed_in_executors, load_in_worker
+from arxiv_embeddings.spark.via_encoder import OnSpark, archive_model, load_in_worker
 
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)
 PART_SIZE = 12
@@ -64,7 +64,8 @@ def spark() -> Iterator[Any]:
 
 
 def embed(papers: object, out: Path, spark: Any, **options: Any) -> EmbedResult:
-    return embed_in_executors(papers, out, spark, **{"part_size": PART_SIZE} | options)
+    executor = OnSpark(spark, shared=options.pop("shared", None))
+    return embed_papers(papers, out, executor=executor, **{"part_size": PART_SIZE} | options)
 
 
 def assert_same(run: Run, expected: Run) -> None:
@@ -177,18 +178,19 @@ import numpy as np
 import pyarrow as pa
 from arxiv_embeddings.encoders.models import ModelSpec
 from arxiv_embeddings.papers.corpus import open_papers, sample_papers
-from arxiv_embeddings.spark.via_encoder import LOADED, PartEncoder
-from arxiv_embeddings.spark.executors import place_windows
+from arxiv_embeddings.spark.via_encoder import _WORKER_CACHE, PartEncoder
+from arxiv_embeddings.spark.executors import PartPayload
 
 folder, model, content_sha256, spec = sys.argv[1:]
 options = {"precision": "float32", "long_text": "truncate", "allow_unknown": False, "threads": 1, "streams": 1}
 maker = PartEncoder(folder, {"embedding_dim": 384}, ModelSpec(**json.loads(spec)), model, content_sha256, options)
 loaded = []
-for window in place_windows(open_papers(sample_papers()).scan().batches(12, limit=24), 0):
-    row = pa.RecordBatch.from_pydict({"position": [window[0]], "papers": [window[1]]})
-    (said,) = maker.embed(iter([row]))
-    loaded.extend(map(id, LOADED.values()))
-    print(said["said"][0])
+for position, batch in enumerate(open_papers(sample_papers()).scan().batches(12, limit=24)):
+    payload = PartPayload(12 * position, pa.Table.from_batches([batch]), [], np.empty((0, 384), np.float32))
+    row = pa.RecordBatch.from_pydict({"position": [payload.position], "payload": [payload.to_bytes()]})
+    (reported,) = maker.embed(iter([row]))
+    loaded.extend(map(id, _WORKER_CACHE.values()))
+    print(reported["report"][0])
 assert len(set(loaded)) == 1
 """
 
@@ -240,14 +242,15 @@ import json, sys
 from arxiv_embeddings.cli.shared import describe_error
 from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.spark.session import make_session
-from arxiv_embeddings.spark.via_encoder import embed_in_executors
+from arxiv_embeddings.runs.embed import embed_papers
+from arxiv_embeddings.spark.via_encoder import OnSpark
 
 if __name__ == "__main__":
     papers, folder, master, settings = sys.argv[1:]
     session = make_session(master, jars="none", conf=json.loads(settings))
     said = {}
     try:
-        said["n_embedded"] = embed_in_executors(papers, folder, session, part_size=12).n_embedded
+        said["n_embedded"] = embed_papers(papers, folder, executor=OnSpark(session), part_size=12).n_embedded
     except Exception as error:
         said["error"] = describe_error(error)
     print(json.dumps(said), flush=True)

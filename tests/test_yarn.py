@@ -35,7 +35,7 @@ from arxiv_embeddings.spark.minicluster import (
     stop_yarn,
 )
 from arxiv_embeddings.spark.session import make_session, pyspark_jars
-from arxiv_embeddings.spark.via_encoder import embed_in_executors
+from arxiv_embeddings.spark.via_encoder import OnSpark
 
 MEMORY, CORES = 6144, 3
 EXECUTORS = {
@@ -65,7 +65,7 @@ def yarn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 def embed_on_yarn(yarn: dict[str, Any], environment: Path) -> subprocess.Popen:
     "The command line as a user calls it."
     words = [f"{yarn['uri']}/papers", "--out", f"{yarn['uri']}/run", "--via", "encoder", "--master", "yarn", "--quiet"]
-    words += ["--environment", str(environment), "--part-size", "12", "--int8"]
+    words += ["--environment", str(environment), "--part-size", "12", "--precision", "int8"]
     for setting in (EXECUTORS | {"spark.task.maxFailures": "4"}).items():
         words += ["--conf", "=".join(setting)]
     command = [sys.executable, "-c", "from arxiv_embeddings.cli.main import main; main()", "spark", "embed", *words]
@@ -133,7 +133,7 @@ def test_executors_with_too_little_memory_are_killed_and_the_setting_is_named(
         yarn_session(yarn, packed, **{"spark.executor.memoryOverhead": "128m"}) as session,
         pytest.raises(InputError, match=r"needs more memory than it may have: raise spark\.executor\.memoryOverhead"),
     ):
-        embed_in_executors(sample_papers(), out, session)
+        embed_papers(sample_papers(), out, executor=OnSpark(session))
     assert open_run(out).n_papers == 0
     embed_papers(sample_papers(), out, device="cpu")  # where there is enough
     assert open_run(out).read().equals(sample_run.read())
@@ -146,7 +146,8 @@ def session(yarn: dict[str, Any], packed: dict[str, Any]) -> Iterator[Any]:
 
 
 def test_a_model_on_hdfs_reaches_executors(yarn: dict[str, Any], session: Any, sample_run: Run) -> None:
-    run = embed_in_executors(sample_papers(), f"{yarn['uri']}/there", session, shared=f"{yarn['uri']}/model").run
+    executor = OnSpark(session, shared=f"{yarn['uri']}/model")
+    run = embed_papers(sample_papers(), f"{yarn['uri']}/there", executor=executor).run
     assert run.read().equals(sample_run.read())
     assert paired_cosines(run.embeddings(), sample_run.embeddings()).min() >= 0.99999
 

@@ -7,34 +7,23 @@ __all__ = ['Numbers', 'Everything', 'print_problems', 'embed', 'check_numbers_op
            'export', 'sample']
 
 # %% ../../nbs/cli/91_runs.ipynb #91-runs-02
-import logging
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from arxiv_embeddings.cli.shared import (
-    AbstractColumn,
-    Adapter,
-    AllowUnknown,
-    Append,
     AsJson,
-    CategoriesColumn,
+    ChangeOptions,
+    ColumnOptions,
     Debug,
     Device,
-    IdColumn,
-    Limit,
-    LongText,
-    MaxTokens,
-    MinimumCosine,
+    GroupedCommand,
+    MachineOptions,
+    ModelOptions,
+    OutputOptions,
     PapersFile,
-    Pooling,
-    Prune,
-    QueryAdapter,
-    Quiet,
-    Revision,
     RunFolder,
-    TextRule,
-    TitleColumn,
     _print_files,
     app,
     as_plain,
@@ -42,6 +31,7 @@ from arxiv_embeddings.cli.shared import (
     print_json,
     print_table,
     reports_errors,
+    takes_options,
 )
 
 # %% ../../nbs/cli/91_runs.ipynb #91-runs-03
@@ -69,68 +59,25 @@ def print_problems(
     typer.echo(f"{checked}: sound" if found["sound"] else f"{checked}: not sound{advice}")
 
 # %% ../../nbs/cli/91_runs.ipynb #91-runs-04
-@app.command()
+@app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings embed papers.csv --out run --precision int8")
 @reports_errors
+@takes_options
 def embed(
     papers: PapersFile,
-    out: Annotated[str, typer.Option(help="Run folder: new, or one of the same papers to go on with.")],
-    model: Annotated[str, typer.Option(help="Name (see: models), hub id or model folder.")] = "minilm",
-    limit: Limit = None,
-    append: Append = False,
-    prune: Prune = False,
-    text: TextRule = None,
-    pooling: Pooling = None,
-    max_tokens: MaxTokens = None,
-    revision: Revision = None,
-    adapter: Adapter = None,
-    query_adapter: QueryAdapter = None,
-    precision: Annotated[
-        str, typer.Option(help="float32; int8 on CPUs; bfloat16 or float16 where the processor has it.")
-    ] = "float32",
-    engine: Annotated[str | None, typer.Option(help="openvino or torch; default: what is fastest here.")] = None,
-    device: Device = None,
-    long_text: LongText = "truncate",
-    allow_unknown: AllowUnknown = False,
-    minimum_cosine: MinimumCosine = 0.99,
-    id_column: IdColumn = None,
-    abstract_column: AbstractColumn = None,
-    title_column: TitleColumn = None,
-    categories_column: CategoriesColumn = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    out: Annotated[str, typer.Option(help="Run folder: new, or one of the same papers to continue.")],
+    model: ModelOptions,
+    machine: MachineOptions,
+    changes: ChangeOptions,
+    columns: ColumnOptions,
+    output: OutputOptions,
 ) -> None:
-    "Embed papers into a run folder, or go on with it."
+    "Embed papers into a run folder, or continue it."
     from arxiv_embeddings.runs.embed import embed_papers
 
-    if quiet:
-        logging.getLogger("arxiv_embeddings").setLevel(logging.WARNING)
-    result = embed_papers(
-        papers,
-        out,
-        model=model,
-        limit=limit,
-        append=append,
-        prune=prune,
-        text=text,
-        pooling=pooling,
-        max_tokens=max_tokens,
-        revision=revision,
-        adapter=adapter,
-        query_adapter=query_adapter,
-        precision=precision,
-        engine=engine,
-        device=device,
-        long_text=long_text,
-        allow_unknown=allow_unknown,
-        minimum_cosine=minimum_cosine,
-        progress=not quiet,
-        id_column=id_column,
-        abstract_column=abstract_column,
-        title_column=title_column,
-        categories_column=categories_column,
-    )
-    print_embedded(result, as_json)
+    output.silence()
+    given = asdict(model) | asdict(machine) | asdict(changes) | asdict(columns)
+    result = embed_papers(papers, out, progress=output.progress, **given)
+    print_embedded(result, output.as_json)
 
 # %% ../../nbs/cli/91_runs.ipynb #91-runs-05
 Numbers = Annotated[bool, typer.Option("--numbers", help="Also look for vectors that are not those of their texts.")]
