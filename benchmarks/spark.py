@@ -1,6 +1,6 @@
 """Spark on real abstracts: speed beside the first notebook's pipeline and a usual UDF, memory, what is read, parity, HDFS.
 
-    python benchmarks/spark.py [speed] [executors] [memory] [memory-encoder] [faults] [driver] [parity] [counts] [figures] [hdfs]
+    python -m benchmarks.spark [speed] [executors] [memory] [memory-encoder] [faults] [driver] [parity] [counts] [figures] [hdfs]
 
 Writes results/spark.json. Each measurement has a Spark of its own. Without names all are made, which takes about an hour and a
 half on two cores; a name renews its own figures and leaves the others.
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from main_job import DATA, flatten
-from measuring import call, main
 
 from arxiv_embeddings.runs.embed import EmbedResult
+from benchmarks.main_job import DATA, flatten
+from benchmarks.measuring import call, main
 
 if TYPE_CHECKING:
     import psutil
@@ -283,7 +283,7 @@ def disturb(kind: str, out: str, where: list[str], variables: dict[str, str], ya
     from arxiv_embeddings.spark.minicluster import YARN_NOTE, restart_server
 
     def start() -> subprocess.Popen:
-        command = [sys.executable, __file__, "--call", "embed_in_two_executors", out, *where]
+        command = [sys.executable, "-m", "benchmarks.spark", "--call", "embed_in_two_executors", out, *where]
         return subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.DEVNULL)
 
     def count() -> int:

@@ -20,8 +20,8 @@ from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.runs.store import Run
 from arxiv_embeddings.spark.environment import pack_environment
 from arxiv_embeddings.spark.minicluster import start_hdfs, stop_hdfs
+from tests.fakes import ROOT
 
-ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", ROOT.parent / "shared" / "data"))
 
 

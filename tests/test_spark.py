@@ -36,8 +36,9 @@ from arxiv_embeddings.spark.nlp_model import export_model
 from arxiv_embeddings.spark.nlp_pipeline import embed_frame
 from arxiv_embeddings.spark.session import make_session
 from arxiv_embeddings.spark.via_spark_nlp import embed_on_spark
+from tests.fakes.comparing import assert_same
+from tests.fakes.slow_writer import count_committed, wait_until
 
-ROOT = Path(__file__).parent.parent
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)
 PART_SIZE = 18
 
@@ -77,13 +78,6 @@ def whole(small: ExportedModel, tmp_path_factory: pytest.TempPathFactory) -> Run
 
 def embed(papers: object, out: object, spark: Any, model: ExportedModel, **options: Any):
     return embed_on_spark(papers, out, spark, model, **{"part_size": PART_SIZE} | options)
-
-
-def assert_same(run: Run, expected: Run) -> None:
-    "The same papers in the same order, the same vectors, and nothing beside the run's parts."
-    assert run.read().equals(expected.read())
-    assert_allclose(run.embeddings(), expected.embeddings(), atol=1e-5, strict=True)
-    assert verify_run(run)["problems"] == []
 
 
 # the session
@@ -246,17 +240,9 @@ def start_writer(folder: Path, model: Path, master: str = "local[2]", gone: str 
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def count_committed(folder: Path) -> int:
-    return open_run(folder).n_papers if (folder / "metadata.json").exists() else 0
-
-
 def test_a_driver_that_is_killed_goes_on_where_it_stood(tmp_path: Path, small: ExportedModel, whole: Run) -> None:
     process, folder = start_writer(tmp_path / "run", small.folder), tmp_path / "run"
-    deadline = time.monotonic() + 120
-    while not 0 < count_committed(folder) < 144:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: 0 < count_committed(folder) < 144, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     committed = open_run(folder)

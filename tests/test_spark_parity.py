@@ -1,21 +1,18 @@
 """What Spark NLP computes of real abstracts is what we say it computes."""
 
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from benchmarks import spark
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> Iterator[ModuleType]:
     "The benchmark, whose Spark is ended."
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        yield importlib.import_module("spark")
+    yield spark
     from pyspark.sql import SparkSession
 
     if session := SparkSession.getActiveSession():

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +21,7 @@ from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.files.paths import put_folder, resolve_folder
 from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.runs.embed import embed_papers
-from arxiv_embeddings.runs.store import Run, holds_run, open_run
+from arxiv_embeddings.runs.store import Run, open_run
 from arxiv_embeddings.runs.verify import verify_run
 from arxiv_embeddings.spark.environment import EXECUTOR_DISTRIBUTIONS, PACKAGES
 from arxiv_embeddings.spark.minicluster import (
@@ -36,6 +35,7 @@ from arxiv_embeddings.spark.minicluster import (
 )
 from arxiv_embeddings.spark.session import make_session, pyspark_jars
 from arxiv_embeddings.spark.via_encoder import embed_in_executors
+from tests.fakes.slow_writer import count_committed, wait_until
 
 MEMORY, CORES = 6144, 3
 EXECUTORS = {
@@ -73,10 +73,6 @@ def embed_on_yarn(yarn: dict[str, Any], environment: Path) -> subprocess.Popen:
     return subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def count_committed(run: str) -> int:
-    return open_run(run).n_papers if holds_run(run) else 0
-
-
 def test_a_nodemanager_that_is_stopped_and_started_again(
     yarn: dict[str, Any], packed: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -88,11 +84,7 @@ def test_a_nodemanager_that_is_stopped_and_started_again(
     put_folder(tmp_path / "papers", resolve_folder(f"{yarn['uri']}/papers"))
     expected = embed_papers(tmp_path / "papers", tmp_path / "run", precision="int8", device="cpu").run
     process, run = embed_on_yarn(yarn, packed["file"]), f"{yarn['uri']}/run"
-    deadline = time.monotonic() + 240
-    while not 0 < count_committed(run) < 144:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: 0 < count_committed(run) < 144, process, seconds=240)
     stop_server(yarn["processes"]["nodemanager"])
     n_before = count_committed(run)
     assert n_before < 144
