@@ -38,7 +38,13 @@ from arxiv_embeddings.runs.repair import repair_run
 from arxiv_embeddings.runs.run_model import open_kept_model
 from arxiv_embeddings.runs.store import RunWriter, open_run
 from arxiv_embeddings.runs.verify import verify_run
-from arxiv_embeddings.spark.minicluster import HDFS_NOTE, restart_server, stop_hdfs, stop_server, wait_until_writable
+from arxiv_embeddings.spark.minicluster import (
+    HDFS_SERVERS_FILE,
+    restart_server,
+    stop_minicluster,
+    stop_server,
+    wait_until_writable,
+)
 from tests.fakes import slow_writer
 from tests.fakes.comparing import assert_same
 from tests.fakes.letters import LetterEncoder
@@ -545,12 +551,12 @@ def test_no_namenode_is_one_line_at_once(words: tuple[str, ...], tmp_path: Path)
 
 def test_a_stranger_that_was_given_the_id_of_a_server_is_left_alone(tmp_path: Path) -> None:
     note = {"uri": "hdfs://127.0.0.1:9", "processes": {"namenode": os.getpid()}, "starts": {"namenode": "1"}}
-    (tmp_path / HDFS_NOTE).write_text(json.dumps(note))
-    assert stop_hdfs(tmp_path) == 0
+    (tmp_path / HDFS_SERVERS_FILE).write_text(json.dumps(note))
+    assert stop_minicluster(tmp_path) == 0
 
 
 def start_datanode(hdfs: dict[str, Any]) -> None:
-    hdfs["processes"]["datanode"] = restart_server(hdfs["folder"] / HDFS_NOTE, "datanode")
+    hdfs["processes"]["datanode"] = restart_server(hdfs["folder"], "datanode")
     wait_until_writable(hdfs["folder"], 60)
 
 

@@ -31,7 +31,7 @@ from arxiv_embeddings.runs.store import Run, open_run
 from arxiv_embeddings.runs.verify import verify_run
 from arxiv_embeddings.runs.wrong_vectors import verify_sample
 from arxiv_embeddings.spark import executors
-from arxiv_embeddings.spark.minicluster import HDFS_NOTE, restart_server, stop_server, wait_until_writable
+from arxiv_embeddings.spark.minicluster import restart_server, stop_server, wait_until_writable
 from arxiv_embeddings.spark.nlp_model import export_model
 from arxiv_embeddings.spark.nlp_pipeline import embed_frame
 from arxiv_embeddings.spark.session import make_session
@@ -349,7 +349,7 @@ def test_a_datanode_that_stops_during_a_write(
             embed(sample_papers(), out, spark, small)
         assert len(str(error.value).splitlines()) == 1
     finally:
-        hdfs["processes"]["datanode"] = restart_server(hdfs["folder"] / HDFS_NOTE, "datanode")
+        hdfs["processes"]["datanode"] = restart_server(hdfs["folder"], "datanode")
         wait_until_writable(hdfs["folder"], 60)
     assert open_run(out).n_papers == 36
     assert_same(embed(sample_papers(), out, spark, small).run, whole)
