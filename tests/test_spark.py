@@ -160,7 +160,7 @@ def test_what_metadata_say(tmp_path: Path, spark: Any, small: ExportedModel, who
 def test_the_usual_tokenizer_makes_other_vectors_and_another_run(
     tmp_path: Path, spark: Any, small: ExportedModel
 ) -> None:
-    run = embed(sample_papers(), tmp_path / "run", spark, small, tokenizer="seed", text="abstract", limit=36).run
+    run = embed(sample_papers(), tmp_path / "run", spark, small, tokenizer="spark-nlp", text="abstract", limit=36).run
     whole = embed(sample_papers(), tmp_path / "whole", spark, small, text="abstract", limit=36).run
     assert (np.abs(run.embeddings() - whole.embeddings()).max(axis=1) > 1e-3).mean() > 0.9
     with pytest.raises(InputError, match="tokenizer"):

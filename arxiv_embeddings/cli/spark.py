@@ -74,7 +74,8 @@ def spark_embed(
     ] = "minilm",
     int8: Annotated[bool, typer.Option("--int8", help="Quantize the model.")] = False,
     tokenizer: Annotated[
-        str | None, typer.Option(help="With spark-nlp: whole (the default: nothing is lost) or seed (the usual one).")
+        str | None,
+        typer.Option(help="With spark-nlp: bert (default; reads the whole text) or spark-nlp (the usual one)."),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="With spark-nlp: texts that go through the model together; default: 2.")
@@ -155,7 +156,7 @@ def spark_embed(
         from arxiv_embeddings.spark.nlp_pipeline import BATCH_SIZE
         from arxiv_embeddings.spark.via_spark_nlp import embed_on_spark
 
-        given = {"model": get_or_export(model, int8=int8), "tokenizer": tokenizer or "whole"}
+        given = {"model": get_or_export(model, int8=int8), "tokenizer": tokenizer or "bert"}
         given |= {"batch_size": batch_size or BATCH_SIZE}
     else:
         from arxiv_embeddings.spark.via_encoder import embed_in_executors as embed_on_spark

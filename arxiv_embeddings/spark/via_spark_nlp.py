@@ -134,7 +134,7 @@ class SparkNLPEncoder(SparkRunFiller):
         model: ExportedModel,  # from `open_exported`
         *,
         text: str | None = None,  # title+abstract or abstract; `None`: the model's own
-        tokenizer: str = "whole",  # whole (nothing of a text is lost) or seed (Spark NLP's usual one)
+        tokenizer: str = "bert",  # bert (reads the whole text) or spark-nlp (Spark NLP's usual one)
         batch_size: int = BATCH_SIZE,  # texts that go through the model together
         allow_unknown: bool = False,  # embed a paper of which the model knows no token, counted, instead of stopping
     ):
@@ -169,7 +169,7 @@ class SparkNLPEncoder(SparkRunFiller):
             footer=writer.footer,
             spec=self.files.spec,
             vocabulary=(self.exported.folder / "tokenizer.json").read_text(encoding="utf-8"),
-            as_words=self.fingerprint["tokenizer"] == "whole",
+            as_words=self.fingerprint["tokenizer"] == "bert",
             allow_unknown=self.allow_unknown,
         )
         texts = windows.mapInArrow(maker.prepare, TEXT_SCHEMA)
@@ -183,7 +183,7 @@ def embed_on_spark(
     model: ExportedModel,  # from `export_model` or `open_exported`
     *,
     text: str | None = None,  # title+abstract or abstract; `None`: the model's own
-    tokenizer: str = "whole",  # whole (nothing of a text is lost) or seed (Spark NLP's usual one)
+    tokenizer: str = "bert",  # bert (reads the whole text) or spark-nlp (Spark NLP's usual one)
     batch_size: int = BATCH_SIZE,  # texts that go through the model together; a run that is continued keeps its own
     allow_unknown: bool = False,  # embed a paper of which the model knows no token, counted, instead of stopping
     **options: Any,  # `limit`, `append`, `prune`, `part_size`, `progress` and columns, as for `embed_papers`
