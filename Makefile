@@ -52,7 +52,7 @@ test: env ## Every cell of every notebook, then every other test
 bench: env ## How fast, beside others, about an hour; written to benchmarks/results
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt \
 	  $$(sed -n 's/^bench_requirements = //p' settings.ini)
-	$(BIN)/python benchmarks/encode.py
+	$(BIN)/python -m benchmarks.encode
 
 lint: env ## Lint and format, checked; package, notebooks and README are checked by the tests
 	$(BIN)/ruff check .
@@ -64,11 +64,11 @@ format: env ## Format notebooks and scripts, clean notebooks, export the package
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_export
 
 figures: env ## The figures on real data, about two hours; written to benchmarks/results
-	$(BIN)/python benchmarks/main_job.py
-	$(BIN)/python benchmarks/precisions.py
-	$(BIN)/python benchmarks/parity.py
-	$(BIN)/python benchmarks/runs.py
-	$(BIN)/python benchmarks/spark.py
+	$(BIN)/python -m benchmarks.main_job
+	$(BIN)/python -m benchmarks.precisions
+	$(BIN)/python -m benchmarks.parity
+	$(BIN)/python -m benchmarks.runs
+	$(BIN)/python -m benchmarks.spark
 
 readme: env ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/make_readme.py

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contenders import CONTENDERS, GEMM, MAX_TOKENS, MODELS, REFERENCE, count_cores
+
+from benchmarks.contenders import CONTENDERS, GEMM, MAX_TOKENS, MODELS, REFERENCE, count_cores
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", ROOT.parent / "shared" / "data"))
-CONTENDERS_FILE = Path(__file__).parent / "contenders.py"
 ROUNDS = {"minilm": 5, "specter2": 4}
 # texts in a round; with fewer, the streams' waiting for each other at its end would show more than in a real run
 TEXTS_PER_ROUND = {"minilm": 256, "specter2": 144}
@@ -83,7 +83,17 @@ class Worker:
     ):
         self.name = name
         self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (as long as the process)
-        command = [sys.executable, str(CONTENDERS_FILE), "serve", name, "--model", str(model_file), "--device", device]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.contenders",
+            "serve",
+            name,
+            "--model",
+            str(model_file),
+            "--device",
+            device,
+        ]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -268,7 +278,7 @@ def write_texts(path: Path, texts: list[str]) -> Path:
 
 def prepare_model(name: str, device: str, work: Path) -> tuple[Path, dict[str, Any]]:
     "Make a model's files, in a process that ends."
-    command = [sys.executable, str(CONTENDERS_FILE), "prepare", name, "--work", str(work), "--device", device]
+    command = [sys.executable, "-m", "benchmarks.contenders", "prepare", name, "--work", str(work), "--device", device]
     model_file = work / f"{name}.json"
     found = subprocess.run(command, env=environment(model_file), capture_output=True, text=True)
     if found.returncode:

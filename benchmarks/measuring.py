@@ -8,13 +8,20 @@ import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from main_job import DATA, name_processor
+from benchmarks.main_job import DATA, ROOT, name_processor
 
 
 def call(function: Callable[..., dict], *arguments: str | Path) -> dict:
     "Run a benchmark's function in a process whose memory and Spark are its own."
-    command = [sys.executable, inspect.getfile(function), "--call", function.__name__, *map(str, arguments)]
-    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    command = [
+        sys.executable,
+        "-m",
+        f"benchmarks.{Path(inspect.getfile(function)).stem}",
+        "--call",
+        function.__name__,
+        *map(str, arguments),
+    ]
+    printed = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     result = json.loads(printed.splitlines()[-1])
     print(function.__name__, *arguments, json.dumps(result), flush=True)
     return result

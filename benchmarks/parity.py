@@ -57,8 +57,7 @@ def measure_all(
     n_abstracts: int = N_ABSTRACTS, n_in_specter2: int = N_ABSTRACTS
 ) -> dict[str, dict[str, dict[str, float]]]:
     "Measure MiniLM and SPECTER2's shape: model -> engine and precision -> figures."
-    sys.path.insert(0, str(ROOT / "tests"))
-    from specter_shape import make_adapter, make_base
+    from tests.fakes.specter_shape import make_adapter, make_base
 
     with tempfile.TemporaryDirectory() as folder:
         base = make_base(Path(folder) / "base")

@@ -8,11 +8,10 @@ import json
 import sys
 from pathlib import Path
 
-from main_job import DATA, REFERENCE, flatten, measure_corrections, run_cli, start
-
 from arxiv_embeddings.encoders.vectors import measure_agreement
 from arxiv_embeddings.files.machine import has_amx
 from arxiv_embeddings.runs.store import open_run
+from benchmarks.main_job import DATA, REFERENCE, flatten, measure_corrections, run_cli, start
 
 RESULTS = Path(__file__).parent / "results" / "precisions.json"
 TOLERANCE = 0.005  # between a figure in int8 and the reference

@@ -1,6 +1,6 @@
 """The long measurements of runs: killed 200 times, a million papers, 120,000 real ones; writes results/runs.json.
 
-    python benchmarks/runs.py [kills] [memory] [synthetic] [real]
+    python -m benchmarks.runs [kills] [memory] [synthetic] [real]
 
 Each measurement is a process of its own, so that its peak memory is its own. Without names all three are made, which
 takes about half an hour on two cores; a name renews its own figures and leaves the others.
@@ -8,16 +8,16 @@ takes about half an hour on two cores; a name renews its own figures and leaves 
 
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from contenders import read_peak_bytes
-from main_job import DATA
-from measuring import call, main
+
+from benchmarks.contenders import read_peak_bytes
+from benchmarks.main_job import DATA
+from benchmarks.measuring import call, main
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "runs.json"
@@ -111,9 +111,7 @@ def write_input(path: str, n_papers: str) -> dict:
 def embed_quickly(papers: str, folder: str, options: str) -> dict:
     "The main job with an encoder that needs neither time nor memory."
     from arxiv_embeddings.runs.embed import embed_papers
-
-    sys.path.insert(0, str(HERE.parent / "tests"))
-    from letters import LetterEncoder
+    from tests.fakes.letters import LetterEncoder
 
     result = embed_papers(papers, folder, encoder=LetterEncoder(), **json.loads(options))
     return {"n_papers": result.run.n_papers, "changes": result.changes, "peak_mb": peak_megabytes()}
@@ -137,8 +135,7 @@ def embed(papers: str, folder: str, options: str) -> dict:
 
 def kill(n_kills: str, model: str) -> dict:
     "Killed so often, continued, compared."
-    sys.path.insert(0, str(HERE.parent / "tests"))
-    from kill_loop import run_loop
+    from tests.fakes.kill_loop import run_loop
 
     return run_loop(int(n_kills), model, seed=2)
 

@@ -1,6 +1,6 @@
 """Spark on real abstracts: speed beside the first notebook's pipeline and a usual UDF, memory, what is read, parity, HDFS.
 
-    python benchmarks/spark.py [speed] [executors] [memory] [memory-encoder] [faults] [driver] [parity] [counts] [figures] [hdfs]
+    python -m benchmarks.spark [speed] [executors] [memory] [memory-encoder] [faults] [driver] [parity] [counts] [figures] [hdfs]
 
 Writes results/spark.json. Each measurement has a Spark of its own. Without names all are made, which takes about an hour and a
 half on two cores; a name renews its own figures and leaves the others.
@@ -15,14 +15,16 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from main_job import DATA, flatten
-from measuring import call, main
 
 from arxiv_embeddings.runs.embed import EmbedResult, embed_papers
+from benchmarks.main_job import DATA, flatten
+from benchmarks.measuring import call, main
+from benchmarks.spark_nlp_reference import first_subwords, make_subword_model, reference_vector
 
 if TYPE_CHECKING:
     import psutil
@@ -32,6 +34,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "spark.json"
 PAPERS, RELATIONS = DATA / "arxiv_cs_10k.csv", DATA / "arxiv_cs_10k_relations.tsv"
 MANY_PAPERS = DATA / "arxiv_120k.parquet"
+FIRST_NOTEBOOK = "first notebook"  # the contender that others are compared with: Spark NLP as that notebook used it
 N_TIMED, N_ROUNDS, N_WARM = 512, 3, 32
 N_TIMED_ENCODER = 2_048  # it is faster, and is to be timed as long
 FAULTS = ("executor", "worker", "driver", "nodemanager")
@@ -79,14 +82,14 @@ def describe_times(papers_per_second: float, steps: list[float]) -> dict:
     }
 
 
-def time_seed(_: str) -> dict:
+def time_first_notebook(_: str) -> dict:
     "The first notebook's pipeline: its session, its tokenizer, batches of 8 as they come; into Parquet."
     from arxiv_embeddings.spark.nlp_model import get_or_export
     from arxiv_embeddings.spark.nlp_pipeline import embed_frame, make_pipeline
     from arxiv_embeddings.spark.session import make_session
 
     def prepare(spark: "SparkSession") -> Callable[["DataFrame"], "DataFrame"]:
-        pipeline = make_pipeline(spark, exported, tokenizer="seed", batch_size=8)
+        pipeline = make_pipeline(spark, exported, tokenizer="spark-nlp", batch_size=8)
         return lambda frame: embed_frame(frame, pipeline, "id")
 
     exported = get_or_export()  # once for a model, and kept
@@ -250,7 +253,7 @@ def suffer(kind: str, folder: str) -> dict:
     from arxiv_embeddings.encoders.vectors import paired_cosines
     from arxiv_embeddings.runs.store import open_run
     from arxiv_embeddings.spark.environment import pack_environment
-    from arxiv_embeddings.spark.minicluster import start_yarn, stop_yarn
+    from arxiv_embeddings.spark.minicluster import start_yarn, stop_minicluster
 
     expected = embed_papers(PAPERS, Path(folder) / f"not-{kind}", encoder=load_encoder(device="cpu"), limit=N_FAULTS)
     place, out, where, variables = Path(folder) / "yarn", str(Path(folder) / kind), [], {}
@@ -265,7 +268,7 @@ def suffer(kind: str, folder: str) -> dict:
         ids = run.paper_ids
     finally:
         if kind == "nodemanager":
-            stop_yarn(place)
+            stop_minicluster(place)
     return {
         "n_papers": len(ids),
         **found,
@@ -278,10 +281,10 @@ def suffer(kind: str, folder: str) -> dict:
 def disturb(kind: str, out: str, where: list[str], variables: dict[str, str], yarn: Path) -> dict:
     "Begin a run, end one of its processes when a quarter is committed, and see it to its end."
     from arxiv_embeddings.runs.store import holds_run, open_run
-    from arxiv_embeddings.spark.minicluster import YARN_NOTE, restart_server
+    from arxiv_embeddings.spark.minicluster import restart_server
 
     def start() -> subprocess.Popen:
-        command = [sys.executable, __file__, "--call", "embed_in_two_executors", out, *where]
+        command = [sys.executable, "-m", "benchmarks.spark", "--call", "embed_in_two_executors", out, *where]
         return subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.DEVNULL)
 
     def count() -> int:
@@ -299,7 +302,7 @@ def disturb(kind: str, out: str, where: list[str], variables: dict[str, str], ya
         process.wait()
         process = start()
     elif kind == "nodemanager":  # with it go its containers: Spark's executors, and its master on YARN
-        restart_server(yarn / YARN_NOTE, "nodemanager")
+        restart_server(yarn, "nodemanager")
     else:
         executor = find_executors(process.pid)[0]
         (executor if kind == "executor" else executor.children()[0].children()[0]).kill()
@@ -348,30 +351,31 @@ def read_executor_megabytes() -> tuple[float, float]:
 
 
 def measure_parity(n_papers: str) -> dict:
-    "Spark's vectors beside those computed from Spark's own tokens with the model outside Spark."
+    "Compare Spark NLP's vectors of papers with reference vectors."
+    texts = read_texts(int(n_papers))
+    return {"n_papers": len(texts)} | compare_with_reference(texts)
+
+
+def compare_with_reference(texts: list[str]) -> dict[str, dict]:
+    "Compare Spark NLP's vectors with those computed from its tokens by the model outside Spark: tokenizer -> differences."
     from arxiv_embeddings.encoders.onnx_engine import OnnxEncoder
     from arxiv_embeddings.encoders.vectors import paired_cosines
     from arxiv_embeddings.spark.nlp_model import get_or_export
-    from arxiv_embeddings.spark.nlp_pipeline import (
-        TOKENIZERS,
-        copy_wordpieces,
-        find_heads,
-        make_pipeline,
-        rebuild_vector,
-    )
+    from arxiv_embeddings.spark.nlp_pipeline import TOKENIZERS, make_pipeline
     from arxiv_embeddings.spark.session import make_session
 
-    exported, texts = get_or_export(), read_texts(int(n_papers))
+    exported = get_or_export()
     spark, vectors_of = make_session("local[2]"), load_torch(exported)
-    wordpieces = copy_wordpieces(OnnxEncoder(exported).text_tokenizer.tokenizer)
+    subword_model = make_subword_model(OnnxEncoder(exported).text_tokenizer.tokenizer)
     frame = spark.createDataFrame([(text,) for text in sorted(texts, key=len)], "text string")
-    results = {"n_papers": len(texts)}
+    results = {}
     for name in TOKENIZERS:
         made = make_pipeline(spark, exported, tokenizer=name).transform(frame)
         rows = made.selectExpr("token.result as tokens", "sentence_embedding[0].embeddings as vector").collect()
-        rebuilt = np.array([rebuild_vector(find_heads(row["tokens"], wordpieces), vectors_of) for row in rows])
+        subwords = [first_subwords(row["tokens"], subword_model) for row in rows]
+        reference = np.array([reference_vector(one, vectors_of) for one in subwords])
         theirs = np.array([row["vector"] for row in rows], dtype=np.float32)
-        differences, cosines = np.abs(theirs - rebuilt).max(axis=1), paired_cosines(theirs, rebuilt)
+        differences, cosines = np.abs(theirs - reference).max(axis=1), paired_cosines(theirs, reference)
         results[name] = {
             "smallest_cosine": round(float(cosines.min()), 7),
             "largest_difference": float(f"{differences.max():.2g}"),
@@ -398,30 +402,36 @@ def load_torch(exported):
 
 
 def count_lost(n_papers: str) -> dict:
-    "Of all papers: which wordpieces each tokenizer keeps from the model, and whether the model reads what it should."
+    "Count the subwords of papers that each tokenizer hides from the model."
+    texts = read_texts(int(n_papers))
+    return {"n_papers": len(texts)} | count_hidden_subwords(texts)
+
+
+def count_hidden_subwords(texts: list[str]) -> dict:
+    "Count the subwords of texts that each tokenizer hides from the model, and the texts that it reads exactly."
     from tokenizers import Tokenizer
 
     from arxiv_embeddings.spark.nlp_model import get_or_export
-    from arxiv_embeddings.spark.nlp_pipeline import TOKENIZERS, copy_wordpieces, find_heads, make_pipeline
+    from arxiv_embeddings.spark.nlp_pipeline import TOKENIZERS, make_pipeline
     from arxiv_embeddings.spark.session import make_session
 
-    texts, exported = read_texts(int(n_papers)), get_or_export()
+    exported = get_or_export()
     tokenizer = Tokenizer.from_file(str(exported.folder / "tokenizer.json"))  # the model's, as transformers uses it
     tokenizer.no_truncation()
-    wanted, wordpieces = [one.ids[1:-1] for one in tokenizer.encode_batch(texts)], copy_wordpieces(tokenizer)
+    expected, subword_model = [one.ids[1:-1] for one in tokenizer.encode_batch(texts)], make_subword_model(tokenizer)
     spark = make_session("local[2]")
     frame = spark.createDataFrame(list(enumerate(texts)), "id int, text string")
-    results = {"n_papers": len(texts), "n_wordpieces": sum(map(len, wanted))}
+    results = {"n_subwords": sum(map(len, expected))}
     for name in TOKENIZERS:
         tokenize = make_pipeline(spark, exported, tokenizer=name)
         tokenize.stages[:] = tokenize.stages[:2]
         rows = tokenize.transform(frame).selectExpr("id", "token.result as tokens").orderBy("id").collect()
-        read = [[piece for head in find_heads(row["tokens"], wordpieces) for piece in head] for row in rows]
-        n_lost = [max(0, len(right) - len(found)) for right, found in zip(wanted, read, strict=True)]
+        read = [list(chain.from_iterable(first_subwords(row["tokens"], subword_model))) for row in rows]
+        n_lost = [max(0, len(right) - len(found)) for right, found in zip(expected, read, strict=True)]
         results[name] = {
-            "share_lost": round(sum(n_lost) / sum(map(len, wanted)), 5),
+            "share_lost": round(sum(n_lost) / sum(map(len, expected)), 5),
             "papers_that_lose": sum(count > 0 for count in n_lost),
-            "papers_read_as_they_are": sum(map(list.__eq__, wanted, read)),
+            "papers_read_as_they_are": sum(map(list.__eq__, expected, read)),
         }
     return results
 
@@ -436,30 +446,30 @@ def evaluate_tokenizers(folder: str) -> dict:
     from arxiv_embeddings.encoders.onnx_engine import SEPARATOR, OnnxEncoder
     from arxiv_embeddings.explore.evaluation import evaluate_run
     from arxiv_embeddings.spark.nlp_model import get_or_export
-    from arxiv_embeddings.spark.nlp_pipeline import copy_wordpieces, find_heads, make_pipeline
+    from arxiv_embeddings.spark.nlp_pipeline import make_pipeline
     from arxiv_embeddings.spark.session import make_session
 
     exported = get_or_export()
     spark = make_session("local[2]")
-    tokenize = make_pipeline(spark, exported, tokenizer="seed")
+    tokenize = make_pipeline(spark, exported, tokenizer="spark-nlp")
     tokenize.stages[:] = tokenize.stages[:2]
 
-    class SeedEncoder(OnnxEncoder):
-        "Reads what the usual tokenizer leaves of a text."
+    class UsualEncoder(OnnxEncoder):
+        "Reads the subwords that Spark NLP's usual tokenizer leaves of a text."
 
         def tokenize(self, texts: list[str]):
-            whole, wordpieces = super().tokenize(texts), copy_wordpieces(self.text_tokenizer.tokenizer)
+            whole, subword_model = super().tokenize(texts), make_subword_model(self.text_tokenizer.tokenizer)
             frame = spark.createDataFrame(list(enumerate(texts)), "id int, text string")
             found = tokenize.transform(frame).selectExpr("id", "token.result as tokens").orderBy("id").collect()
-            heads = [[piece for head in find_heads(row["tokens"], wordpieces) for piece in head] for row in found]
+            read = [list(chain.from_iterable(first_subwords(row["tokens"], subword_model))) for row in found]
             rows = [
-                np.array([row[0], *pieces[:510], row[-1]], np.int32)
-                for row, pieces in zip(whole.rows, heads, strict=True)
+                np.array([row[0], *subwords[:510], row[-1]], np.int32)
+                for row, subwords in zip(whole.rows, read, strict=True)
             ]
             return replace(whole, rows=rows)
 
     mean = make_encoder(fetch_model(replace(find_model("minilm"), separator=SEPARATOR)), device="cpu")
-    encoders = {"whole": OnnxEncoder(exported), "seed": SeedEncoder(exported), "mean": mean}
+    encoders = {"bert": OnnxEncoder(exported), "spark-nlp": UsualEncoder(exported), "mean": mean}
     results = {}
     for name, encoder in encoders.items():
         run = embed_papers(PAPERS, Path(folder) / name, encoder=encoder).run
@@ -476,7 +486,7 @@ def go_round_hdfs(folder: str) -> dict:
 
     from arxiv_embeddings.papers.corpus import read_papers
     from arxiv_embeddings.runs.store import open_run
-    from arxiv_embeddings.spark.minicluster import start_hdfs, stop_hdfs
+    from arxiv_embeddings.spark.minicluster import start_hdfs, stop_minicluster
     from arxiv_embeddings.spark.nlp_model import get_or_export
     from arxiv_embeddings.spark.session import make_session
     from arxiv_embeddings.spark.via_spark_nlp import OnSparkNLP
@@ -511,7 +521,7 @@ def go_round_hdfs(folder: str) -> dict:
             "without Spark": without.n_papers,
         }
     finally:
-        stop_hdfs(Path(folder) / "hdfs")
+        stop_minicluster(Path(folder) / "hdfs")
     return {"n_papers": counts, "sha256 of ids and vectors": digests, "equal": len(set(digests.values())) == 1}
 
 
@@ -521,7 +531,7 @@ def go_round_hdfs(folder: str) -> dict:
 def measure_speed(work: Path) -> dict:
     "Papers a second at the steady rate, in turns, and their ratios."
     contenders = {
-        "seed": (time_seed, ""),
+        FIRST_NOTEBOOK: (time_first_notebook, ""),
         "ours float32": (time_ours, "float32"),
         "ours int8": (time_ours, "int8"),
         "encoder float32": (time_encoder, "float32"),
@@ -534,7 +544,7 @@ def measure_speed(work: Path) -> dict:
             rounds[name].append(call(function, argument))
     rates = {name: np.array([one["papers_per_second"] for one in found]) for name, found in rounds.items()}
     results = {name: summarize(found) for name, found in rounds.items()}
-    pairs = [(name, "seed") for name in contenders if name != "seed"]
+    pairs = [(name, FIRST_NOTEBOOK) for name in contenders if name != FIRST_NOTEBOOK]
     for name, other in [*pairs, ("encoder float32", "pandas_udf"), ("encoder int8", "pandas_udf")]:
         ratios = rates[name] / rates[other]
         results[f"{name} to {other}"] = {"median": round(float(np.median(ratios)), 2), "all": ratios.round(2).tolist()}

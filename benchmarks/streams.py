@@ -86,8 +86,7 @@ def convert(model: str, precision: str, work: Path) -> str:
 
     if model == "minilm":
         return str(get_or_convert(fetch_model(find_model("minilm")), precision).folder)
-    sys.path.insert(0, str(HERE.parent / "tests"))
-    from specter_shape import make_base
+    from tests.fakes.specter_shape import make_base
 
     base = work / "base" if (work / "base").exists() else make_base(work / "base")
     return str(get_or_convert(fetch_model(find_model(base, pooling="cls")), precision).folder)
@@ -113,7 +112,16 @@ def main() -> None:
                 found: dict[str, list[dict]] = {way: [] for way in WAYS}
                 for _ in range(given.rounds):
                     for way in WAYS:
-                        command = [sys.executable, __file__, "--once", folder, precision, way, str(n_abstracts)]
+                        command = [
+                            sys.executable,
+                            "-m",
+                            "benchmarks.streams",
+                            "--once",
+                            folder,
+                            precision,
+                            way,
+                            str(n_abstracts),
+                        ]
                         found[way].append(
                             json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
                         )

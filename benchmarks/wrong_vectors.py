@@ -1,8 +1,8 @@
 """How often OpenVINO prepares a shape wrongly, and whether the encoder ever does; writes results/wrong_vectors.json.
 
-    python benchmarks/wrong_vectors.py                      # every case, about an hour
-    python benchmarks/wrong_vectors.py --only shared        # the fault, within minutes
-    python benchmarks/wrong_vectors.py --only encoder --shapes 20000
+    python -m benchmarks.wrong_vectors                      # every case, about an hour
+    python -m benchmarks.wrong_vectors --only shared        # the fault, within minutes
+    python -m benchmarks.wrong_vectors --only encoder --shapes 20000
 
 Each case meets new shapes in two processes at a time. A batch holds one text in every row, so all rows of all answers must be the same
 vector; it is compared with the vector that the same text got in the first shape that it was met in. Only `suspects` needs real abstracts.
@@ -191,7 +191,7 @@ def run_case(name: str, precision: str, seconds: float, n_shapes: int) -> dict:
         environment = os.environ | CASES[name].get("environment", {})
         processes = [
             subprocess.Popen(
-                [sys.executable, __file__, f"--child={name}", f"--seed={seed + one}", *asked],
+                [sys.executable, "-m", "benchmarks.wrong_vectors", f"--child={name}", f"--seed={seed + one}", *asked],
                 stdout=subprocess.PIPE,
                 env=environment,
             )

@@ -19,9 +19,9 @@ from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.runs.store import Run
 from arxiv_embeddings.spark.environment import pack_environment
-from arxiv_embeddings.spark.minicluster import start_hdfs, stop_hdfs
+from arxiv_embeddings.spark.minicluster import start_hdfs, stop_minicluster
+from tests.fakes import ROOT
 
-ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -49,9 +49,9 @@ def sample_run(tmp_path_factory: pytest.TempPathFactory, minilm: Encoder) -> Run
 def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     "A real HDFS: its `uri`, `conf` for HADOOP_CONF_DIR, `processes`, and the `folder` in which it keeps its data."
     folder = tmp_path_factory.mktemp("hdfs")
-    note = start_hdfs(folder)
-    yield note | {"folder": folder}
-    stop_hdfs(folder)
+    started = start_hdfs(folder)
+    yield started | {"folder": folder}
+    stop_minicluster(folder)
 
 
 @pytest.fixture(scope="session")

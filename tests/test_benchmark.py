@@ -1,23 +1,14 @@
 """The figures that `benchmarks/encode.py` makes of its measurements."""
 
-import importlib
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from benchmarks import encode, runs
 
 
-@pytest.fixture
-def encode(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    "The benchmark, which lies outside the package."
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    return importlib.import_module("encode")
-
-
-def test_operations_are_those_counted_by_hand(encode: ModuleType) -> None:
+def test_operations_are_those_counted_by_hand() -> None:
     model = {"hidden_size": 4, "intermediate_size": 8, "num_hidden_layers": 3, "reduction": None}
     # a text of 2 tokens, one layer: query, key, value and output are products of 2x4 and 4x4, 2 * 32 each;
     # up and down are 2x4 with 4x8 and back, 2 * 64 each; scores and sums are 2x4 with 4x2 and back, 2 * 16 each
@@ -29,7 +20,7 @@ def test_operations_are_those_counted_by_hand(encode: ModuleType) -> None:
     assert encode.count_operations(np.array([2]), model | {"reduction": 2}) == 3 * (of_two + 64)
 
 
-def test_ratio_is_that_of_the_sums(encode: ModuleType) -> None:
+def test_ratio_is_that_of_the_sums() -> None:
     compared = encode.compare_rounds([2.0, 4.0, 6.0], [1.0, 1.0, 2.0])
     assert compared["ratio"] == 3.0
     assert (compared["min"], compared["max"]) == (2.0, 4.0)
@@ -39,13 +30,13 @@ def test_ratio_is_that_of_the_sums(encode: ModuleType) -> None:
     assert steady == {"ratio": 2.0, "low": 2.0, "high": 2.0, "min": 2.0, "max": 2.0}
 
 
-def test_rate_is_the_better_librarys(encode: ModuleType) -> None:
+def test_rate_is_the_better_librarys() -> None:
     rounds = [{"torch float32": 1.0, "openvino float32": 3.0, "openvino int8": 8.0}] * 2
     rounds.append({"torch float32": 9.0, "openvino float32": 3.0, "openvino int8": 2.0})
     assert encode.find_rates(rounds) == {"float32": pytest.approx(11 / 3), "int8": 6.0}
 
 
-def test_other_vectors_near_a_common_mean_are_noticed(encode: ModuleType) -> None:
+def test_other_vectors_near_a_common_mean_are_noticed() -> None:
     random = np.random.default_rng(0)
     reference = 100 + random.standard_normal((20, 8))
     same = encode.compare_vectors(reference, 2 * reference - reference.mean(axis=0))
@@ -55,7 +46,7 @@ def test_other_vectors_near_a_common_mean_are_noticed(encode: ModuleType) -> Non
     assert other["centered_mean"] < 0.5
 
 
-def test_texts_are_cut_to_exact_lengths(encode: ModuleType, minilm) -> None:
+def test_texts_are_cut_to_exact_lengths(minilm) -> None:
     tokenizer = encode.load_tokenizer({"folder": minilm.files.folder})
     abstracts = [
         " ".join(["We study graph embeddings, unaffordable ones."] * 10),
@@ -66,8 +57,7 @@ def test_texts_are_cut_to_exact_lengths(encode: ModuleType, minilm) -> None:
         assert minilm.tokenize(texts).lengths.tolist() == [n_tokens] * 3
 
 
-def test_a_paper_takes_at_most_100_bytes_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    measured = importlib.import_module("runs").measure_memory(tmp_path)
+def test_a_paper_takes_at_most_100_bytes_of_memory(tmp_path: Path) -> None:
+    measured = runs.measure_memory(tmp_path)
     assert 0 < measured["new_bytes_a_paper"] <= 100
     assert 0 < measured["append_bytes_a_paper"] <= 100

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from kill_loop import make_newer, run_loop
-from letters import LetterEncoder
 from numpy.testing import assert_array_equal
 
 from arxiv_embeddings.files.errors import InputError
@@ -18,18 +16,10 @@ from arxiv_embeddings.runs.append import compact_run
 from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.runs.store import RunWriter, open_run
 from arxiv_embeddings.runs.verify import verify_run
+from tests.fakes.kill_loop import make_newer, run_loop
+from tests.fakes.letters import CountingEncoder, LetterEncoder
 
 FORMAT_1 = Path(__file__).parent / "run_format_1"
-
-
-class CountingEncoder(LetterEncoder):
-    "Counts the texts that it is given."
-
-    n_texts = 0
-
-    def run(self, tokenized, on_batch=None):
-        self.n_texts += len(tokenized.rows)
-        return super().run(tokenized)
 
 
 @pytest.fixture

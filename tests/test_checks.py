@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from letters import LetterEncoder
 from numpy.testing import assert_array_equal
 
 from arxiv_embeddings.explore.index import build_index
@@ -22,6 +21,8 @@ from arxiv_embeddings.runs.repair import repair_run
 from arxiv_embeddings.runs.store import RunWriter, open_run
 from arxiv_embeddings.runs.verify import verify_run
 from arxiv_embeddings.runs.wrong_vectors import verify_sample
+from tests.fakes import ROOT
+from tests.fakes.letters import LetterEncoder, StoppingEncoder
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +113,6 @@ def test_a_repair_that_is_stopped_goes_on(folder: Path, made: Path) -> None:
     for number in (0, 1, 3):
         part_path(folder, number).write_bytes(b"PAR1")
 
-    class Stopping(LetterEncoder):
-        n_calls = 0
-
         def run(self, tokenized, on_batch=None):
             self.n_calls += 1
             if self.n_calls == 2:
@@ -122,7 +120,7 @@ def test_a_repair_that_is_stopped_goes_on(folder: Path, made: Path) -> None:
             return super().run(tokenized)
 
     with pytest.raises(KeyboardInterrupt):
-        repair_run(folder, Stopping())
+        repair_run(folder, StoppingEncoder(1))
     assert len(verify_run(open_run(folder))["problems"]) == 2
     assert repair_run(folder, LetterEncoder()).n_embedded == 60
     assert_array_equal(open_run(folder).embeddings(), open_run(made).embeddings(), strict=True)
@@ -197,7 +195,7 @@ import subprocess, sys
 from pathlib import Path
 disk = Path(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "none", disk], check=True)
-from letters import LetterEncoder
+from tests.fakes.letters import LetterEncoder
 from arxiv_embeddings.runs.verify import verify_run
 from arxiv_embeddings.cli.shared import describe_error
 from arxiv_embeddings.papers.corpus import sample_papers
@@ -232,7 +230,7 @@ def test_a_full_disk_and_one_that_is_read_only(tmp_path: Path) -> None:
     if not shutil.which("unshare") or subprocess.run([*namespace, "true"], capture_output=True).returncode:
         pytest.skip("no small file system can be made here: user namespaces are not to be had")
     command = [*namespace, sys.executable, "-c", FULL_DISK, str(tmp_path)]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     full, read_only, counts = done.stdout.splitlines()
     assert "No space left on device" in full
@@ -246,7 +244,7 @@ LIMITED_FILES = """
 import resource, sys
 from pathlib import Path
 folder = Path(sys.argv[1])
-from letters import LetterEncoder
+from tests.fakes.letters import LetterEncoder
 from arxiv_embeddings.runs.verify import verify_run
 from arxiv_embeddings.cli.shared import describe_error
 from arxiv_embeddings.papers.corpus import sample_papers
@@ -272,7 +270,7 @@ print(run.n_papers)
 def test_a_system_that_refuses_to_write_on(tmp_path: Path) -> None:
     "As on a full disk a write breaks off in the middle of a part, and nothing special is needed to try it."
     command = [sys.executable, "-c", LIMITED_FILES, str(tmp_path / "run")]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     refused, n_safe, n_papers = done.stdout.splitlines()
     assert "File too large" in refused

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from specter_shape import make_adapter, make_base, sample_texts
 from transformers import (
     AutoTokenizer,
     DistilBertConfig,
@@ -39,6 +38,7 @@ from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.runs.run_model import load_query_encoder, load_run_encoder
 from arxiv_embeddings.runs.store import open_run
+from tests.fakes.specter_shape import make_adapter, make_base, sample_texts
 
 TEXTS = sample_texts(limit=16)
 

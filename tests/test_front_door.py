@@ -10,11 +10,11 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from letters import LetterEncoder
 from numpy.testing import assert_array_equal
 
 import arxiv_embeddings
 from arxiv_embeddings import InputError, Run, embed_papers, sample_papers, search, similar
+from tests.fakes.letters import LetterEncoder
 
 FRAME = pd.read_csv(sample_papers(), dtype=str)
 

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from letters import LetterEncoder
 from numpy.testing import assert_allclose, assert_array_equal
-from spoiling import make_garbage, spoil
 from typer.testing import CliRunner
 
 from arxiv_embeddings.cli.main import app
@@ -27,6 +25,8 @@ from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.runs.repair import repair_run
 from arxiv_embeddings.runs.store import Run, RunWriter, open_run
 from arxiv_embeddings.runs.wrong_vectors import verify_numbers, verify_sample
+from tests.fakes.letters import LetterEncoder
+from tests.fakes.spoiling import make_garbage, spoil
 
 N_INJECTED = 200
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from letters import LetterEncoder
 from numpy.testing import assert_array_equal
 from typer.testing import CliRunner
 
@@ -40,7 +38,17 @@ from arxiv_embeddings.runs.repair import repair_run
 from arxiv_embeddings.runs.run_model import open_kept_model
 from arxiv_embeddings.runs.store import RunWriter, open_run
 from arxiv_embeddings.runs.verify import verify_run
-from arxiv_embeddings.spark.minicluster import HDFS_NOTE, restart_server, stop_hdfs, stop_server, wait_until_writable
+from arxiv_embeddings.spark.minicluster import (
+    HDFS_SERVERS_FILE,
+    restart_server,
+    stop_minicluster,
+    stop_server,
+    wait_until_writable,
+)
+from tests.fakes import slow_writer
+from tests.fakes.comparing import assert_same
+from tests.fakes.letters import LetterEncoder
+from tests.fakes.slow_writer import count_committed, wait_until
 
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)
 PART_SIZE = 48
@@ -75,13 +83,6 @@ def embed(sample: str | Path, out: HdfsPath | Path | str, **options: Any) -> Emb
 
 def invoke(*words: object):
     return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def assert_same(run: store.Run, expected: store.Run) -> None:
-    "The same papers with the same vectors in the same order, and nothing beside them."
-    assert run.read().equals(expected.read())
-    assert_array_equal(run.embeddings(), expected.embeddings(), strict=True)
-    assert {part["name"] for part in run.metadata["parts"]} == {one.name for one in list_folder(run.folder / "parts")}
 
 
 # inputs
@@ -160,45 +161,20 @@ def test_a_run_has_the_same_bytes_as_on_a_disk(
     assert embed(sample, folder / "run").n_embedded == 0
 
 
-WRITER = """
-import sys, time
-from letters import LetterEncoder
-from arxiv_embeddings.runs.embed import embed_papers
-
-class SlowEncoder(LetterEncoder):
-    def run(self, tokenized, on_batch=None):
-        time.sleep(0.2)
-        return super().run(tokenized)
-
-print("ready", flush=True)
-embed_papers(sys.argv[1], sys.argv[2], part_size=24, encoder=SlowEncoder())
-"""
-
-
 @pytest.fixture
 def start_writer(sample: str):
     "Start processes that embed the sample in 6 parts; those that still run are killed in the end."
     started = []
 
     def start(out: HdfsPath, n_papers: int) -> subprocess.Popen:
-        command = [sys.executable, "-c", WRITER, sample, str(out)]
-        started.append(subprocess.Popen(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True))
-        assert started[-1].stdout.readline() == "ready\n"
-        wait_until(lambda: (out / METADATA_NAME).exists() and open_run(out).n_papers >= n_papers, started[-1])
+        started.append(slow_writer.start_writer(sample, out, part_size=24, seconds=0.2))
+        wait_until(lambda: count_committed(out) >= n_papers, started[-1])
         return started[-1]
 
     yield start
     for process in started:
         process.kill()
         process.wait()
-
-
-def wait_until(happened: Callable[[], bool], process: subprocess.Popen, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_killed_writer_is_followed_at_once(
@@ -218,7 +194,7 @@ def test_a_killed_writer_is_followed_at_once(
     assert f"process {process.pid} on" in caplog.text
     assert result.n_embedded == 144 - before.n_papers
     assert not resolve_folder(orphan).exists()
-    assert_same(result.run, whole)
+    assert_same(result.run, whole, atol=0)
     assert sorted(one.name for one in list_folder(folder / "run")) == [COPY_NAME, METADATA_NAME, "parts"]
 
 
@@ -396,7 +372,7 @@ def test_parts_of_many_writers_become_a_run_in_one_step(folder: HdfsPath, whole:
         writer.add_parts(list(chosen.values()), list_columns(table.schema))
         assert len(list_folder(folder / "parts")) == 9  # of two attempts at each part there is still something
         writer.remove_orphans()
-    assert_same(open_run(folder), whole)
+    assert_same(open_run(folder), whole, atol=0)
     assert open_run(folder).metadata["complete"]
 
 
@@ -466,7 +442,7 @@ def test_a_damaged_part_is_found_and_mended(how: str, hdfs, sample: str, folder:
     result = repair_run(folder / "run", LetterEncoder())
     assert (result.repaired, result.n_embedded) == ([path.name], 48)
     assert verify_run(result.run)["problems"] == []
-    assert_same(result.run, whole)
+    assert_same(result.run, whole, atol=0)
 
 
 @pytest.mark.parametrize("names", [[METADATA_NAME], [METADATA_NAME, COPY_NAME]])
@@ -482,7 +458,7 @@ def test_lost_metadata_are_made_again(names: list[str], sample: str, folder: Hdf
     result = repair_run(str(folder / "run"), LetterEncoder())
     assert (result.metadata_rebuilt, result.n_embedded) == (True, 0)
     assert result.run.metadata["parts"] == before["parts"]
-    assert_same(result.run, whole)
+    assert_same(result.run, whole, atol=0)
 
 
 def test_damaged_metadata_are_kept_aside(sample: str, folder: HdfsPath, whole: store.Run) -> None:
@@ -575,12 +551,12 @@ def test_no_namenode_is_one_line_at_once(words: tuple[str, ...], tmp_path: Path)
 
 def test_a_stranger_that_was_given_the_id_of_a_server_is_left_alone(tmp_path: Path) -> None:
     note = {"uri": "hdfs://127.0.0.1:9", "processes": {"namenode": os.getpid()}, "starts": {"namenode": "1"}}
-    (tmp_path / HDFS_NOTE).write_text(json.dumps(note))
-    assert stop_hdfs(tmp_path) == 0
+    (tmp_path / HDFS_SERVERS_FILE).write_text(json.dumps(note))
+    assert stop_minicluster(tmp_path) == 0
 
 
 def start_datanode(hdfs: dict[str, Any]) -> None:
-    hdfs["processes"]["datanode"] = restart_server(hdfs["folder"] / HDFS_NOTE, "datanode")
+    hdfs["processes"]["datanode"] = restart_server(hdfs["folder"], "datanode")
     wait_until_writable(hdfs["folder"], 60)
 
 
@@ -621,7 +597,7 @@ def test_a_datanode_that_stops_in_the_middle(
     assert verify_run(open_run(folder / "run"))["sound"]
     result = embed(sample, folder / "run")
     assert result.n_embedded == 96
-    assert_same(result.run, whole)
+    assert_same(result.run, whole, atol=0)
 
 
 def test_what_is_written_is_there_after_the_datanode_was_killed(
@@ -632,4 +608,4 @@ def test_what_is_written_is_there_after_the_datanode_was_killed(
     os.waitpid(hdfs["processes"]["datanode"], 0)
     start_datanode(hdfs)
     assert verify_run(open_run(run.folder))["problems"] == []
-    assert_same(open_run(run.folder), whole)
+    assert_same(open_run(run.folder), whole, atol=0)

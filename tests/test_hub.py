@@ -12,15 +12,15 @@ import adapters
 import numpy as np
 import pytest
 import torch
-from hub_server import Hub
-from malicious import Malicious
 from numpy.testing import assert_allclose
-from specter_shape import make_adapter, make_base, sample_texts
 from transformers import AutoTokenizer
 
 from arxiv_embeddings.encoders.load import load_encoder
 from arxiv_embeddings.encoders.models import REGISTRY
 from arxiv_embeddings.files.errors import InputError
+from tests.fakes.hub_server import Hub
+from tests.fakes.malicious import Malicious
+from tests.fakes.specter_shape import make_adapter, make_base, sample_texts
 
 SPECTER2 = REGISTRY["specter2"]
 TEXTS = sample_texts(12)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from malicious import Malicious
 from numpy.testing import assert_allclose
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
@@ -31,6 +30,7 @@ from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import read_papers, sample_papers
 from arxiv_embeddings.papers.texts import make_texts
 from arxiv_embeddings.runs.format import hash_fingerprint
+from tests.fakes.malicious import Malicious
 
 TEXTS = make_texts(read_papers(sample_papers()).table(limit=12), separator="[SEP]")
 

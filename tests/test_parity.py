@@ -2,12 +2,11 @@
 
 `benchmarks/parity.py` measures 500 in both, which takes a quarter of an hour on two cores."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+from benchmarks import parity
 
 # smallest cosine of any text and mean cosine, for each model
 FLOORS = {
@@ -23,8 +22,6 @@ FLOORS = {
 @pytest.fixture(scope="module")
 def measured(real_data: Path) -> dict:
     "The whole table."
-    import parity
-
     return parity.measure_all(500, 32)
 
 

@@ -5,13 +5,13 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from letters import LetterEncoder
 from numpy.testing import assert_array_equal
 
 from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.runs.export import export_run
 from arxiv_embeddings.runs.store import Run
+from tests.fakes.letters import LetterEncoder
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kill_loop import pick_real, run_loop
 from numpy.testing import assert_allclose
 from sentence_transformers import SentenceTransformer
 
@@ -16,6 +15,7 @@ from arxiv_embeddings.papers.corpus import read_papers
 from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.runs.export import export_run
 from arxiv_embeddings.runs.store import open_run
+from tests.fakes.kill_loop import pick_real, run_loop
 
 N_ABSTRACTS = 200
 
@@ -52,7 +52,7 @@ def test_another_separator_would_be_noticed(separator: str, real_data: Path, min
 
 
 def test_killed_while_real_abstracts_are_embedded(real_data: Path) -> None:
-    # texts that fill 512 tokens, each process a fresh one, every vector compared; tests/kill_loop.py has a longer form
+    # texts that fill 512 tokens, each process a fresh one, every vector compared; tests/fakes/kill_loop.py has a longer form
     done = run_loop(n_kills=2, model="minilm", seed=5, n_abstracts=24)
     assert done["n_kills"] >= 2
 

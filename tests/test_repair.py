@@ -9,7 +9,6 @@ from unittest import TestCase
 import numpy as np
 import pandas as pd
 import pytest
-from letters import LetterEncoder
 from numpy.testing import assert_array_equal
 
 from arxiv_embeddings.explore.index import build_index
@@ -24,6 +23,7 @@ from arxiv_embeddings.runs.repair import repair_run
 from arxiv_embeddings.runs.store import RunWriter, open_run
 from arxiv_embeddings.runs.verify import verify_run
 from arxiv_embeddings.runs.wrong_vectors import verify_sample
+from tests.fakes.letters import LetterEncoder, StoppingEncoder
 
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)
 FORMAT_1 = Path(__file__).parent / "run_format_1"
@@ -39,20 +39,6 @@ def embed(tmp_path: Path) -> Callable[..., EmbedResult]:
         return embed_papers(path, tmp_path / "run", part_size=20, encoder=encoder or LetterEncoder(), **options)
 
     return embed_table
-
-
-class StoppingEncoder(LetterEncoder):
-    "Breaks off when it has made so many parts."
-
-    def __init__(self, n_parts: int):
-        super().__init__()
-        self.n_parts = n_parts
-
-    def run(self, tokenized, on_batch=None):
-        self.n_parts -= 1
-        if self.n_parts < 0:
-            raise KeyboardInterrupt
-        return super().run(tokenized)
 
 
 def changed(papers: pd.DataFrame) -> pd.DataFrame:

@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from letters import LetterEncoder
 from numpy.testing import assert_array_equal
 
 from arxiv_embeddings.encoders.load import make_encoder
@@ -36,22 +33,8 @@ from arxiv_embeddings.runs.export import export_run
 from arxiv_embeddings.runs.format import FOOTER_KEY, to_vectors
 from arxiv_embeddings.runs.run_model import load_run_encoder
 from arxiv_embeddings.runs.store import RunWriter, open_run
-
-SLOW_WRITER = """
-import sys, time
-from letters import LetterEncoder
-from arxiv_embeddings.papers.corpus import sample_papers
-from arxiv_embeddings.encoders.load import make_encoder
-from arxiv_embeddings.runs.embed import embed_papers
-
-class SlowEncoder(LetterEncoder):
-    def run(self, tokenized, on_batch=None):
-        time.sleep(0.08)
-        return super().run(tokenized)
-
-print("ready", flush=True)
-embed_papers(sample_papers(), sys.argv[1], part_size=8, encoder=SlowEncoder())
-"""
+from tests.fakes.letters import LetterEncoder
+from tests.fakes.slow_writer import count_committed, start_writer, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -60,39 +43,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory):
     return embed_papers(sample_papers(), tmp_path_factory.mktemp("whole") / "run", encoder=LetterEncoder()).run
 
 
-def start_slow_writer(folder: Path) -> subprocess.Popen:
-    "Start a process that embeds the sample in 18 parts, and wait until it is about to begin."
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_WRITER, str(folder)], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
-def count_committed(folder: Path) -> int:
-    "How many papers a run has; 0 before it has begun."
-    return open_run(folder).n_papers if (folder / "metadata.json").exists() else 0
-
-
-def wait_until(happened: Callable[[], bool], process: subprocess.Popen, seconds: float = 60) -> None:
-    "Wait for what a process does; kills it and fails where it ends or takes longer."
-    started = time.monotonic()
-    while not happened():
-        if process.poll() is not None or time.monotonic() - started > seconds:
-            process.kill()
-            pytest.fail(f"the writer has not done it in {seconds} seconds, exit code {process.wait()}")
-        time.sleep(0.005)
-
-
 def test_killed_at_random_moments_and_continued(tmp_path: Path, whole) -> None:
     folder, generator = tmp_path / "run", random.Random(0)
-    process = start_slow_writer(folder)
+    process = start_writer(sample_papers(), folder, 8, 0.08)
     time.sleep(generator.uniform(0, 0.1))  # perhaps before anything is there
     process.kill()
     process.wait()
     n_before = count_committed(folder)
     for _ in range(4):  # a part takes 0.08 seconds or more, so that about half of the 18 are left in the end
-        process = start_slow_writer(folder)
+        process = start_writer(sample_papers(), folder, 8, 0.08)
         wait_until(lambda n_before=n_before: count_committed(folder) > n_before, process)
         time.sleep(generator.uniform(0, 0.1))
         process.kill()
@@ -102,7 +61,7 @@ def test_killed_at_random_moments_and_continued(tmp_path: Path, whole) -> None:
         assert_array_equal(run.embeddings(), whole.embeddings()[: run.n_papers], strict=True)
         n_before = run.n_papers
     assert 0 < n_before < 144
-    assert start_slow_writer(folder).wait() == 0
+    assert start_writer(sample_papers(), folder, 8, 0.08).wait() == 0
     run = open_run(folder)
     assert run.metadata["complete"]
     assert run.paper_ids == whole.paper_ids
@@ -145,7 +104,7 @@ def test_every_write_may_fail(n_writes: int, tmp_path: Path, whole, monkeypatch:
 
 
 def test_two_writers(tmp_path: Path) -> None:
-    first = start_slow_writer(tmp_path / "run")
+    first = start_writer(sample_papers(), tmp_path / "run", 8, 0.08)
     wait_until((tmp_path / "run" / "metadata.json").exists, first)
     try:
         with pytest.raises(InputError, match=f"is being written by process {first.pid}"):

@@ -31,13 +31,14 @@ from arxiv_embeddings.runs.store import Run, open_run
 from arxiv_embeddings.runs.verify import verify_run
 from arxiv_embeddings.runs.wrong_vectors import verify_sample
 from arxiv_embeddings.spark import executors
-from arxiv_embeddings.spark.minicluster import HDFS_NOTE, restart_server, stop_server, wait_until_writable
+from arxiv_embeddings.spark.minicluster import restart_server, stop_server, wait_until_writable
 from arxiv_embeddings.spark.nlp_model import export_model
 from arxiv_embeddings.spark.nlp_pipeline import embed_frame
 from arxiv_embeddings.spark.session import make_session
 from arxiv_embeddings.spark.via_spark_nlp import OnSparkNLP
+from tests.fakes.comparing import assert_same
+from tests.fakes.slow_writer import count_committed, wait_until
 
-ROOT = Path(__file__).parent.parent
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)
 PART_SIZE = 18
 
@@ -78,13 +79,6 @@ def whole(small: ExportedModel, tmp_path_factory: pytest.TempPathFactory) -> Run
 def embed(papers: object, out: object, spark: Any, model: ExportedModel, tokenizer: str = "whole", **options: Any):
     executor = OnSparkNLP(spark, tokenizer=tokenizer)
     return embed_papers(papers, out, model=model.folder, executor=executor, **{"part_size": PART_SIZE} | options)
-
-
-def assert_same(run: Run, expected: Run) -> None:
-    "The same papers in the same order, the same vectors, and nothing beside the run's parts."
-    assert run.read().equals(expected.read())
-    assert_allclose(run.embeddings(), expected.embeddings(), atol=1e-5, strict=True)
-    assert verify_run(run)["problems"] == []
 
 
 # the session
@@ -167,7 +161,7 @@ def test_what_metadata_say(tmp_path: Path, spark: Any, small: ExportedModel, who
 def test_the_usual_tokenizer_makes_other_vectors_and_another_run(
     tmp_path: Path, spark: Any, small: ExportedModel
 ) -> None:
-    run = embed(sample_papers(), tmp_path / "run", spark, small, tokenizer="seed", text="abstract", limit=36).run
+    run = embed(sample_papers(), tmp_path / "run", spark, small, tokenizer="spark-nlp", text="abstract", limit=36).run
     whole = embed(sample_papers(), tmp_path / "whole", spark, small, text="abstract", limit=36).run
     assert (np.abs(run.embeddings() - whole.embeddings()).max(axis=1) > 1e-3).mean() > 0.9
     with pytest.raises(InputError, match="tokenizer"):
@@ -248,17 +242,9 @@ def start_writer(folder: Path, model: Path, master: str = "local[2]", gone: str 
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def count_committed(folder: Path) -> int:
-    return open_run(folder).n_papers if (folder / "metadata.json").exists() else 0
-
-
 def test_a_driver_that_is_killed_goes_on_where_it_stood(tmp_path: Path, small: ExportedModel, whole: Run) -> None:
     process, folder = start_writer(tmp_path / "run", small.folder), tmp_path / "run"
-    deadline = time.monotonic() + 120
-    while not 0 < count_committed(folder) < 144:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: 0 < count_committed(folder) < 144, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     committed = open_run(folder)
@@ -365,7 +351,7 @@ def test_a_datanode_that_stops_during_a_write(
             embed(sample_papers(), out, spark, small)
         assert len(str(error.value).splitlines()) == 1
     finally:
-        hdfs["processes"]["datanode"] = restart_server(hdfs["folder"] / HDFS_NOTE, "datanode")
+        hdfs["processes"]["datanode"] = restart_server(hdfs["folder"], "datanode")
         wait_until_writable(hdfs["folder"], 60)
     assert open_run(out).n_papers == 36
     assert_same(embed(sample_papers(), out, spark, small).run, whole)

@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import pandas as pd
 import psutil
 import pyarrow.parquet as pq
 import pytest
-import spoiling
 from numpy.testing import assert_allclose
 from pyspark import cloudpickle
 
@@ -26,16 +24,17 @@ from arxiv_embeddings.cli.shared import describe_error
 from arxiv_embeddings.encoders.base import Encoder
 from arxiv_embeddings.encoders.conversion import get_or_convert
 from arxiv_embeddings.encoders.openvino_engine import open_converted
-from arxiv_embeddings.encoders.vectors import paired_cosines
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.runs.embed import EmbedResult, embed_papers
 from arxiv_embeddings.runs.store import Run, RunWriter, open_run
-from arxiv_embeddings.runs.verify import verify_run
 from arxiv_embeddings.spark import executors, via_encoder
 from arxiv_embeddings.spark.minicluster import find_free_ports
 from arxiv_embeddings.spark.session import find_java, make_session, pyspark_jars
 from arxiv_embeddings.spark.via_encoder import OnSpark, archive_model, load_in_worker
+from tests.fakes import spoiling
+from tests.fakes.comparing import assert_same
+from tests.fakes.slow_writer import count_committed, wait_until
 
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)
 PART_SIZE = 12
@@ -66,25 +65,6 @@ def spark() -> Iterator[Any]:
 def embed(papers: object, out: Path, spark: Any, **options: Any) -> EmbedResult:
     executor = OnSpark(spark, shared=options.pop("shared", None))
     return embed_papers(papers, out, executor=executor, **{"part_size": PART_SIZE} | options)
-
-
-def assert_same(run: Run, expected: Run) -> None:
-    "The same papers in the same order, each once, the same vectors; and no file beside the run's parts."
-    assert run.read().equals(expected.read())
-    assert paired_cosines(run.embeddings(), expected.embeddings()).min() >= 0.99999
-    assert_allclose(run.embeddings(), expected.embeddings(), atol=1e-5, strict=True)
-    assert verify_run(run)["problems"] == []
-
-
-def count_committed(folder: Path) -> int:
-    return open_run(folder).n_papers if (folder / "metadata.json").exists() else 0
-
-
-def wait_until(happens: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def find_executors(process: psutil.Process) -> list[psutil.Process]:

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -22,20 +21,20 @@ from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.files.paths import put_folder, resolve_folder
 from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.runs.embed import embed_papers
-from arxiv_embeddings.runs.store import Run, holds_run, open_run
+from arxiv_embeddings.runs.store import Run, open_run
 from arxiv_embeddings.runs.verify import verify_run
 from arxiv_embeddings.spark.environment import EXECUTOR_DISTRIBUTIONS, PACKAGES
 from arxiv_embeddings.spark.minicluster import (
-    YARN_NOTE,
     is_running,
     measure_yarn,
     restart_server,
     start_yarn,
+    stop_minicluster,
     stop_server,
-    stop_yarn,
 )
 from arxiv_embeddings.spark.session import make_session, pyspark_jars
 from arxiv_embeddings.spark.via_encoder import OnSpark
+from tests.fakes.slow_writer import count_committed, wait_until
 
 MEMORY, CORES = 6144, 3
 EXECUTORS = {
@@ -52,10 +51,10 @@ EXECUTORS = {
 
 @pytest.fixture(scope="module")
 def yarn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    "A real YARN with an HDFS: what `start_yarn` says of it, and its `folder`."
+    "A real YARN with an HDFS: the result of `start_yarn`, and its `folder`."
     folder = tmp_path_factory.mktemp("yarn")
     yield start_yarn(folder, memory=MEMORY, cores=CORES, check_memory=True) | {"folder": folder}
-    stop_yarn(folder)
+    stop_minicluster(folder)
     shutil.rmtree(folder)  # with what containers unpacked
 
 
@@ -73,10 +72,6 @@ def embed_on_yarn(yarn: dict[str, Any], environment: Path) -> subprocess.Popen:
     return subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def count_committed(run: str) -> int:
-    return open_run(run).n_papers if holds_run(run) else 0
-
-
 def test_a_nodemanager_that_is_stopped_and_started_again(
     yarn: dict[str, Any], packed: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -88,15 +83,11 @@ def test_a_nodemanager_that_is_stopped_and_started_again(
     put_folder(tmp_path / "papers", resolve_folder(f"{yarn['uri']}/papers"))
     expected = embed_papers(tmp_path / "papers", tmp_path / "run", precision="int8", device="cpu").run
     process, run = embed_on_yarn(yarn, packed["file"]), f"{yarn['uri']}/run"
-    deadline = time.monotonic() + 240
-    while not 0 < count_committed(run) < 144:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: 0 < count_committed(run) < 144, process, seconds=240)
     stop_server(yarn["processes"]["nodemanager"])
     n_before = count_committed(run)
     assert n_before < 144
-    yarn["processes"]["nodemanager"] = restart_server(yarn["folder"] / YARN_NOTE, "nodemanager")
+    yarn["processes"]["nodemanager"] = restart_server(yarn["folder"], "nodemanager")
     _, errors = process.communicate(timeout=300)
     if process.returncode:  # it may be too much for Spark; then it is said in a line, and the same command goes on
         assert len(errors.splitlines()) == 1
@@ -192,12 +183,44 @@ def test_yarn_offers_what_it_was_started_with(yarn: dict[str, Any]) -> None:
     assert measure_yarn(yarn) == {"n_nodes": 1, "memory": MEMORY, "cores": CORES}
 
 
+def test_start_reports_addresses_and_stop_counts_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    def start(folder: str, **options: Any) -> dict[str, Any]:
+        given.append((folder, options))
+        return {"uri": "hdfs://127.0.0.1:9", "conf": f"{folder}/conf", "processes": {}}
+
+    monkeypatch.setattr("arxiv_embeddings.spark.minicluster.start_hdfs", start)
+    monkeypatch.setattr("arxiv_embeddings.spark.minicluster.start_yarn", start)
+    for options in ([], ["--yarn"], ["--yarn", "--memory", "2048", "--cores", "2", "--check-memory"]):
+        result = CliRunner().invoke(app, ["spark", "minicluster", "start", str(tmp_path), *options])
+        assert result.exit_code == 0, result.output
+        assert result.stdout == (
+            f"hdfs://127.0.0.1:9\nHADOOP_CONF_DIR={tmp_path}/conf\n"
+            f"to end it: arxiv-embeddings spark minicluster stop {tmp_path}\n"
+        )
+    chosen = {"memory": 2048, "cores": 2, "check_memory": True}
+    assert given == [(str(tmp_path), {}), (str(tmp_path), {}), (str(tmp_path), chosen)]
+    assert CliRunner().invoke(app, ["spark", "minicluster", "stop", str(tmp_path)]).stdout == "0 servers ended\n"
+
+
+@pytest.mark.parametrize("option", [("--memory", "2048"), ("--cores", "2"), ("--check-memory",)])
+def test_options_of_yarn_need_yarn(option: tuple[str, ...], tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["spark", "minicluster", "start", str(tmp_path / "new"), *option])
+    assert result.exit_code == 2
+    assert f"Invalid value for {option[0]}: this needs --yarn" in result.stderr
+    assert not (tmp_path / "new").exists()
+
+
 def test_starting_twice_is_refused_in_a_line(yarn: dict[str, Any]) -> None:
-    for command in ("start-yarn", "start-hdfs"):
-        result = CliRunner().invoke(app, ["spark", command, str(yarn["folder"])])
+    for service, options in (("YARN", ["--yarn"]), ("HDFS", [])):
+        result = CliRunner().invoke(app, ["spark", "minicluster", "start", str(yarn["folder"]), *options])
         (line,) = result.stderr.splitlines()
         assert (result.exit_code, result.stdout) == (1, "")
-        assert line == f"error: the {command[6:].upper()} in {yarn['folder']} is running: {yarn['uri']}"
+        assert line == (
+            f"error: the {service} in {yarn['folder']} is running at {yarn['uri']}: "
+            f"end it with arxiv-embeddings spark minicluster stop {yarn['folder']}"
+        )
     assert all(map(is_running, yarn["processes"].values()))
 
 
@@ -213,7 +236,7 @@ def find_containers(folder: Path) -> list[str]:
 
 def test_stopping_ends_containers_too(yarn: dict[str, Any], session: Any) -> None:
     assert len(find_containers(yarn["folder"])) >= 3  # the application's master and two executors
-    result = CliRunner().invoke(app, ["spark", "stop-yarn", str(yarn["folder"]), "--json"])
+    result = CliRunner().invoke(app, ["spark", "minicluster", "stop", str(yarn["folder"]), "--json"])
     assert json.loads(result.stdout) == {"n_ended": 4}
     assert find_containers(yarn["folder"]) == []
     assert not any(map(is_running, yarn["processes"].values()))

@@ -274,7 +274,7 @@ def describe_export(
 ) -> None:
     "Write the export.json of an exported model."
     hashes = {name: hash_contents([folder / name]) for name in EXPORTED_FILES}
-    changed = {"pooling": "first_subword", "unit_length": False, "separator": SEPARATOR, "tokenizer": "whole"}
+    changed = {"pooling": "first_subword", "unit_length": False, "separator": SEPARATOR, "tokenizer": "bert"}
     if precision == "int8":
         changed["quantized_sha256"] = hashes["model.onnx"]
     config = read_json(files.transformer_folder / "config.json")

@@ -7,6 +7,7 @@ __all__ = ['TEXT_SCHEMA', 'OpenPart', 'choose_repeated', 'describe_failure', 'de
            'OnSparkNLP']
 
 # %% ../../nbs/spark/56_via_spark_nlp.ipynb #56-via-spark-nlp-02
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -247,7 +248,7 @@ class OnSparkNLP(SparkExecutor):
         self,
         spark: "SparkSession",  # from `make_session`, with Spark NLP's archives
         *,
-        tokenizer: str = "whole",  # whole (nothing of a text is lost) or seed (Spark NLP's usual one)
+        tokenizer: str = "bert",  # bert (reads the whole text) or spark-nlp (Spark NLP's usual one)
         batch_size: int = BATCH_SIZE,  # texts that go through the model together; a run that continues keeps its own
     ):
         if tokenizer not in TOKENIZERS:
@@ -310,7 +311,7 @@ class OnSparkNLP(SparkExecutor):
             footer=writer.footer,
             spec=encoder.files.spec,
             vocabulary=encoder.text_tokenizer.tokenizer.to_str(),
-            as_words=self.tokenizer == "whole",
+            as_words=self.tokenizer == "bert",
             allow_unknown=encoder.text_tokenizer.allow_unknown,
         )
         pipeline = self.pipelines[str(encoder.exported.folder), writer.metadata["batching"]["batch_size"]]

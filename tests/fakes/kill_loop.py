@@ -1,8 +1,8 @@
 """Kill a writer at random moments, again and again, and see that nothing is lost.
 
-    python tests/kill_loop.py --kills 200 --seed 1
-    python tests/kill_loop.py --kills 10 --model minilm --out kills.json
-    python tests/kill_loop.py --minutes 60 --model minilm --abstracts 200
+    python -m tests.fakes.kill_loop --kills 200 --seed 1
+    python -m tests.fakes.kill_loop --kills 10 --model minilm --out kills.json
+    python -m tests.fakes.kill_loop --minutes 60 --model minilm --abstracts 200
 
 Each round embeds the sample corpus, or real abstracts up to 512 tokens, in many small parts and then takes in a newer file of it, in a
 process of its own that is killed with SIGKILL at a moment drawn at random, and started again, until it is done. After each kill the folder must hold
@@ -28,15 +28,17 @@ from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.runs.store import Run, open_run
 from arxiv_embeddings.runs.verify import verify_run
+from tests.fakes import ROOT
+from tests.fakes.letters import SlowEncoder
 
 WRITER = """
 import sys
-from kill_loop import make_encoder, write
+from tests.fakes.kill_loop import make_encoder, write
 encoder = make_encoder(sys.argv[2])
 print("ready", flush=True)
 write(sys.argv[1], encoder, sys.argv[3], sys.argv[4])
 """
-DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", ROOT.parent / "shared" / "data"))
 PART_SIZE = 6
 TOLERANCE = 1e-6
 
@@ -44,14 +46,7 @@ TOLERANCE = 1e-6
 def make_encoder(name: str):
     "Letters, quick and without a model, or a real model."
     if name == "letters":
-        from letters import LetterEncoder
-
-        class SlowEncoder(LetterEncoder):
-            def run(self, tokenized, on_batch=None):
-                time.sleep(0.004)  # so that computing takes about as long as writing
-                return super().run(tokenized)
-
-        return SlowEncoder()
+        return SlowEncoder(0.004)  # so that computing takes about as long as writing
     from arxiv_embeddings.encoders.load import load_encoder
 
     return load_encoder(name, device="cpu")
@@ -109,9 +104,7 @@ def kill_until_done(
     n_kills, committed = 0, (0, 0)
     while True:
         command = [sys.executable, "-c", WRITER, str(folder), model, *map(str, inputs)]
-        process = subprocess.Popen(
-            command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert process.stdout.readline() == b"ready\n"
         try:
             process.wait(draw.uniform(0, seconds))

@@ -1,5 +1,6 @@
-"""An encoder without a model, for tests of everything around it."""
+"""Encoders without a model, for tests of everything around them."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -30,3 +31,39 @@ class LetterEncoder:
 
     def encode(self, texts):
         return self.run(self.tokenize(texts))
+
+
+class SlowEncoder(LetterEncoder):
+    "Takes some time for each part."
+
+    def __init__(self, seconds: float):
+        super().__init__()
+        self.seconds = seconds
+
+    def run(self, tokenized, on_batch=None):
+        time.sleep(self.seconds)
+        return super().run(tokenized)
+
+
+class CountingEncoder(LetterEncoder):
+    "Counts the texts that it is given."
+
+    n_texts = 0
+
+    def run(self, tokenized, on_batch=None):
+        self.n_texts += len(tokenized.rows)
+        return super().run(tokenized)
+
+
+class StoppingEncoder(LetterEncoder):
+    "Is interrupted, as by Ctrl-C, when it has made `n_parts` parts."
+
+    def __init__(self, n_parts: int):
+        super().__init__()
+        self.n_parts = n_parts
+
+    def run(self, tokenized, on_batch=None):
+        self.n_parts -= 1
+        if self.n_parts < 0:
+            raise KeyboardInterrupt
+        return super().run(tokenized)
