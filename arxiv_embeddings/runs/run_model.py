@@ -8,14 +8,15 @@ __all__ = ['open_kept_model', 'check_same_fingerprint', 'EmbedOptions', 'read_ba
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-02
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ..encoders.base import Encoder
 from ..encoders.load import make_encoder
+from ..encoders.model_folder import ModelFolder, open_model_folder
 from ..encoders.models import ModelSpec, fetch_model, find_query_model, fingerprint_model
-from ..encoders.onnx_engine import EXPORT_MANIFEST, ExportedModel, OnnxEncoder, open_exported
-from ..encoders.openvino_engine import ConvertedModel, OpenVINOEncoder, open_converted
+from ..encoders.onnx_engine import OnnxEncoder
+from ..encoders.openvino_engine import OpenVINOEncoder
 from ..files.errors import InputError
 from ..files.paths import AnyPath, cache_folder, make_local, put_folder
 from .format import compare_fingerprints, describe_content
@@ -24,11 +25,11 @@ from .store import Run
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-03
 def open_kept_model(
     folder: AnyPath,  # a run folder
-) -> ConvertedModel | ExportedModel:  # on the disk, with every file as it was written
+) -> ModelFolder:  # on the disk, with every file as it was written
     "Open the model in a run's folder; raises `InputError` where it is not whole or not as it was written."
     kept = folder / "model"
     on_disk = make_local(kept, cache_folder() / "copies", describe_content(kept)["sha256"][:16])
-    return open_exported(on_disk) if (on_disk / EXPORT_MANIFEST).exists() else open_converted(on_disk)
+    return open_model_folder(on_disk)
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-04
 def check_same_fingerprint(
@@ -92,9 +93,9 @@ def keep_model(
     folder: AnyPath,  # the run's
 ) -> None:
     "Copy a quantized or exported model into the run's folder, whole or not at all."
-    model = getattr(encoder, "exported", None)
-    if model is None and encoder.fingerprint["precision"] == "int8":
-        model = encoder.converted
+    model = getattr(encoder, "model_folder", None)
+    if model and model.kind == "openvino" and model.manifest["precision"] != "int8":
+        model = None  # it can be converted again
     if model and not (folder / "model").exists():
         put_folder(model.folder, folder / "model")
 
@@ -108,9 +109,9 @@ def load_kept_model(
     kept = open_kept_model(run.folder)
     if not kept.matches(run.metadata["fingerprint"]):
         raise InputError(f"{run.folder / 'model'} is not the model that made this run's vectors")
-    if isinstance(kept, ExportedModel):
+    if kept.kind == "onnx":
         return OnnxEncoder(kept, spec=read_spec(run), allow_unknown=allow_unknown)
-    kept = replace(kept, files=replace(kept.files, spec=read_spec(run)))
+    kept = kept.with_spec(read_spec(run))
     return OpenVINOEncoder(kept, long_text=long_text, allow_unknown=allow_unknown, **read_batching(run))
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-10

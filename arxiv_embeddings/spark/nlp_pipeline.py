@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..encoders.onnx_engine import ExportedModel
+from ..encoders.model_folder import ModelFolder
 from ..files.errors import InputError
 from .session import ARCHIVE_SETS
 
@@ -128,7 +128,7 @@ TOKENIZERS = ("whole", "seed")  # one that loses nothing, and Spark NLP's usual 
 # %% ../../nbs/spark/54_nlp_pipeline.ipynb #54-nlp-pipeline-13
 def make_pipeline(
     spark: "SparkSession",  # from `make_session`
-    model: ExportedModel
+    model: ModelFolder
     | str
     | Path,  # an exported model; a folder in Spark's own form; or a name, for Spark NLP's `pretrained`
     *,
@@ -165,17 +165,17 @@ def make_pipeline(
 
 def load_annotator(
     spark: "SparkSession",  # from `make_session`
-    model: ExportedModel | str | Path,  # see `make_pipeline`
+    model: ModelFolder | str | Path,  # see `make_pipeline`
 ) -> Any:  # Spark NLP's DistilBertEmbeddings
     "Load a model into Spark NLP; raises `InputError` where it cannot be had."
     from sparknlp.annotator import DistilBertEmbeddings
 
     try:
-        if isinstance(model, ExportedModel):
+        if isinstance(model, ModelFolder):
             check_only_model(spark, model)
             annotator = DistilBertEmbeddings.loadSavedModel(model.folder.as_uri(), spark)
-            annotator.setCaseSensitive(not model.about["lower_case"])
-            return annotator.setMaxSentenceLength(model.about["spec"]["max_tokens"])
+            annotator.setCaseSensitive(not model.manifest["lower_case"])
+            return annotator.setMaxSentenceLength(model.manifest["spec"]["max_tokens"])
         if isinstance(model, Path) or "/" in model:
             return DistilBertEmbeddings.load(str(model))
         return _load_pretrained(spark, model)
@@ -189,7 +189,7 @@ def load_annotator(
 
 def check_only_model(
     spark: "SparkSession",  # from `make_session`
-    model: ExportedModel,  # to be loaded
+    model: ModelFolder,  # to be loaded
 ) -> None:
     "Raise `InputError` where Spark has another model: it hands executors files by their names, and these are the same."
     there = [path for path in spark.sparkContext.listFiles if path.endswith("/model.onnx")]
@@ -226,7 +226,7 @@ def find_java_reason(
 
 def save_for_spark(
     spark: "SparkSession",  # from `make_session`
-    model: ExportedModel,  # from `open_exported`
+    model: ModelFolder,  # from `open_model_folder`
     folder: str
     | Path,  # local path or `hdfs://` URI, seen by the driver and by every executor that loads it; must not exist
 ) -> None:

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from ..encoders.model_folder import ModelFolder, open_model_folder
 from ..encoders.models import ModelSpec
-from ..encoders.openvino_engine import ConvertedModel, OpenVINOEncoder, choose_streams, open_converted
+from ..encoders.openvino_engine import OpenVINOEncoder, choose_streams
 from ..files.errors import InputError
 from ..files.paths import cache_folder, make_local, put_folder, resolve_folder, write_atomically
 from ..runs.embed import EmbedResult, embed_papers
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/spark/57_via_encoder.ipynb #57-via-encoder-06
 def archive_model(
-    converted: ConvertedModel,  # from `get_or_convert`, or kept by a run
+    converted: ModelFolder,  # from `get_or_convert`, or kept by a run
 ) -> Path:  # a zip archive in the cache
     "Make one file of a converted model, once; not compressed, since weights hardly can be."
     place = cache_folder() / "archives" / f"{converted.content_sha256[:16]}.zip"
@@ -61,7 +62,7 @@ def _is_whole(place: Path) -> bool:
 
 def ship_model(
     spark: "SparkSession",  # from `make_session`
-    converted: ConvertedModel,  # the model
+    converted: ModelFolder,  # the model
     shared: str | Path | None = None,  # a folder that driver and executors see, or `hdfs://` URI; `None`: through Spark
 ) -> str:  # where executors find it: the name of an archive, or the folder
     "Bring a model to where executors find it; raises `InputError` where another one is there."
@@ -73,7 +74,7 @@ def ship_model(
     if not folder.exists():
         put_folder(converted.folder, folder)
     there = json.loads((folder / "model.json").read_text()) if (folder / "model.json").exists() else {}
-    if replace(converted, description=there).content_sha256 != converted.content_sha256:
+    if replace(converted, manifest=there).content_sha256 != converted.content_sha256:
         raise InputError(f"{folder} holds something else than {converted.files.spec.name}: name a new folder")
     return str(folder)
 
@@ -127,11 +128,11 @@ def load_in_worker(
     folder = find_in_worker(place, content_sha256)
     if not folder.exists():
         raise InputError(f"an executor does not see the model in {folder}: name a folder that all of them see")
-    converted = open_converted(folder)
+    converted = open_model_folder(folder)
     if converted.content_sha256 != content_sha256:
         raise InputError(f"{place} holds another model than the driver has: name a new folder")
-    files = replace(converted.files, spec=ModelSpec(**json.loads(spec)))
-    LOADED[place, content_sha256, spec, options] = OpenVINOEncoder(replace(converted, files=files), **given)
+    converted = converted.with_spec(ModelSpec(**json.loads(spec)))
+    LOADED[place, content_sha256, spec, options] = OpenVINOEncoder(converted, **given)
     return LOADED[place, content_sha256, spec, options]
 
 
@@ -162,11 +163,11 @@ class SparkEncoder(SparkRunFiller):
         threads = int(spark.conf.get("spark.task.cpus", "1"))
         self.spark, self.encoder = spark, encoder
         self.files, self.dim, self.fingerprint = encoder.files, encoder.dim, encoder.fingerprint
-        self.converted, self.encode = encoder.converted, encoder.encode
+        self.model_folder, self.encode = encoder.model_folder, encoder.encode
         self.batching = encoder.batching | {"streams": choose_streams(threads, encoder.fingerprint["precision"])}
         versions = encoder.settings["versions"] | {"pyspark": metadata.version("pyspark")}
         self.settings = encoder.settings | {"threads": threads, "versions": versions}
-        self.place = ship_model(spark, encoder.converted, shared)
+        self.place = ship_model(spark, encoder.model_folder, shared)
 
     def make_parts(
         self,
@@ -181,7 +182,7 @@ class SparkEncoder(SparkRunFiller):
             "threads": self.settings["threads"],
         }
         maker = PartEncoder(
-            str(writer.folder), writer.footer, self.files.spec, self.place, self.converted.content_sha256, options
+            str(writer.folder), writer.footer, self.files.spec, self.place, self.model_folder.content_sha256, options
         )
         return windows.mapInArrow(maker.embed, SAID_SCHEMA)
 

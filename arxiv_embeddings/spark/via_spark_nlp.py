@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from ..encoders.guard import same_vectors
+from ..encoders.model_folder import ModelFolder
 from ..encoders.models import ModelSpec
-from ..encoders.onnx_engine import ExportedModel, find_least_cosine, join_words, make_word_tokenizer
+from ..encoders.onnx_engine import find_least_cosine, join_words, make_word_tokenizer
 from ..papers.texts import make_texts
 from ..runs.embed import EmbedResult, embed_papers
 from ..runs.prepare import SeenTexts, count_tokens, prepare_part
@@ -131,7 +132,7 @@ class SparkNLPEncoder(SparkRunFiller):
     def __init__(
         self,
         spark: "SparkSession",  # from `make_session`
-        model: ExportedModel,  # from `open_exported`
+        model: ModelFolder,  # from `open_model_folder`
         *,
         text: str | None = None,  # title+abstract or abstract; `None`: the model's own
         tokenizer: str = "whole",  # whole (nothing of a text is lost) or seed (Spark NLP's usual one)
@@ -140,10 +141,10 @@ class SparkNLPEncoder(SparkRunFiller):
     ):
         spec = model.files.spec
         spec = replace(spec, text=text or spec.text)
-        self.spark, self.exported, self.allow_unknown = spark, model, allow_unknown
-        self.files, self.dim = replace(model.files, spec=spec), model.about["dim"]
+        self.spark, self.model_folder, self.allow_unknown = spark, model, allow_unknown
+        self.files, self.dim = replace(model.files, spec=spec), model.manifest["dim"]
         separator = spec.separator if spec.text == "title+abstract" else None
-        self.fingerprint = model.about["fingerprint"] | {
+        self.fingerprint = model.manifest["fingerprint"] | {
             "text": spec.text,
             "separator": separator,
             "tokenizer": tokenizer,
@@ -152,8 +153,8 @@ class SparkNLPEncoder(SparkRunFiller):
         self.settings = {
             "engine": "spark-nlp",
             "device": "cpu",
-            "precision": model.about["precision"],
-            "versions": model.about["versions"] | versions,
+            "precision": model.manifest["precision"],
+            "versions": model.manifest["versions"] | versions,
         }
         self.batching = {"batch_size": batch_size}
         self.pipeline = make_pipeline(spark, model, tokenizer=tokenizer, batch_size=batch_size)
@@ -168,7 +169,7 @@ class SparkNLPEncoder(SparkRunFiller):
             folder=str(writer.folder),
             footer=writer.footer,
             spec=self.files.spec,
-            vocabulary=(self.exported.folder / "tokenizer.json").read_text(encoding="utf-8"),
+            vocabulary=(self.model_folder.folder / "tokenizer.json").read_text(encoding="utf-8"),
             as_words=self.fingerprint["tokenizer"] == "whole",
             allow_unknown=self.allow_unknown,
         )
@@ -180,7 +181,7 @@ def embed_on_spark(
     path: str | Path,  # CSV, JSONL (also gzipped) or Parquet file, or a folder of Parquet; local path or fsspec URI
     out: str | Path,  # run folder, as every executor sees it: a shared disk, or an `hdfs://` URI
     spark: "SparkSession",  # from `make_session`
-    model: ExportedModel,  # from `export_model` or `open_exported`
+    model: ModelFolder,  # from `export_model` or `open_model_folder`
     *,
     text: str | None = None,  # title+abstract or abstract; `None`: the model's own
     tokenizer: str = "whole",  # whole (nothing of a text is lost) or seed (Spark NLP's usual one)
