@@ -391,7 +391,7 @@ def load_torch(exported):
     from arxiv_embeddings.encoders.models import fetch_model, find_model
     from arxiv_embeddings.encoders.torch_engine import load_modules
 
-    model = load_modules(fetch_model(find_model(exported.about["spec"]["name"])), "cpu")[0].auto_model
+    model = load_modules(fetch_model(find_model(exported.manifest["spec"]["name"])), "cpu")[0].auto_model
 
     def vectors_of(ids: np.ndarray) -> np.ndarray:
         ids = torch.from_numpy(ids)[None]

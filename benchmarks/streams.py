@@ -32,7 +32,8 @@ N_ABSTRACTS = {"minilm": {"float32": 1000, "int8": 2000}, "SPECTER2's shape": {"
 
 def make_encoder(folder: str, precision: str, way: str):
     "The encoder of a converted model, in one of the ways."
-    from arxiv_embeddings.encoders.openvino_engine import OpenVINOEncoder, open_converted
+    from arxiv_embeddings.encoders.model_folder import open_model_folder
+    from arxiv_embeddings.encoders.openvino_engine import OpenVINOEncoder
 
     class TwoStreams(OpenVINOEncoder):
         "Two streams in one compiled model, and a third request that waits its turn."
@@ -52,7 +53,7 @@ def make_encoder(folder: str, precision: str, way: str):
             while begun:
                 yield self._finish(begun, idle)
 
-    converted = open_converted(Path(folder))
+    converted = open_model_folder(Path(folder))
     if way == "before":
         encoder = TwoStreams(converted, streams=1, length_multiple={"float32": 4, "int8": 16}[precision])
     else:

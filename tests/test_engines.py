@@ -26,8 +26,9 @@ from transformers import (
 from arxiv_embeddings.encoders import conversion, openvino_engine
 from arxiv_embeddings.encoders.conversion import calibration_texts, get_or_convert
 from arxiv_embeddings.encoders.load import load_encoder, make_encoder
+from arxiv_embeddings.encoders.model_folder import open_model_folder
 from arxiv_embeddings.encoders.models import fetch_model, find_model
-from arxiv_embeddings.encoders.openvino_engine import OpenVINOEncoder, open_converted
+from arxiv_embeddings.encoders.openvino_engine import OpenVINOEncoder
 from arxiv_embeddings.encoders.torch_engine import TorchEncoder
 from arxiv_embeddings.encoders.vectors import measure_agreement
 from arxiv_embeddings.explore.index import open_index
@@ -106,7 +107,7 @@ def test_int8_has_the_adapter_inside(specter2: dict[str, str], by_hand: np.ndarr
 
 
 def test_the_graph_copies_nothing_for_adapters_that_are_not_there(specter2: dict[str, str]) -> None:
-    graph = load_specter2(specter2, "openvino").converted.folder / "model.xml"
+    graph = load_specter2(specter2, "openvino").model_folder.folder / "model.xml"
     assert 'type="MatMul"' in graph.read_text()
     assert 'type="Tile"' not in graph.read_text()
 
@@ -266,7 +267,7 @@ def test_precisions_do_not_mix(tmp_path: Path) -> None:
     embed_papers(sample_papers(), tmp_path / "run", limit=3, precision="int8")
     with pytest.raises(InputError, match="precision: int8 there, float32 here"):
         embed_papers(sample_papers(), tmp_path / "run", device="cpu")
-    with pytest.raises(InputError, match="long_text: cut there, windows here"):
+    with pytest.raises(InputError, match="long_text: truncate there, windows here"):
         embed_papers(sample_papers(), tmp_path / "run", precision="int8", long_text="windows")
 
 
@@ -279,7 +280,7 @@ def test_the_engine_sees_few_shapes(minilm, monkeypatch: pytest.MonkeyPatch) -> 
         shapes.add(ids.shape)
         return ids, mask
 
-    encoder = OpenVINOEncoder(minilm.converted, token_budget=64, length_multiple=8)
+    encoder = OpenVINOEncoder(minilm.model_folder, token_budget=64, length_multiple=8)
     texts = [text for text in calibration_texts(minilm.files.spec) for text in (text[:30], text[:60])]
     expected = encoder.encode(texts)
     monkeypatch.setattr(openvino_engine, "fill_batch", fill_and_note)
@@ -382,7 +383,7 @@ from arxiv_embeddings.encoders import conversion, openvino_engine
 from arxiv_embeddings.encoders.models import fetch_model, find_model
 
 if sys.argv[2] == "die":  # while the files are half there
-    conversion.describe_converted = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+    conversion.write_manifest = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 print(conversion.get_or_convert(fetch_model(find_model(sys.argv[1], pooling="cls"))).folder)
 """
 
@@ -407,7 +408,7 @@ def test_a_conversion_that_is_killed_leaves_nothing_half(tmp_path: Path) -> None
     assert [process.returncode for process in both] == [0, 0]
     assert len(folders) == 1
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()] == [Path(*folders).name]
-    assert open_converted(Path(*folders)).description["dim"] == 64
+    assert open_model_folder(Path(*folders)).manifest["dim"] == 64
 
 
 def test_encoders_can_be_thrown_away(minilm_files) -> None:

@@ -31,9 +31,10 @@ import json, os, sys
 import numpy, pandas, pyarrow.parquet, hdfs_native.fsspec
 from pathlib import Path
 import arxiv_embeddings.spark.executors, arxiv_embeddings.runs.store
-from arxiv_embeddings.encoders.openvino_engine import OpenVINOEncoder, open_converted
+from arxiv_embeddings.encoders.model_folder import open_model_folder
+from arxiv_embeddings.encoders.openvino_engine import OpenVINOEncoder
 
-vectors = OpenVINOEncoder(open_converted(Path(sys.argv[1]))).encode(json.loads(sys.argv[2]))
+vectors = OpenVINOEncoder(open_model_folder(Path(sys.argv[1]))).encode(json.loads(sys.argv[2]))
 files = {module.__file__ for module in list(sys.modules.values()) if getattr(module, "__file__", None)}
 libraries = {line.split()[-1] for line in open("/proc/self/maps") if ".so" in line}
 absent = [name for name in ("torch", "transformers", "sentence_transformers", "pyspark") if name in sys.modules]
@@ -45,7 +46,7 @@ def test_an_unpacked_environment_computes_the_same_vectors_with_nothing_else(
     unpacked: Path, minilm: OpenVINOEncoder, tmp_path: Path
 ) -> None:
     texts = ["Planets around other stars.", "A proof of the theorem."]
-    command = [unpacked / "bin" / "python", "-c", SEEN, minilm.converted.folder, json.dumps(texts)]
+    command = [unpacked / "bin" / "python", "-c", SEEN, minilm.model_folder.folder, json.dumps(texts)]
     done = subprocess.run(list(map(str, command)), env={}, cwd=tmp_path, capture_output=True, text=True, check=True)
     seen = json.loads(done.stdout)
     assert seen["vectors"] == minilm.encode(texts).tolist()

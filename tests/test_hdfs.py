@@ -470,9 +470,9 @@ def test_damaged_metadata_are_kept_aside(sample: str, folder: HdfsPath, whole: s
 
 
 def test_a_model_in_a_run_is_checked_where_it_lies(folder: HdfsPath, minilm: Encoder) -> None:
-    put_folder(minilm.converted.folder, folder / "model")
+    put_folder(minilm.model_folder.folder, folder / "model")
     kept = open_kept_model(folder)
-    assert kept.sha256 == minilm.converted.sha256
+    assert kept.sha256 == minilm.model_folder.sha256
     assert kept.folder.is_dir()
     flip(folder / "model" / "model.bin")
     with pytest.raises(InputError, match=r"model.bin is damaged or missing"):

@@ -20,8 +20,9 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 
+from arxiv_embeddings.encoders.model_folder import ModelFolder, open_model_folder
 from arxiv_embeddings.encoders.models import fetch_model, find_model
-from arxiv_embeddings.encoders.onnx_engine import EXPORT_MANIFEST, ExportedModel, OnnxEncoder, open_exported
+from arxiv_embeddings.encoders.onnx_engine import OnnxEncoder
 from arxiv_embeddings.files.errors import InputError, StorageError
 from arxiv_embeddings.files.hashes import hash_contents
 from arxiv_embeddings.papers.corpus import sample_papers
@@ -58,7 +59,7 @@ def make_distilbert(folder: Path, n_positions: int = 512) -> Path:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
+def small(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     folder = tmp_path_factory.mktemp("small")
     return export_model(folder / "exported", make_distilbert(folder / "distilbert"))
 
@@ -71,12 +72,12 @@ def spark() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def whole(small: ExportedModel, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def whole(small: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Run:
     "The sample, embedded without Spark."
     return embed_papers(sample_papers(), tmp_path_factory.mktemp("whole") / "run", encoder=OnnxEncoder(small)).run
 
 
-def embed(papers: object, out: object, spark: Any, model: ExportedModel, tokenizer: str = "whole", **options: Any):
+def embed(papers: object, out: object, spark: Any, model: ModelFolder, tokenizer: str = "bert", **options: Any):
     executor = OnSparkNLP(spark, tokenizer=tokenizer)
     return embed_papers(papers, out, model=model.folder, executor=executor, **{"part_size": PART_SIZE} | options)
 
@@ -122,7 +123,7 @@ def test_a_pipeline_is_used_by_one_thread_at_a_time() -> None:
 # runs
 
 
-def test_the_same_papers_are_accepted_and_rejected(tmp_path: Path, spark: Any, small: ExportedModel) -> None:
+def test_the_same_papers_are_accepted_and_rejected(tmp_path: Path, spark: Any, small: ModelFolder) -> None:
     rows = SAMPLE[["paper_id", "title", "abstract", "categories"]].copy()
     rows.loc[3, "abstract"] = None
     rows.loc[5, "abstract"] = rows.loc[4, "abstract"] + "\x00"
@@ -141,14 +142,14 @@ def test_the_same_papers_are_accepted_and_rejected(tmp_path: Path, spark: Any, s
 
 
 def test_more_parts_than_cores_are_tasks_of_their_own(
-    tmp_path: Path, spark: Any, small: ExportedModel, whole: Run, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, spark: Any, small: ModelFolder, whole: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     "As when an executor is lost after they were counted."
     monkeypatch.setattr(executors, "count_tasks", lambda _: 5)
     assert_same(embed(sample_papers(), tmp_path / "run", spark, small).run, whole)
 
 
-def test_what_metadata_say(tmp_path: Path, spark: Any, small: ExportedModel, whole: Run) -> None:
+def test_what_metadata_say(tmp_path: Path, spark: Any, small: ModelFolder, whole: Run) -> None:
     run = embed(sample_papers(), tmp_path / "run", spark, small).run
     assert_same(run, whole)
     assert run.metadata["fingerprint"] == whole.metadata["fingerprint"]
@@ -159,7 +160,7 @@ def test_what_metadata_say(tmp_path: Path, spark: Any, small: ExportedModel, who
 
 
 def test_the_usual_tokenizer_makes_other_vectors_and_another_run(
-    tmp_path: Path, spark: Any, small: ExportedModel
+    tmp_path: Path, spark: Any, small: ModelFolder
 ) -> None:
     run = embed(sample_papers(), tmp_path / "run", spark, small, tokenizer="spark-nlp", text="abstract", limit=36).run
     whole = embed(sample_papers(), tmp_path / "whole", spark, small, text="abstract", limit=36).run
@@ -170,7 +171,7 @@ def test_the_usual_tokenizer_makes_other_vectors_and_another_run(
         verify_sample(run, 5)
 
 
-def test_appended_and_pruned(tmp_path: Path, spark: Any, small: ExportedModel) -> None:
+def test_appended_and_pruned(tmp_path: Path, spark: Any, small: ModelFolder) -> None:
     older, newer = tmp_path / "older.csv", tmp_path / "newer.csv"
     SAMPLE[:100].to_csv(older, index=False)
     changed = SAMPLE[10:].copy()
@@ -186,7 +187,7 @@ def test_appended_and_pruned(tmp_path: Path, spark: Any, small: ExportedModel) -
     assert verify_run(made.run)["problems"] == []
 
 
-def test_the_seed_s_folder(tmp_path: Path, spark: Any, small: ExportedModel) -> None:
+def test_the_seed_s_folder(tmp_path: Path, spark: Any, small: ModelFolder) -> None:
     run = embed(sample_papers(), tmp_path / "run", spark, small).run
     (folder,) = export_run(run, "seed")
     table = spark.read.parquet(f"file://{folder}")
@@ -195,7 +196,7 @@ def test_the_seed_s_folder(tmp_path: Path, spark: Any, small: ExportedModel) -> 
     assert_array_equal(np.array([rows[one] for one in run.paper_ids], dtype=np.float32), run.embeddings())
 
 
-def test_from_hdfs_to_hdfs(tmp_path: Path, spark: Any, small: ExportedModel, hdfs: dict[str, Any]) -> None:
+def test_from_hdfs_to_hdfs(tmp_path: Path, spark: Any, small: ModelFolder, hdfs: dict[str, Any]) -> None:
     SAMPLE[["paper_id", "abstract"]].rename(columns={"paper_id": "id"}).to_parquet(tmp_path / "clean.parquet")
     clean, out = f"{hdfs['uri']}/spark/clean", f"{hdfs['uri']}/spark/run"
     spark.read.parquet(f"file://{tmp_path}/clean.parquet").repartition(3).write.parquet(clean)
@@ -216,7 +217,8 @@ def test_from_hdfs_to_hdfs(tmp_path: Path, spark: Any, small: ExportedModel, hdf
 
 WRITER = """
 import sys
-from arxiv_embeddings.encoders.onnx_engine import OnnxEncoder, open_exported
+from arxiv_embeddings.encoders.model_folder import open_model_folder
+from arxiv_embeddings.encoders.onnx_engine import OnnxEncoder
 from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.spark.session import make_session
 from arxiv_embeddings.spark.via_spark_nlp import OnSparkNLP
@@ -225,11 +227,11 @@ from arxiv_embeddings.runs.embed import embed_papers
 if __name__ == "__main__":
     folder, model, master, gone = sys.argv[1:]
     session = make_session(master, conf={"spark.driver.memory": "2g", "spark.executor.memory": "1g"})
-    encoder, executor = OnnxEncoder(open_exported(model)), OnSparkNLP(session)
+    encoder, executor = OnnxEncoder(open_model_folder(model)), OnSparkNLP(session)
     executor.prepare(encoder, executor.batching(encoder))
     if gone == "gone":
-        (encoder.exported.folder / "model.onnx").unlink()
-        (encoder.exported.folder / "assets" / "vocab.txt").unlink()
+        (encoder.model_folder.folder / "model.onnx").unlink()
+        (encoder.model_folder.folder / "assets" / "vocab.txt").unlink()
     print("ready", flush=True)
     result = embed_papers(sample_papers(), folder, encoder=encoder, executor=executor, part_size=12)
     print(result.n_embedded, flush=True)
@@ -242,7 +244,7 @@ def start_writer(folder: Path, model: Path, master: str = "local[2]", gone: str 
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_driver_that_is_killed_goes_on_where_it_stood(tmp_path: Path, small: ExportedModel, whole: Run) -> None:
+def test_a_driver_that_is_killed_goes_on_where_it_stood(tmp_path: Path, small: ModelFolder, whole: Run) -> None:
     process, folder = start_writer(tmp_path / "run", small.folder), tmp_path / "run"
     wait_until(lambda: 0 < count_committed(folder) < 144, process)
     process.send_signal(signal.SIGKILL)
@@ -259,7 +261,7 @@ def test_a_driver_that_is_killed_goes_on_where_it_stood(tmp_path: Path, small: E
 
 
 def test_a_model_s_folder_that_executors_cannot_reach(
-    tmp_path: Path, spark: Any, small: ExportedModel, whole: Run
+    tmp_path: Path, spark: Any, small: ModelFolder, whole: Run
 ) -> None:
     "Executors have it from the driver; where the driver has it no more, the run waits until it is there again."
     shutil.copytree(small.folder, tmp_path / "model")
@@ -274,7 +276,7 @@ def test_a_model_s_folder_that_executors_cannot_reach(
 
 
 def test_a_corrupt_file_among_good_ones(
-    tmp_path: Path, spark: Any, small: ExportedModel, whole: Run, three_files: tuple[Path, Path, bytes]
+    tmp_path: Path, spark: Any, small: ModelFolder, whole: Run, three_files: tuple[Path, Path, bytes]
 ) -> None:
     folder, corrupt, content = three_files
     with pytest.raises(InputError, match=r"part-1\.parquet"):
@@ -286,14 +288,14 @@ def test_a_corrupt_file_among_good_ones(
     assert_allclose(run.embeddings(), whole.embeddings(), atol=1e-5, strict=True)
 
 
-def test_a_model_that_cannot_run_is_said_with_ids(tmp_path: Path, small: ExportedModel) -> None:
+def test_a_model_that_cannot_run_is_said_with_ids(tmp_path: Path, small: ModelFolder) -> None:
     "Its position embeddings end early: ONNX fails on longer texts, and Spark NLP gives empty arrays."
     shutil.copytree(small.folder, tmp_path / "model")
     short = export_model(tmp_path / "short", make_distilbert(tmp_path / "distilbert", n_positions=64))
     shutil.copyfile(short.folder / "model.onnx", tmp_path / "model" / "model.onnx")
-    about = json.loads((tmp_path / "model" / EXPORT_MANIFEST).read_text())
+    about = json.loads((tmp_path / "model" / "export.json").read_text())
     about["sha256"]["model.onnx"] = hash_contents([tmp_path / "model" / "model.onnx"])
-    (tmp_path / "model" / EXPORT_MANIFEST).write_text(json.dumps(about))
+    (tmp_path / "model" / "export.json").write_text(json.dumps(about))
     done = run_command("embed", sample_papers(), "--out", tmp_path / "run", "--model", tmp_path / "model", "-q")
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     said = (
@@ -305,7 +307,7 @@ def test_a_model_that_cannot_run_is_said_with_ids(tmp_path: Path, small: Exporte
 
 
 def test_parts_that_were_not_committed_do_not_stay(
-    tmp_path: Path, spark: Any, small: ExportedModel, whole: Run, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, spark: Any, small: ModelFolder, whole: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     "A slice fails while the next one is being made: whoever reads the folder's Parquet files reads the run."
     commit, calls = executors.commit_slice, []
@@ -328,7 +330,7 @@ def test_parts_that_were_not_committed_do_not_stay(
     assert_same(embed(sample_papers(), tmp_path / "run", spark, small).run, whole)
 
 
-def test_papers_without_a_known_token_are_named(tmp_path: Path, spark: Any, small: ExportedModel) -> None:
+def test_papers_without_a_known_token_are_named(tmp_path: Path, spark: Any, small: ModelFolder) -> None:
     rows = SAMPLE[:20].copy()
     rows.loc[13, ["title", "abstract"]] = ["ꙮ", "ꙮꙮ"]
     rows.to_csv(tmp_path / "papers.csv", index=False)
@@ -341,7 +343,7 @@ def test_papers_without_a_known_token_are_named(tmp_path: Path, spark: Any, smal
 
 
 def test_a_datanode_that_stops_during_a_write(
-    tmp_path: Path, spark: Any, small: ExportedModel, whole: Run, hdfs: dict[str, Any]
+    tmp_path: Path, spark: Any, small: ModelFolder, whole: Run, hdfs: dict[str, Any]
 ) -> None:
     out = f"{hdfs['uri']}/spark/stopped"
     embed(sample_papers(), out, spark, small, limit=36)
@@ -368,7 +370,7 @@ def run_command(*words: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=240)
 
 
-def test_the_command_line_as_a_user_calls_it(tmp_path: Path, small: ExportedModel, whole: Run) -> None:
+def test_the_command_line_as_a_user_calls_it(tmp_path: Path, small: ModelFolder, whole: Run) -> None:
     words = [
         "--out",
         tmp_path / "run",
@@ -388,10 +390,10 @@ def test_the_command_line_as_a_user_calls_it(tmp_path: Path, small: ExportedMode
     assert done.stderr.startswith("error: no such file or folder: ")
 
 
-def test_a_model_is_exported_on_the_command_line(tmp_path: Path, small: ExportedModel) -> None:
+def test_a_model_is_exported_on_the_command_line(tmp_path: Path, small: ModelFolder) -> None:
     source = small.folder.parent / "distilbert"
     done = run_command("export-model", tmp_path / "out", "--model", source)
     assert done.returncode == 0, done.stderr
-    assert open_exported(tmp_path / "out").about["sha256"] == small.about["sha256"]
+    assert open_model_folder(tmp_path / "out").manifest["sha256"] == small.manifest["sha256"]
     done = run_command("export-model", tmp_path / "out")
     assert (done.returncode, done.stderr) == (1, f"error: {tmp_path / 'out'} is there already: name another folder\n")

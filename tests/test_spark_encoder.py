@@ -23,7 +23,7 @@ from pyspark import cloudpickle
 from arxiv_embeddings.cli.shared import describe_error
 from arxiv_embeddings.encoders.base import Encoder
 from arxiv_embeddings.encoders.conversion import get_or_convert
-from arxiv_embeddings.encoders.openvino_engine import open_converted
+from arxiv_embeddings.encoders.model_folder import open_model_folder
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.runs.embed import EmbedResult, embed_papers
@@ -176,7 +176,7 @@ assert len(set(loaded)) == 1
 
 
 def test_an_executor_needs_no_torch_and_loads_once(tmp_path: Path, minilm: Encoder, sample_run: Run) -> None:
-    converted, spec = minilm.converted, json.dumps(vars(minilm.files.spec))
+    converted, spec = minilm.model_folder, json.dumps(vars(minilm.files.spec))
     (tmp_path / "parts").mkdir()
     words = [str(tmp_path), str(converted.folder), converted.content_sha256, spec]
     done = subprocess.run([sys.executable, "-c", IN_A_WORKER, *words], capture_output=True, text=True)
@@ -190,28 +190,28 @@ def test_an_executor_needs_no_torch_and_loads_once(tmp_path: Path, minilm: Encod
 
 
 def test_a_model_is_packed_once_and_the_same_everywhere(tmp_path: Path, minilm: Encoder) -> None:
-    packed = archive_model(minilm.converted)
+    packed = archive_model(minilm.model_folder)
     shutil.unpack_archive(packed, tmp_path / "model", "zip")
-    for path in minilm.converted.folder.iterdir():
+    for path in minilm.model_folder.folder.iterdir():
         assert (tmp_path / "model" / path.name).read_bytes() == path.read_bytes()
     before = packed.stat()
     assert archive_model(get_or_convert(minilm.files)).stat() == before
     content = bytearray(packed.read_bytes())
     content[1_000_000] ^= 1
     packed.write_bytes(content)
-    shutil.unpack_archive(archive_model(minilm.converted), tmp_path / "again", "zip")  # made anew
+    shutil.unpack_archive(archive_model(minilm.model_folder), tmp_path / "again", "zip")  # made anew
     assert (tmp_path / "again" / "model.bin").read_bytes() == (tmp_path / "model" / "model.bin").read_bytes()
 
 
 def test_the_same_weights_with_another_prompt_are_another_model(tmp_path: Path, minilm: Encoder) -> None:
-    shutil.copytree(minilm.converted.folder, tmp_path / "model")
-    description = minilm.converted.description | {"prompt": "query: "}
+    shutil.copytree(minilm.model_folder.folder, tmp_path / "model")
+    description = minilm.model_folder.manifest | {"prompt": "query: "}
     (tmp_path / "model" / "model.json").write_text(json.dumps(description))
-    other = open_converted(tmp_path / "model")
-    assert other.sha256 == minilm.converted.sha256  # of the graph and its weights
-    assert archive_model(other) != archive_model(minilm.converted)
+    other = open_model_folder(tmp_path / "model")
+    assert other.sha256 == minilm.model_folder.sha256  # of the graph and its weights
+    assert archive_model(other) != archive_model(minilm.model_folder)
     with pytest.raises(InputError, match="holds another model than the driver has"):
-        load_in_worker(str(tmp_path / "model"), minilm.converted.content_sha256, "{}", '{"threads": 1}')
+        load_in_worker(str(tmp_path / "model"), minilm.model_folder.content_sha256, "{}", '{"threads": 1}')
 
 
 # what fails
@@ -357,7 +357,7 @@ def test_a_corrupt_file_among_good_ones(
 
 
 def test_a_model_that_was_exchanged_is_refused(tmp_path: Path, spark: Any, minilm: Encoder) -> None:
-    shutil.copytree(minilm.converted.folder, tmp_path / "model")
+    shutil.copytree(minilm.model_folder.folder, tmp_path / "model")
     weights = bytearray((tmp_path / "model" / "model.bin").read_bytes())
     weights[1000] ^= 1
     (tmp_path / "model" / "model.bin").write_bytes(weights)

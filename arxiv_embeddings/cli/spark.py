@@ -192,7 +192,6 @@ def spark_export_model(
     debug: Debug = False,
 ) -> None:
     "Write a model for Spark NLP's DistilBertEmbeddings.loadSavedModel, checked against the original."
-    from arxiv_embeddings.encoders.onnx_engine import EXPORTED_FILES
     from arxiv_embeddings.spark.nlp_model import export_model
 
     exported = export_model(folder, model, int8=int8, revision=revision)
@@ -206,10 +205,10 @@ def spark_export_model(
         finally:
             session.stop()
     if as_json:
-        return print_json({"folder": str(exported.folder), "spark_form": spark_form} | exported.about["checks"])
-    _print_files([exported.folder / name for name in EXPORTED_FILES], as_json)
-    typer.echo(f"largest difference to the model: {exported.about['checks']['largest_difference']:.1e}")
-    if check := exported.about["checks"].get("int8_check"):
+        return print_json({"folder": str(exported.folder), "spark_form": spark_form} | exported.manifest["checks"])
+    _print_files([exported.folder / name for name in exported.manifest["sha256"]], as_json)
+    typer.echo(f"largest difference to the model: {exported.manifest['checks']['largest_difference']:.1e}")
+    if check := exported.manifest["checks"].get("int8_check"):
         typer.echo(
             f"int8 against float32 on {check['n_texts']} texts: cosine {check['mean_cosine']:.4f} on average, "
             f"{check['smallest_cosine']:.4f} at worst"

@@ -143,7 +143,7 @@ def describe_new_run(
     int8_check: dict[str, Any] | None = None,  # from `check_int8`
 ) -> dict[str, Any]:  # the metadata of a run that never change
     "Describe the vectors of a new run: model, fingerprint, settings, batches and input."
-    spec = encoder.files.spec
+    spec = encoder.spec
     versions = {"python": platform.python_version(), "package": metadata.version("arxiv-embeddings")}
     return {
         "model": spec.name,
@@ -243,7 +243,7 @@ def check_int8(
 ) -> dict[str, Any]:  # `n_papers`, `mean_cosine`, `smallest_cosine`, and `paper_id` of the paper that has it
     "Compare int8 with float32 on a run's own papers; raises `InputError` if one of them differs too much."
     try:
-        vectors = encoder.encode(make_texts(sample, encoder.files.spec.text, encoder.files.spec.separator))
+        vectors = encoder.encode(make_texts(sample, encoder.spec.text, encoder.spec.separator))
     except UnknownTextError as error:
         raise name_unknown(sample["paper_id"].take(pa.array(error.positions))) from error
     cosines = paired_cosines(vectors, reference)

@@ -214,7 +214,7 @@ def tokenize_ahead(
 
     def prepare_next() -> PreparedPart | None:
         batch = next(batches, None)
-        return None if batch is None else prepare_part(batch, encoder.files.spec, encoder.tokenize, seen)
+        return None if batch is None else prepare_part(batch, encoder.spec, encoder.tokenize, seen)
 
     with ThreadPoolExecutor(max_workers=1) as thread:
         coming = thread.submit(prepare_next)

@@ -7,12 +7,13 @@ __all__ = ['check_same_fingerprint', 'open_kept_model', 'keep_model', 'read_batc
            'EncoderSource', 'EncoderRequest', 'GivenEncoder', 'load_run_encoder', 'load_query_encoder']
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-02
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..encoders.base import Encoder
 from ..encoders.load import choose_engine, make_encoder
+from ..encoders.model_folder import ModelFolder, open_model_folder
 from arxiv_embeddings.encoders.models import (
     DEFAULT_MODEL,
     ModelSpec,
@@ -21,8 +22,8 @@ from arxiv_embeddings.encoders.models import (
     find_query_model,
     fingerprint_model,
 )
-from ..encoders.onnx_engine import EXPORT_MANIFEST, ExportedModel, OnnxEncoder, open_exported
-from ..encoders.openvino_engine import ConvertedModel, OpenVINOEncoder, open_converted
+from ..encoders.onnx_engine import OnnxEncoder
+from ..encoders.openvino_engine import OpenVINOEncoder
 from ..files.errors import InputError
 from ..files.paths import AnyPath, cache_folder, make_local, put_folder
 from .format import compare_fingerprints, describe_content
@@ -43,11 +44,11 @@ def check_same_fingerprint(
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-07
 def open_kept_model(
     folder: AnyPath,  # a run folder with `model/`
-) -> ConvertedModel | ExportedModel:  # on the disk, every file checked
+) -> ModelFolder:  # on the disk, every file checked
     "Open the model in a run's folder; raises `InputError` if a file is missing or changed."
     kept = folder / "model"
     on_disk = make_local(kept, cache_folder() / "copies", describe_content(kept)["sha256"][:16])
-    return open_exported(on_disk) if (on_disk / EXPORT_MANIFEST).exists() else open_converted(on_disk)
+    return open_model_folder(on_disk)
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-08
 def keep_model(
@@ -55,10 +56,9 @@ def keep_model(
     folder: AnyPath,  # the run's
 ) -> None:
     "Copy a quantized or exported model into the run's folder, whole or not at all; other models need no copy."
-    model = getattr(encoder, "exported", None)
-    if model is None and encoder.fingerprint["precision"] == "int8":
-        model = encoder.converted
-    if model and not (folder / "model").exists():
+    model = getattr(encoder, "model_folder", None)
+    made_by_us = model and (model.kind == "onnx" or model.manifest["precision"] == "int8")
+    if made_by_us and not (folder / "model").exists():
         put_folder(model.folder, folder / "model")
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-09
@@ -98,9 +98,9 @@ def load_kept_model(
     kept = open_kept_model(run.folder)
     if not kept.matches(run.metadata["fingerprint"]):
         raise InputError(f"{run.folder / 'model'} is not the model that made this run's vectors")
-    if isinstance(kept, ExportedModel):
+    if kept.kind == "onnx":
         return OnnxEncoder(kept, spec=read_spec(run), allow_unknown=allow_unknown)
-    kept = replace(kept, files=replace(kept.files, spec=read_spec(run)))
+    kept = kept.with_spec(read_spec(run))
     return OpenVINOEncoder(kept, long_text=long_text, allow_unknown=allow_unknown, **read_batching(run))
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-13
@@ -185,7 +185,7 @@ class GivenEncoder:
     @property
     def spec(self) -> ModelSpec:
         "The encoder's model."
-        return self.encoder.files.spec
+        return self.encoder.spec
 
     @property
     def precision(self) -> str:
@@ -200,7 +200,7 @@ class GivenEncoder:
     @property
     def needs_int8_check(self) -> bool:
         "Whether its vectors are to be compared with float32; an exported model was compared when it was made."
-        return self.precision == "int8" and not hasattr(self.encoder, "exported")
+        return self.precision == "int8" and self.encoder.model_folder.kind != "onnx"
 
     def fingerprint(self, run: Run | None = None) -> dict[str, Any]:
         "State the encoder's fingerprint, whatever the run."

@@ -114,7 +114,7 @@ class PayloadMaker:
         writer: RunWriter,  # of the run
         base: Run | None = None,  # of an append: the run whose rows count before the writer's
     ):
-        self.spec, self.dim, self.writer = encoder.files.spec, encoder.dim, writer
+        self.spec, self.dim, self.writer = encoder.spec, encoder.dim, writer
         self.bases, self.position = [base] if base else [], writer.end_position
         self.seen = SeenTexts(*self.bases, open_run(writer.folder))
 

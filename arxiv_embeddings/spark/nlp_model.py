@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'LAYER_NAMES', 'DISTILBERT_EPSILON', 'LARGEST_DIFFERENCE', 'LARGEST_WARM_UP_ID', 'to_distilbert',
-           'rename_weights', 'write_onnx', 'check_onnx', 'export_model', 'check_tokenizer', 'list_vocabulary',
-           'describe_export', 'quantize_onnx', 'get_or_export']
+           'rename_weights', 'write_onnx', 'check_onnx', 'export_model', 'write_export', 'check_tokenizer',
+           'list_vocabulary', 'describe_export', 'quantize_onnx', 'get_or_export']
 
 # %% ../../nbs/spark/53_nlp_model.ipynb #53-nlp-model-02
 import json
@@ -21,17 +21,19 @@ import numpy as np
 
 from ..encoders.batching import TextTokenizer
 from ..encoders.conversion import calibration_texts
+from arxiv_embeddings.encoders.model_folder import (
+    FOLDER_KINDS,
+    ModelFolder,
+    get_or_make,
+    open_model_folder,
+    write_manifest,
+)
 from ..encoders.models import ModelFiles, fetch_model, find_model, fingerprint_model, read_json
 from arxiv_embeddings.encoders.onnx_engine import (
-    EXPORT_FORMAT,
-    EXPORT_MANIFEST,
-    EXPORTED_FILES,
     INT8_COSINE,
     SEPARATOR,
     UNKNOWN_WORD,
-    ExportedModel,
     OnnxEncoder,
-    open_exported,
     open_onnx,
     run_onnx,
 )
@@ -186,39 +188,53 @@ def export_model(
     *,
     int8: bool = False,  # weights in int8, and what goes through the layers too, with scales found as it comes
     revision: str | None = None,  # hub commit, tag or branch
-) -> ExportedModel:  # the folder, and what is in it
+) -> ModelFolder:  # the folder, and what is in it
     "Write a model for Spark NLP, whole or not at all; raises `InputError` for one that Spark NLP would not run with the same outputs."
     folder = Path(folder).absolute()
     if folder.exists():
         raise InputError(f"{folder} is there already: name another folder")
+    _check_libraries()
+    files = fetch_model(find_model(model, revision=revision, pooling="mean"))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder) as partial:
+        write_export(files, partial, int8=int8)
+    return open_model_folder(folder)
+
+
+def _check_libraries() -> None:
+    "Raise `InputError` if a library that exporting needs is missing."
     if missing := [name for name in ("onnx", "onnxruntime") if not find_spec(name)]:
         raise InputError(f"to export a model needs {' and '.join(missing)}: pip install 'arxiv-embeddings[spark]'")
-    files = fetch_model(find_model(model, revision=revision, pooling="mean"))
-    if files.adapter_folder:
-        raise InputError(
-            f"{model} has an adapter, for which Spark NLP's DistilBERT has no place: embed with --via encoder"
-        )
+
+
+def write_export(
+    files: ModelFiles,  # the model
+    folder: Path,  # an empty folder, which is filled
+    *,
+    int8: bool = False,  # weights in int8
+) -> None:
+    "Fill a folder with a model for Spark NLP; raises `InputError` for a model that Spark NLP would run differently."
     from arxiv_embeddings.encoders.torch_engine import load_modules, make_text_tokenizer
 
+    if files.adapter_folder:
+        raise InputError(
+            f"{files.spec.name} has an adapter, for which Spark NLP's DistilBERT has no place: embed with --via encoder"
+        )
     modules = load_modules(files, "cpu")
     text_tokenizer = make_text_tokenizer(modules, files)
     check_tokenizer(text_tokenizer, files)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(folder) as partial:
-        (partial / "assets").mkdir()
-        vocabulary = "\n".join(list_vocabulary(text_tokenizer.tokenizer)) + "\n"
-        (partial / "assets" / "vocab.txt").write_text(vocabulary, encoding="utf-8")
-        text_tokenizer.tokenizer.save(str(partial / "tokenizer.json"))
-        write_onnx(to_distilbert(modules[0].auto_model), partial / "model.onnx")
-        texts = calibration_texts(replace(files.spec, separator=SEPARATOR))
-        largest = check_onnx(
-            modules[0], partial / "model.onnx", ["short", *texts[::24], texts[0] * 9], files.spec.max_tokens
-        )
-        describe_export(partial, files, "float32", largest_difference=largest)
-        if int8:
-            check = quantize_onnx(partial, texts)
-            describe_export(partial, files, "int8", largest_difference=largest, int8_check=check)
-    return open_exported(folder)
+    (folder / "assets").mkdir()
+    vocabulary = "\n".join(list_vocabulary(text_tokenizer.tokenizer)) + "\n"
+    (folder / "assets" / "vocab.txt").write_text(vocabulary, encoding="utf-8")
+    text_tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
+    write_onnx(to_distilbert(modules[0].auto_model), folder / "model.onnx")
+    texts = calibration_texts(replace(files.spec, separator=SEPARATOR))
+    checked = ["short", *texts[::24], texts[0] * 9]
+    largest = check_onnx(modules[0], folder / "model.onnx", checked, files.spec.max_tokens)
+    describe_export(folder, files, "float32", largest_difference=largest)
+    if int8:
+        check = quantize_onnx(folder, texts)
+        describe_export(folder, files, "int8", largest_difference=largest, int8_check=check)
 
 
 def check_tokenizer(
@@ -267,29 +283,27 @@ def list_vocabulary(
 
 
 def describe_export(
-    folder: Path,  # with everything but export.json, which is written
+    folder: Path,  # with all files except the manifest
     files: ModelFiles,  # of the model
     precision: str,  # float32 or int8
     **checks: Any,  # what comparing it with the model gave
 ) -> None:
-    "Write the export.json of an exported model."
-    hashes = {name: hash_contents([folder / name]) for name in EXPORTED_FILES}
+    "Write the manifest of an exported model."
     changed = {"pooling": "first_subword", "unit_length": False, "separator": SEPARATOR, "tokenizer": "bert"}
     if precision == "int8":
-        changed["quantized_sha256"] = hashes["model.onnx"]
+        changed["quantized_sha256"] = hash_contents([folder / "model.onnx"])
     config = read_json(files.transformer_folder / "config.json")
-    content = {
-        "format": EXPORT_FORMAT,
-        "precision": precision,
-        "spec": asdict(replace(files.spec, separator=SEPARATOR, pooling="first_subword")),
-        "dim": config.get("hidden_size") or config["dim"],
-        "lower_case": json.loads((folder / "tokenizer.json").read_text())["normalizer"]["lowercase"],
-        "fingerprint": fingerprint_model(files, precision) | changed,
-        "versions": {name: metadata.version(name) for name in ("torch", "transformers", "onnx", "onnxruntime")},
-        "checks": checks,
-        "sha256": hashes,
-    }
-    (folder / EXPORT_MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_manifest(
+        folder,
+        "onnx",
+        precision=precision,
+        spec=asdict(replace(files.spec, separator=SEPARATOR, pooling="first_subword")),
+        dim=config.get("hidden_size") or config["dim"],
+        lower_case=json.loads((folder / "tokenizer.json").read_text())["normalizer"]["lowercase"],
+        fingerprint=fingerprint_model(files, precision) | changed,
+        versions={name: metadata.version(name) for name in ("torch", "transformers", "onnx", "onnxruntime")},
+        checks=checks,
+    )
 
 # %% ../../nbs/spark/53_nlp_model.ipynb #53-nlp-model-12
 def quantize_onnx(
@@ -299,7 +313,7 @@ def quantize_onnx(
     "Quantize an exported model; raises `InputError` where that changes its vectors too much."
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    exact = OnnxEncoder(open_exported(folder), allow_unknown=True)
+    exact = OnnxEncoder(open_model_folder(folder), allow_unknown=True)
     expected, tokenized = exact.encode(texts), exact.tokenize(texts)
     path = folder / "model.onnx"
     before, logging.root.disabled = logging.root.disabled, True  # it advises another way of calling it
@@ -326,19 +340,18 @@ def get_or_export(
     *,
     int8: bool = False,  # quantized; a folder made by `export_model` is what it is
     revision: str | None = None,  # hub commit, tag or branch
-) -> ExportedModel:  # from the cache, or made now
+) -> ModelFolder:  # from the cache, or made now
     "Find a model's exported form, making it the first time; raises `InputError` saying why it cannot be made."
-    from filelock import FileLock
-
-    if (Path(model) / EXPORT_MANIFEST).exists():
-        return open_exported(model)
+    if (Path(model) / FOLDER_KINDS["onnx"].manifest).exists():
+        return open_model_folder(model)
     files = fetch_model(find_model(model, revision=revision, pooling="mean"))
     versions = {name: metadata.version(name) for name in ("torch", "transformers") if find_spec(name)}
-    key = hash_settings(fingerprint_model(files, "int8" if int8 else "float32"), versions, EXPORT_FORMAT)
-    folder = cache_folder() / "exported" / key[:16]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            log.info("exporting %s to ONNX, once", files.spec.name)
-            export_model(folder, model, int8=int8, revision=revision)
-    return open_exported(folder)
+    precision = "int8" if int8 else "float32"
+    key = hash_settings(fingerprint_model(files, precision), versions, FOLDER_KINDS["onnx"].format)
+
+    def make(folder: Path) -> None:
+        _check_libraries()
+        log.info("exporting %s to ONNX, once", files.spec.name)
+        write_export(files, folder, int8=int8)
+
+    return get_or_make(cache_folder() / "exported" / key[:16], make)

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..encoders.onnx_engine import ExportedModel
+from ..encoders.model_folder import ModelFolder
 from ..files.errors import InputError
 from .session import ARCHIVE_SETS
 
@@ -43,7 +43,7 @@ def _find_java_reason(error: Exception) -> str:
     return (named or lines or [type(error).__name__])[0][:300]
 
 
-def _check_only_model(spark: "SparkSession", model: ExportedModel) -> None:
+def _check_only_model(spark: "SparkSession", model: ModelFolder) -> None:
     "Raise `InputError` if the session has another model."
     listed = [path for path in spark.sparkContext.listFiles if path.endswith("/model.onnx")]
     loaded = _SESSION_MODELS.setdefault(spark.sparkContext.applicationId, model.folder if not listed else None)
@@ -65,12 +65,12 @@ def _load_pretrained(spark: "SparkSession", name: str) -> Any:
     return DistilBertEmbeddings.pretrained(name, "en").setCaseSensitive(False).setMaxSentenceLength(512)
 
 
-def _load_annotator(spark: "SparkSession", model: ExportedModel | str | Path) -> Any:
+def _load_annotator(spark: "SparkSession", model: ModelFolder | str | Path) -> Any:
     "Load a model as Spark NLP's DistilBertEmbeddings; raises `InputError` if that fails."
     from sparknlp.annotator import DistilBertEmbeddings
 
     try:
-        if isinstance(model, ExportedModel):
+        if isinstance(model, ModelFolder):
             _check_only_model(spark, model)
             annotator = DistilBertEmbeddings.loadSavedModel(model.folder.as_uri(), spark)
             annotator.setCaseSensitive(not model.about["lower_case"])
@@ -90,7 +90,7 @@ BATCH_SIZE = 2  # texts; larger batches leave the core's cache: 8 and 32 take 1.
 
 def make_pipeline(
     spark: "SparkSession",  # from `make_session`
-    model: ExportedModel | str | Path,  # exported model; folder that `save_for_spark` wrote; or name for `pretrained`
+    model: ModelFolder | str | Path,  # exported model; folder that `save_for_spark` wrote; or name for `pretrained`
     *,
     tokenizer: str = "bert",  # bert (reads the whole text) or spark-nlp (Spark NLP's usual one)
     batch_size: int = BATCH_SIZE,  # texts that go through the model together
@@ -133,7 +133,7 @@ def embed_frame(
 # %% ../../nbs/spark/54_nlp_pipeline.ipynb #54-nlp-pipeline-36
 def save_for_spark(
     spark: "SparkSession",  # from `make_session`
-    model: ExportedModel,  # from `open_exported`
+    model: ModelFolder,  # from `open_model_folder`
     folder: str | Path,  # local path or `hdfs://` URI that the driver and all executors see; must not exist
 ) -> None:
     "Save a model in Spark's own form; raises `InputError` if the folder exists or cannot be written."

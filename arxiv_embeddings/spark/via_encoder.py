@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..encoders.base import Encoder
+from ..encoders.model_folder import ModelFolder, open_model_folder
 from ..encoders.models import ModelSpec
-from ..encoders.openvino_engine import ConvertedModel, OpenVINOEncoder, choose_streams, open_converted
+from ..encoders.openvino_engine import OpenVINOEncoder, choose_streams
 from ..files.errors import InputError
 from ..files.paths import cache_folder, make_local, put_folder, resolve_folder, write_atomically
 from ..runs.embed import embed_part
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/spark/57_via_encoder.ipynb #57-via-encoder-05
 def archive_model(
-    converted: ConvertedModel,  # from `get_or_convert`, or kept by a run
+    converted: ModelFolder,  # from `get_or_convert`, or kept by a run
 ) -> Path:  # a zip archive in the cache
     "Make one file of a converted model, once; it is not compressed, since weights hardly can be."
     place = cache_folder() / "archives" / f"{converted.content_sha256[:16]}.zip"
@@ -59,7 +60,7 @@ def _is_whole(place: Path) -> bool:
 # %% ../../nbs/spark/57_via_encoder.ipynb #57-via-encoder-06
 def ship_model(
     spark: "SparkSession",  # from `make_session`
-    converted: ConvertedModel,  # the model
+    converted: ModelFolder,  # the model
     shared: str | Path | None = None,  # a folder that driver and executors see, or `hdfs://` URI; `None`: through Spark
 ) -> str:  # where executors find it: the name of an archive, or the folder
     "Put a model where executors find it; raises `InputError` if another one lies there."
@@ -71,8 +72,8 @@ def ship_model(
     if not folder.exists():
         put_folder(converted.folder, folder)
     there = json.loads((folder / "model.json").read_text()) if (folder / "model.json").exists() else {}
-    if replace(converted, description=there).content_sha256 != converted.content_sha256:
-        raise InputError(f"{folder} holds something else than {converted.files.spec.name}: name a new folder")
+    if replace(converted, manifest=there).content_sha256 != converted.content_sha256:
+        raise InputError(f"{folder} holds something else than {converted.spec.name}: name a new folder")
     return str(folder)
 
 # %% ../../nbs/spark/57_via_encoder.ipynb #57-via-encoder-08
@@ -110,11 +111,10 @@ def load_in_worker(
     folder = find_in_worker(place, content_sha256)
     if not folder.exists():
         raise InputError(f"an executor does not see the model in {folder}: name a folder that all of them see")
-    converted = open_converted(folder)
+    converted = open_model_folder(folder)
     if converted.content_sha256 != content_sha256:
         raise InputError(f"{place} holds another model than the driver has: name a new folder")
-    files = replace(converted.files, spec=ModelSpec(**json.loads(spec)))
-    _WORKER_CACHE[key] = OpenVINOEncoder(replace(converted, files=files), **given)
+    _WORKER_CACHE[key] = OpenVINOEncoder(converted.with_spec(ModelSpec(**json.loads(spec))), **given)
     return _WORKER_CACHE[key]
 
 # %% ../../nbs/spark/57_via_encoder.ipynb #57-via-encoder-10
@@ -185,7 +185,7 @@ class OnSpark(SparkExecutor):
         "Ship the model; raises `InputError` if the encoder has no converted one."
         if not isinstance(encoder, OpenVINOEncoder):
             raise InputError("executors run converted models: load the encoder with engine='openvino', or give a model")
-        self.place = ship_model(self.spark, encoder.converted, self.shared)
+        self.place = ship_model(self.spark, encoder.model_folder, self.shared)
 
     def make_parts(
         self,
@@ -200,6 +200,6 @@ class OnSpark(SparkExecutor):
             "allow_unknown": encoder.text_tokenizer.allow_unknown,
             "threads": self.threads,
         }
-        content_sha256 = encoder.converted.content_sha256
-        maker = PartEncoder(str(writer.folder), writer.footer, encoder.files.spec, self.place, content_sha256, options)
+        content_sha256 = encoder.model_folder.content_sha256
+        maker = PartEncoder(str(writer.folder), writer.footer, encoder.spec, self.place, content_sha256, options)
         return payloads.mapInArrow(maker.embed, REPORT_SCHEMA)

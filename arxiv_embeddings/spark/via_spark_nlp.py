@@ -21,9 +21,9 @@ import pyarrow as pa
 
 from ..encoders.base import Encoder
 from ..encoders.guard import same_vectors
+from ..encoders.model_folder import ModelFolder
 from ..encoders.models import ModelSpec
 from arxiv_embeddings.encoders.onnx_engine import (
-    ExportedModel,
     OnnxEncoder,
     find_least_cosine,
     join_words,
@@ -222,14 +222,14 @@ class ExportRequest:
     needs_int8_check = False  # an exported model was compared with float32 when it was made
 
     @cached_property
-    def exported(self) -> ExportedModel:
+    def exported(self) -> ModelFolder:
         "The exported model, from the cache or made now."
         return get_or_export(self.model, int8=self.precision == "int8", revision=self.revision)
 
     @cached_property
     def spec(self) -> ModelSpec:
         "The model, with the text that is asked for."
-        spec = self.exported.files.spec
+        spec = self.exported.spec
         return replace(spec, text=self.text or spec.text)
 
     def fingerprint(self, run: Run | None = None) -> dict[str, Any]:
@@ -293,10 +293,10 @@ class OnSparkNLP(SparkExecutor):
         "Load the model into Spark NLP, once; raises `InputError` if the encoder has no exported one."
         if not isinstance(encoder, OnnxEncoder):
             raise InputError("Spark NLP runs exported models: give an OnnxEncoder, or a model")
-        key = (str(encoder.exported.folder), batching["batch_size"])
+        key = (str(encoder.model_folder.folder), batching["batch_size"])
         if key not in self.pipelines:
             self.pipelines[key] = make_pipeline(
-                self.spark, encoder.exported, tokenizer=self.tokenizer, batch_size=batching["batch_size"]
+                self.spark, encoder.model_folder, tokenizer=self.tokenizer, batch_size=batching["batch_size"]
             )
 
     def make_parts(
@@ -309,11 +309,11 @@ class OnSparkNLP(SparkExecutor):
         maker = PartMaker(
             folder=str(writer.folder),
             footer=writer.footer,
-            spec=encoder.files.spec,
+            spec=encoder.spec,
             vocabulary=encoder.text_tokenizer.tokenizer.to_str(),
             as_words=self.tokenizer == "bert",
             allow_unknown=encoder.text_tokenizer.allow_unknown,
         )
-        pipeline = self.pipelines[str(encoder.exported.folder), writer.metadata["batching"]["batch_size"]]
+        pipeline = self.pipelines[str(encoder.model_folder.folder), writer.metadata["batching"]["batch_size"]]
         texts = payloads.mapInArrow(maker.prepare, TEXT_SCHEMA)
         return embed_frame(texts, pipeline, "row", "part").mapInArrow(maker.finish, REPORT_SCHEMA)
