@@ -155,7 +155,10 @@ def spark_embed(
         from arxiv_embeddings.spark.nlp_pipeline import BATCH_SIZE
         from arxiv_embeddings.spark.via_spark_nlp import embed_on_spark
 
-        given = {"model": get_or_export(model, int8=int8), "tokenizer": tokenizer or "whole"}
+        given = {
+            "model": get_or_export(model, precision="int8" if int8 else "float32"),
+            "tokenizer": tokenizer or "whole",
+        }
         given |= {"batch_size": batch_size or BATCH_SIZE}
     else:
         from arxiv_embeddings.spark.via_encoder import embed_in_executors as embed_on_spark
@@ -199,7 +202,7 @@ def spark_export_model(
     "Write a model for Spark NLP's DistilBertEmbeddings.loadSavedModel, checked against the original."
     from arxiv_embeddings.spark.nlp_model import export_model
 
-    exported = export_model(folder, model, int8=int8, revision=revision)
+    exported = export_model(folder, model, precision="int8" if int8 else "float32", revision=revision)
     if spark_form:
         from arxiv_embeddings.spark.nlp_pipeline import save_for_spark
         from arxiv_embeddings.spark.session import make_session

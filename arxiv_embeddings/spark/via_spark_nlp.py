@@ -19,7 +19,8 @@ import pyarrow as pa
 from ..encoders.guard import same_vectors
 from ..encoders.model_folder import ModelFolder
 from ..encoders.models import ModelSpec
-from ..encoders.onnx_engine import find_least_cosine, join_words, make_word_tokenizer
+from ..encoders.onnx_engine import join_words, make_word_tokenizer
+from ..encoders.vectors import find_least_cosine
 from ..papers.texts import make_texts
 from ..runs.embed import EmbedResult, embed_papers
 from ..runs.prepare import SeenTexts, count_tokens, prepare_part
@@ -105,7 +106,7 @@ class PartMaker:
             return {"error": describe_failure(wrong, len(order), n_sent, dim)}
         by_row = np.empty((len(window.papers), dim), dtype=np.float32)
         by_row[order] = numbers = vectors.flatten().to_numpy().reshape(-1, dim)
-        least = find_least_cosine(self.footer["fingerprint"]["precision"])
+        least = find_least_cosine(self.footer["fingerprint"]["precision"], dynamic=True)
         agreeing = same_vectors(numbers, by_row[order], least)
         differing = dict.fromkeys(order[~agreeing])
         if differing:
