@@ -136,9 +136,9 @@ def test_what_int8_and_windows_did_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("--precision", "int4"), "no precision 'int4'; there are: float32, bfloat16, float16, int8"),
-        (("--engine", "onnx"), "no engine 'onnx'; there are: openvino, torch"),
-        (("--long-text", "drop"), "no such way with long texts: 'drop'; there are: cut, windows"),
+        (("--precision", "int4"), "precision must be one of float32, bfloat16, float16, int8, not 'int4'"),
+        (("--engine", "onnx"), "engine must be one of openvino, torch, not 'onnx'"),
+        (("--long-text", "drop"), "long_text must be one of truncate, windows, not 'drop'"),
         (("--precision", "int8", "--minimum-cosine", "0.99999"), "int8 changes these papers too much"),
     ],
 )

@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from ..encoders.base import Encoder
 from ..encoders.batching import UnknownTextError
-from ..encoders.load import choose_engine, make_encoder
+from ..encoders.load import EncoderOptions, choose_engine, make_encoder
 from ..encoders.models import DEFAULT_MODEL, ModelSpec, fetch_model, find_model
 from ..encoders.vectors import paired_cosines
 from ..files.errors import InputError
@@ -149,7 +149,7 @@ def encode_exactly(
 ) -> np.ndarray:  # float32, (n_papers, dim)
     "Embed papers in float32, with a model that is gone when this returns."
     files = fetch_model(spec)  # whose own spec has nothing left open
-    exact = make_encoder(files, engine="openvino", long_text=long_text, allow_unknown=True)
+    exact = make_encoder(files, EncoderOptions("openvino", long_text=long_text, allow_unknown=True))
     return exact.encode(make_texts(sample, files.spec.text, files.spec.separator))
 
 

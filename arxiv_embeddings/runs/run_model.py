@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..encoders.base import Encoder
-from ..encoders.load import make_encoder
+from ..encoders.load import EncoderOptions, make_encoder
 from ..encoders.model_folder import ModelFolder, open_model_folder
 from ..encoders.models import ModelSpec, fetch_model, find_query_model, fingerprint_model
 from ..encoders.onnx_engine import OnnxEncoder
@@ -76,7 +76,7 @@ class EmbedOptions:
             return load_kept_model(run, **options)
         batching = read_batching(run) if run else {}
         machine = {"engine": self.engine, "precision": self.precision, "device": self.device}
-        return make_encoder(fetch_model(self.spec), **machine, **options, **batching)
+        return make_encoder(fetch_model(self.spec), EncoderOptions(**machine, **options), **batching)
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-08
 def read_batching(
@@ -155,7 +155,9 @@ def load_query_encoder(
     query_spec = find_query_model(spec)
     if (theirs["precision"] == "int8" or theirs["pooling"] == "first_subword") and not query_spec:
         return load_run_encoder(run)
-    encoder = make_encoder(fetch_model(query_spec or spec), device=device, long_text=theirs["long_text"])
+    encoder = make_encoder(
+        fetch_model(query_spec or spec), EncoderOptions(device=device, long_text=theirs["long_text"])
+    )
     left_out = {"precision", "quantized_sha256"} | ({"adapter_sha256"} if query_spec else set())
     check_same_fingerprint(run, encoder.fingerprint | {name: theirs.get(name) for name in left_out})
     return encoder
