@@ -104,7 +104,7 @@ def time_ours(precision: str) -> dict:
     from arxiv_embeddings.spark.session import make_session
     from arxiv_embeddings.spark.via_spark_nlp import OnSparkNLP
 
-    exported = get_or_export(int8=precision == "int8")
+    exported = get_or_export(precision=precision)
     steps = [time.monotonic()]
     spark = make_session("local[2]")
     steps.append(time.monotonic())
@@ -441,7 +441,7 @@ def evaluate_tokenizers(folder: str) -> dict:
 
     With the usual tokenizer, Spark cuts the texts, and the vectors are made of its tokens without it, as `parity` shows
     that they can be."""
-    from arxiv_embeddings.encoders.load import make_encoder
+    from arxiv_embeddings.encoders.load import EncoderOptions, make_encoder
     from arxiv_embeddings.encoders.models import fetch_model, find_model
     from arxiv_embeddings.encoders.onnx_engine import SEPARATOR, OnnxEncoder
     from arxiv_embeddings.explore.evaluation import evaluate_run
@@ -468,7 +468,7 @@ def evaluate_tokenizers(folder: str) -> dict:
             ]
             return replace(whole, rows=rows)
 
-    mean = make_encoder(fetch_model(replace(find_model("minilm"), separator=SEPARATOR)), device="cpu")
+    mean = make_encoder(fetch_model(replace(find_model("minilm"), separator=SEPARATOR)), EncoderOptions(device="cpu"))
     encoders = {"bert": OnnxEncoder(exported), "spark-nlp": UsualEncoder(exported), "mean": mean}
     results = {}
     for name, encoder in encoders.items():

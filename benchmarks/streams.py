@@ -53,6 +53,12 @@ def make_encoder(folder: str, precision: str, way: str):
             while begun:
                 yield self._finish(begun, idle)
 
+        def _finish(self, begun: deque, idle: list) -> tuple:
+            batch, request = begun.popleft()
+            request.wait()
+            idle.append(request)
+            return batch, request.get_output_tensor().data[: len(batch.rows)].copy()
+
     converted = open_model_folder(Path(folder))
     if way == "before":
         encoder = TwoStreams(converted, streams=1, length_multiple={"float32": 4, "int8": 16}[precision])

@@ -131,7 +131,7 @@ def meet_shapes_with_onnx(precision: str, seed: int, seconds: float, n_shapes: i
     from arxiv_embeddings.encoders.onnx_engine import open_onnx, run_onnx
     from arxiv_embeddings.spark.nlp_model import get_or_export
 
-    session = open_onnx(get_or_export("minilm", int8=precision == "int8").folder / "model.onnx", threads=1)
+    session = open_onnx(get_or_export("minilm", precision=precision).folder / "model.onnx", threads=1)
     n_met, wrong, begun = 0, [], time.monotonic()
     reference: dict[int, np.ndarray] = {}
     with ThreadPoolExecutor(3) as threads:

@@ -25,7 +25,7 @@ from transformers import (
 
 from arxiv_embeddings.encoders import conversion, openvino_engine
 from arxiv_embeddings.encoders.conversion import calibration_texts, get_or_convert
-from arxiv_embeddings.encoders.load import load_encoder, make_encoder
+from arxiv_embeddings.encoders.load import EncoderOptions, load_encoder, make_encoder
 from arxiv_embeddings.encoders.model_folder import open_model_folder
 from arxiv_embeddings.encoders.models import fetch_model, find_model
 from arxiv_embeddings.encoders.openvino_engine import OpenVINOEncoder
@@ -202,8 +202,8 @@ def test_a_model_with_nothing_but_a_vocabulary(tmp_path: Path) -> None:
 def test_windows_are_the_same_on_both_engines() -> None:
     options = {"long_text": "windows"}
     shorter = fetch_model(find_model("minilm", max_tokens=64))
-    ours = make_encoder(shorter, engine="openvino", **options)
-    theirs = make_encoder(shorter, engine="torch", device="cpu", **options)
+    ours = make_encoder(shorter, EncoderOptions("openvino", **options))
+    theirs = make_encoder(shorter, EncoderOptions("torch", device="cpu", **options))
     assert ours.tokenize(TEXTS).n_truncated == 0 < ours.tokenize(TEXTS).n_long
     assert_allclose(ours.encode(TEXTS), theirs.encode(TEXTS), atol=2e-6, strict=True)
     assert ours.fingerprint == theirs.fingerprint

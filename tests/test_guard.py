@@ -15,7 +15,7 @@ from arxiv_embeddings.encoders import base
 from arxiv_embeddings.encoders.base import BatchEncoder, Encoder
 from arxiv_embeddings.encoders.batching import TextTokenizer
 from arxiv_embeddings.encoders.guard import Batch
-from arxiv_embeddings.encoders.load import make_encoder
+from arxiv_embeddings.encoders.load import EncoderOptions, make_encoder
 from arxiv_embeddings.encoders.models import ModelFiles, fetch_model, find_model
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import read_papers, sample_papers
@@ -137,7 +137,7 @@ def test_an_encoder_that_is_let_go_leaves_memory() -> None:
 
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_real_engines_are_loaded_anew(engine: str, tmp_path: Path, sample_run: Run) -> None:
-    encoder = make_encoder(fetch_model(find_model("minilm")), engine=engine, device="cpu")
+    encoder = make_encoder(fetch_model(find_model("minilm")), EncoderOptions(engine, device="cpu"))
     spoiled, before = spoil(encoder, which=2), loaded_model(encoder)
     run = embed_papers(sample_papers(), tmp_path / "run", part_size=100, encoder=encoder).run
     assert_allclose(run.embeddings(), sample_run.embeddings(), atol=2e-6, strict=True)
@@ -146,7 +146,7 @@ def test_real_engines_are_loaded_anew(engine: str, tmp_path: Path, sample_run: R
 
 
 def test_copies_of_a_model_side_by_side(sample_run: Run) -> None:
-    encoder = make_encoder(fetch_model(find_model("minilm")), engine="openvino", streams=2)
+    encoder = make_encoder(fetch_model(find_model("minilm")), EncoderOptions("openvino"), streams=2)
     texts = make_texts(read_papers(sample_papers()).table(), "title+abstract", "[SEP]")
     assert_allclose(encoder.encode(texts), sample_run.embeddings(), atol=2e-6, strict=True)
     assert sorted(encoder.compiled) == [0, 1]

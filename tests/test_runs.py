@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from arxiv_embeddings.encoders.load import make_encoder
+from arxiv_embeddings.encoders.load import EncoderOptions, make_encoder
 from arxiv_embeddings.encoders.openvino_engine import choose_streams
 from arxiv_embeddings.files import locks, paths
 from arxiv_embeddings.files.errors import InputError
@@ -357,7 +357,7 @@ def test_the_model_of_a_run_is_found_again(sample_run) -> None:
 
 
 def test_a_continued_run_keeps_its_batches(tmp_path: Path, minilm, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = make_encoder(minilm.files, engine="openvino", token_budget=777, streams=1)
+    encoder = make_encoder(minilm.files, EncoderOptions("openvino"), token_budget=777, streams=1)
     embed_papers(sample_papers(), tmp_path / "run", limit=4, part_size=2, encoder=encoder)
     made = []
 

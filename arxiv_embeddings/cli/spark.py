@@ -183,7 +183,7 @@ def make_executor(
 def spark_export_model(
     folder: Annotated[str, typer.Argument(help="Folder to write; must not exist.", metavar="DIR")],
     model: Annotated[str, typer.Option(help="Name (see: models), hub id or model folder.")] = "minilm",
-    int8: Annotated[bool, typer.Option("--int8", help="Quantize the model.")] = False,
+    precision: Annotated[Literal["float32", "int8"], typer.Option(help="int8 is quantized.")] = "float32",
     revision: Revision = None,
     spark_form: Annotated[
         str | None, typer.Option(help="Also save it in Spark's own form, for load(), into this folder or hdfs:// URI.")
@@ -194,7 +194,7 @@ def spark_export_model(
     "Write a model for Spark NLP's DistilBertEmbeddings.loadSavedModel, checked against the original."
     from arxiv_embeddings.spark.nlp_model import export_model
 
-    exported = export_model(folder, model, int8=int8, revision=revision)
+    exported = export_model(folder, model, precision=precision, revision=revision)
     if spark_form:
         from arxiv_embeddings.spark.nlp_pipeline import save_for_spark
         from arxiv_embeddings.spark.session import make_session

@@ -8,19 +8,19 @@ __all__ = ['POOLING_FUNCTIONS', 'check_mask', 'mean_pool', 'cls_pool', 'max_pool
 # %% ../../nbs/encoders/22_pooling.ipynb #22-pooling-02
 import numpy as np
 
-# %% ../../nbs/encoders/22_pooling.ipynb #22-pooling-07
+# %% ../../nbs/encoders/22_pooling.ipynb #22-pooling-08
 def check_mask(
     token_vectors: np.ndarray,  # float32, (n_papers, n_tokens, dim)
     token_mask: np.ndarray,  # 1 = counts, 0 = does not, int64 or bool, (n_papers, n_tokens)
 ) -> None:
-    "Raise `ValueError` where the mask does not fit, or leaves a paper without a token."
+    "Raise `ValueError` if the mask has another shape than the vectors, or leaves a paper without a token."
     if token_mask.shape != token_vectors.shape[:2]:
         raise ValueError(f"mask {token_mask.shape} does not fit token vectors {token_vectors.shape}")
     empty = np.flatnonzero(~token_mask.any(axis=1))
     if len(empty):
         raise ValueError(f"no real token in papers {empty.tolist()}")
 
-# %% ../../nbs/encoders/22_pooling.ipynb #22-pooling-09
+# %% ../../nbs/encoders/22_pooling.ipynb #22-pooling-11
 def mean_pool(
     token_vectors: np.ndarray,  # float32, (n_papers, n_tokens, dim)
     token_mask: np.ndarray,  # 1 = real token, 0 = padding, int64 or bool, (n_papers, n_tokens)
@@ -30,18 +30,18 @@ def mean_pool(
     weights = token_mask / token_mask.sum(axis=1, keepdims=True)
     return np.einsum("ptd,pt->pd", token_vectors, weights).astype(np.float32)
 
-# %% ../../nbs/encoders/22_pooling.ipynb #22-pooling-13
+# %% ../../nbs/encoders/22_pooling.ipynb #22-pooling-15
 def cls_pool(
     token_vectors: np.ndarray,  # float32, (n_papers, n_tokens, dim), `[CLS]` first and padding behind
     token_mask: np.ndarray,  # 1 = real token, 0 = padding, int64 or bool, (n_papers, n_tokens)
 ) -> np.ndarray:  # float32, (n_papers, dim), not unit length
-    "Take the vector of each paper's first token; raises `ValueError` where that is padding."
+    "Take the vector of each paper's first token; raises `ValueError` if that is padding."
     check_mask(token_vectors, token_mask)
     if not token_mask[:, 0].all():
         raise ValueError("padding stands before the first token: pad on the right")
     return token_vectors[:, 0].astype(np.float32)
 
-# %% ../../nbs/encoders/22_pooling.ipynb #22-pooling-16
+# %% ../../nbs/encoders/22_pooling.ipynb #22-pooling-19
 def max_pool(
     token_vectors: np.ndarray,  # float32, (n_papers, n_tokens, dim)
     token_mask: np.ndarray,  # 1 = real token, 0 = padding, int64 or bool, (n_papers, n_tokens)
@@ -50,16 +50,16 @@ def max_pool(
     check_mask(token_vectors, token_mask)
     return np.where(token_mask[:, :, None] == 1, token_vectors, -np.inf).max(axis=1).astype(np.float32)
 
-# %% ../../nbs/encoders/22_pooling.ipynb #22-pooling-19
+# %% ../../nbs/encoders/22_pooling.ipynb #22-pooling-23
 def first_subword_mask(
     word_ids: list[list[int | None]],  # word number of each token, `None` for special tokens and padding
-) -> np.ndarray:  # 1 = first wordpiece of a word, int64, (n_papers, n_tokens)
-    "Mark the first wordpiece of each word."
+) -> np.ndarray:  # 1 = first subword of a word, int64, (n_papers, n_tokens)
+    "Mark the first subword of each word."
     first = [
         [word is not None and (position == 0 or words[position - 1] != word) for position, word in enumerate(words)]
         for words in word_ids
     ]
     return np.array(first, dtype=np.int64)
 
-# %% ../../nbs/encoders/22_pooling.ipynb #22-pooling-24
+# %% ../../nbs/encoders/22_pooling.ipynb #22-pooling-28
 POOLING_FUNCTIONS = {"mean": mean_pool, "cls": cls_pool, "max": max_pool}

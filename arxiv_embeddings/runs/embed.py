@@ -26,14 +26,13 @@ import pyarrow as pa
 
 from ..encoders.base import Encoder
 from ..encoders.batching import UnknownTextError
-from ..encoders.load import make_encoder
+from ..encoders.load import EncoderOptions, make_encoder
 from ..encoders.models import DEFAULT_MODEL, ModelSpec, fetch_model
 from ..encoders.vectors import paired_cosines
 from ..files.errors import InputError
 from ..files.paths import AnyPath, resolve_folder
 from ..papers.corpus import Papers, open_papers
 from ..papers.readers import hash_files
-from ..papers.texts import make_texts
 from .append import commit_append, plan_changes, recover_staging
 from .format import join_columns, list_columns
 from arxiv_embeddings.runs.prepare import (
@@ -228,8 +227,8 @@ def encode_exactly(
 ) -> np.ndarray:  # float32, (n_papers, dim)
     "Embed papers in float32. The model is out of memory again when this returns."
     files = fetch_model(spec)  # its spec has every option resolved
-    exact = make_encoder(files, engine="openvino", long_text=long_text, allow_unknown=True)
-    return exact.encode(make_texts(sample, files.spec.text, files.spec.separator))
+    exact = make_encoder(files, EncoderOptions("openvino", long_text=long_text, allow_unknown=True))
+    return exact.encode(files.spec.texts_of(sample))
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-20
 MINIMUM_COSINE = 0.99  # between int8 and float32, of the worst of the checked papers
@@ -243,7 +242,7 @@ def check_int8(
 ) -> dict[str, Any]:  # `n_papers`, `mean_cosine`, `smallest_cosine`, and `paper_id` of the paper that has it
     "Compare int8 with float32 on a run's own papers; raises `InputError` if one of them differs too much."
     try:
-        vectors = encoder.encode(make_texts(sample, encoder.spec.text, encoder.spec.separator))
+        vectors = encoder.encode(encoder.spec.texts_of(sample))
     except UnknownTextError as error:
         raise name_unknown(sample["paper_id"].take(pa.array(error.positions))) from error
     cosines = paired_cosines(vectors, reference)

@@ -23,7 +23,6 @@ from ..encoders.models import ModelSpec
 from ..files.errors import InputError
 from ..files.hashes import hash_text
 from ..papers.corpus import Papers
-from ..papers.texts import make_texts
 from .store import Run
 
 # %% ../../nbs/runs/43_prepare.ipynb #43-prepare-05
@@ -127,7 +126,7 @@ def stream_hashed(
 ) -> Iterator[pa.Table]:  # papers with `text_sha256`
     "Read an input and add the hash of each text that the model would read."
     for batch in papers.batches(**some):
-        yield add_hashes(batch, make_texts(batch, spec.text, spec.separator))
+        yield add_hashes(batch, spec.texts_of(batch))
 
 # %% ../../nbs/runs/43_prepare.ipynb #43-prepare-21
 def count_tokens(
@@ -194,7 +193,7 @@ def prepare_part(
     seen: SeenTexts,  # the texts of all rows before; the batch's are added
 ) -> PreparedPart:  # ready for the model
     "Make texts and tokenize the new ones; raises `InputError` naming papers whose text the model cannot read."
-    texts, n_before = make_texts(batch, spec.text, spec.separator), seen.n_rows
+    texts, n_before = spec.texts_of(batch), seen.n_rows
     papers = add_hashes(batch, texts)
     first_rows = seen.add(papers["text_sha256"].to_pylist())
     fresh = np.flatnonzero(first_rows == np.arange(n_before, seen.n_rows))

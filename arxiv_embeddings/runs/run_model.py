@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['check_same_fingerprint', 'open_kept_model', 'keep_model', 'read_batching', 'read_spec', 'load_kept_model',
-           'EncoderSource', 'EncoderRequest', 'GivenEncoder', 'load_run_encoder', 'load_query_encoder']
+           'EncoderSource', 'GivenEncoder', 'load_run_encoder', 'load_query_encoder']
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-02
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..encoders.base import Encoder
-from ..encoders.load import choose_engine, make_encoder
+from ..encoders.load import EncoderOptions, make_encoder
 from ..encoders.model_folder import ModelFolder, open_model_folder
 from arxiv_embeddings.encoders.models import (
     DEFAULT_MODEL,
@@ -132,27 +132,30 @@ class EncoderRequest:
     "A model by name, and how to run it; loaded when it is needed."
 
     spec: ModelSpec  # from `find_model`
-    engine: str | None = None  # openvino or torch; `None`: chosen for the machine
-    precision: str = "float32"  # float32, bfloat16, float16 or int8
-    device: str | None = None  # `cpu`, `cuda`, ...; `None`: a GPU if there is one
-    long_text: str = "truncate"  # texts beyond the limit: truncate, or read in windows that are averaged
-    allow_unknown: bool = False  # embed a text without a known token, instead of refusing it
+    options: EncoderOptions = EncoderOptions()  # engine, precision, device and so on
 
     @classmethod
     def of(
         cls,
         model: str | Path = DEFAULT_MODEL,  # name in the registry, hub id, or a model folder
         *,
-        engine: str | None = None,
-        precision: str = "float32",
-        device: str | None = None,
-        long_text: str = "truncate",
-        allow_unknown: bool = False,
-        **asked: Any,  # `pooling`, `text`, `max_tokens`, `revision`, `adapter`, `query_adapter`, as for `find_model`
+        **asked: Any,  # options of `EncoderOptions` and of `find_model`
     ) -> "EncoderRequest":
         "Check the options; raises `InputError` if they do not go together, before anything is downloaded."
-        choose_engine(engine, device, precision)
-        return cls(find_model(model, **asked), engine, precision, device, long_text, allow_unknown)
+        how = {one.name: asked.pop(one.name) for one in fields(EncoderOptions) if one.name in asked}
+        options = EncoderOptions(**how)
+        options.choose_engine()
+        return cls(find_model(model, **asked), options)
+
+    @property
+    def precision(self) -> str:
+        "float32, bfloat16, float16 or int8."
+        return self.options.precision
+
+    @property
+    def long_text(self) -> str:
+        "truncate or windows."
+        return self.options.long_text
 
     @property
     def needs_int8_check(self) -> bool:
@@ -168,12 +171,9 @@ class EncoderRequest:
 
     def load(self, run: Run | None = None) -> Encoder:
         "Load the encoder: the run's own model if it has kept one, in the batches of the run."
-        options = {"long_text": self.long_text, "allow_unknown": self.allow_unknown}
         if run and (run.folder / "model").exists():
-            return load_kept_model(run, **options)
-        batching = read_batching(run) if run else {}
-        machine = {"engine": self.engine, "precision": self.precision, "device": self.device}
-        return make_encoder(fetch_model(self.spec), **machine, **options, **batching)
+            return load_kept_model(run, self.long_text, self.options.allow_unknown)
+        return make_encoder(fetch_model(self.spec), self.options, **(read_batching(run) if run else {}))
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-15
 @dataclass(frozen=True)
@@ -218,8 +218,8 @@ def load_run_encoder(
     "Load the encoder that made a run's vectors; raises `InputError` if the model found now is another one."
     precision, long_text = (run.metadata["fingerprint"][name] for name in ("precision", "long_text"))
     # a text that the run has accepted can be embedded again
-    request = EncoderRequest(read_spec(run), None, precision, device, long_text, allow_unknown=True)
-    encoder = request.load(run)
+    options = EncoderOptions(None, precision, device, long_text, allow_unknown=True)
+    encoder = EncoderRequest(read_spec(run), options).load(run)
     check_same_fingerprint(run, encoder.fingerprint)
     return encoder
 
@@ -233,7 +233,7 @@ def load_query_encoder(
     query_spec = find_query_model(spec)
     if (theirs["precision"] == "int8" or theirs["pooling"] == "first_subword") and not query_spec:
         return load_run_encoder(run)
-    encoder = make_encoder(fetch_model(query_spec or spec), device=device, long_text=theirs["long_text"])
+    encoder = make_encoder(fetch_model(query_spec or spec), EncoderOptions(None, "float32", device, theirs["long_text"]))
     left_out = {"precision", "quantized_sha256"} | ({"adapter_sha256"} if query_spec else set())
     check_same_fingerprint(run, encoder.fingerprint | {name: theirs.get(name) for name in left_out})
     return encoder

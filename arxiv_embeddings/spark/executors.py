@@ -28,7 +28,6 @@ import pyarrow as pa
 
 from ..encoders.base import Encoder
 from ..files.errors import InputError
-from ..papers.texts import make_texts
 from ..runs.embed import Executor
 from ..runs.format import join_columns, list_columns
 from ..runs.prepare import SeenTexts, add_hashes
@@ -123,7 +122,7 @@ class PayloadMaker:
         batch: pa.RecordBatch,  # the papers of the next part
     ) -> PartPayload:
         "Make the payload of the next part."
-        hashes = add_hashes(batch, make_texts(batch, self.spec.text, self.spec.separator))["text_sha256"].to_pylist()
+        hashes = add_hashes(batch, self.spec.texts_of(batch))["text_sha256"].to_pylist()
         first_rows, n_committed = self.seen.add(hashes), self._count_committed()
         known = {hashes[place]: first_rows[place] for place in np.flatnonzero(first_rows < n_committed)}
         vectors = np.empty((0, self.dim), dtype=np.float32)

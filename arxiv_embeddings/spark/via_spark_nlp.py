@@ -7,7 +7,6 @@ __all__ = ['TEXT_SCHEMA', 'OpenPart', 'choose_repeated', 'describe_failure', 'de
            'OnSparkNLP']
 
 # %% ../../nbs/spark/56_via_spark_nlp.ipynb #56-via-spark-nlp-02
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,12 +24,11 @@ from ..encoders.model_folder import ModelFolder
 from ..encoders.models import ModelSpec
 from arxiv_embeddings.encoders.onnx_engine import (
     OnnxEncoder,
-    find_least_cosine,
     join_words,
     make_word_tokenizer,
 )
+from ..encoders.vectors import find_least_cosine
 from ..files.errors import InputError
-from ..papers.texts import make_texts
 from ..runs.prepare import PreparedPart, prepare_part
 from ..runs.run_model import EncoderSource
 from ..runs.store import Run, RunWriter
@@ -161,7 +159,7 @@ class PartMaker:
             if self.as_words:
                 given = [join_words(row, text_tokenizer.tokenizer) for row in part.tokenized.rows]
             else:
-                texts = make_texts(payload.papers, self.spec.text, self.spec.separator)
+                texts = self.spec.texts_of(payload.papers)
                 given = [texts[row] for row in part.fresh]
             yield self._to_rows(
                 part.fresh[longest_first], [given[place] for place in longest_first], OpenPart.of(part, payload)
@@ -202,7 +200,7 @@ class PartMaker:
         if wrong or len(order) != n_sent:
             return by_row, describe_failure(wrong, len(order), n_sent, dim)
         by_row[order] = numbers = vectors.flatten().to_numpy().reshape(-1, dim)
-        least = find_least_cosine(self.footer["fingerprint"]["precision"])
+        least = find_least_cosine(self.footer["fingerprint"]["precision"], dynamic=True)
         if differing := dict.fromkeys(order[~same_vectors(numbers, by_row[order], least)]):
             return by_row, describe_difference([ids[int(row)].as_py() for row in differing])
         return by_row, None
@@ -224,7 +222,7 @@ class ExportRequest:
     @cached_property
     def exported(self) -> ModelFolder:
         "The exported model, from the cache or made now."
-        return get_or_export(self.model, int8=self.precision == "int8", revision=self.revision)
+        return get_or_export(self.model, precision=self.precision, revision=self.revision)
 
     @cached_property
     def spec(self) -> ModelSpec:

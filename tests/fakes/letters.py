@@ -16,6 +16,7 @@ class LetterEncoder:
 
     def __init__(self, pooling: str = "mean"):
         spec = ModelSpec("letters", "letters", pooling=pooling, separator="|", max_tokens=64)
+        self.spec, self.model_folder = spec, None
         self.files = ModelFiles(spec, Path(), Path(), [])
         text = {"text": "title+abstract", "separator": "|", "max_tokens": 64, "long_text": "truncate"}
         self.fingerprint = {"pooling": pooling, **text, "precision": "float32"}
