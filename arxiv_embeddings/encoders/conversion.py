@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NewType
 
 import numpy as np
 
@@ -40,7 +40,9 @@ from ..papers.corpus import read_papers, sample_papers
 from ..papers.texts import make_texts
 
 if TYPE_CHECKING:
-    import openvino
+    from openvino import Model
+else:
+    Model = NewType("Model", object)  # a name for `show_doc`, without the import
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +52,7 @@ CONVERSION_REVISION = 3  # of the graphs that come out; raised when they change:
 
 def convert_graph(
     model: Any,  # a `SentenceTransformer` on the CPU, from `load_modules`
-) -> (
-    "openvino.Model"
-):  # inputs `input_ids` and `attention_mask`, int64, (n, length); output `embedding`, float32, (n, dim)
+) -> "Model":  # inputs `input_ids` and `attention_mask`, int64, (n, length); output `embedding`, float32, (n, dim)
     "Convert a model with pooling and what follows it to one OpenVINO graph."
     import torch
 
@@ -86,7 +86,7 @@ def convert_graph(
 
 
 def drop_repetitions(
-    graph: "openvino.Model",  # of a model with one adapter; changed
+    graph: "Model",  # of a model with one adapter; changed
 ) -> None:
     "Take out the copies of queries, keys and values that `adapters` makes for adapters side by side: here each is made once."
     for operation in graph.get_ordered_ops():

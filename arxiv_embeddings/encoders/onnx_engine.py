@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from .base import BatchEncoder
 from .batching import TextTokenizer, choose_token_budget
@@ -25,9 +26,6 @@ from .pooling import mean_pool
 from ..files.errors import InputError
 from ..files.hashes import hash_contents
 from ..files.machine import count_cores
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 # %% ../../nbs/encoders/29_onnx_engine.ipynb #29-onnx-engine-04
 log = logging.getLogger(__name__)
@@ -112,7 +110,6 @@ def make_word_tokenizer(
     allow_unknown: bool = False,  # embed a text of which no token is known, instead of refusing it
 ) -> TextTokenizer:  # cuts texts as Spark NLP's BERT does: a `[MASK]` in a text is three words, not a special token
     "Make the tokenizer of an exported model."
-    from tokenizers import Tokenizer
 
     made = Tokenizer.from_str(tokenizer)
     made.encode_special_tokens = True

@@ -15,9 +15,10 @@ from dataclasses import asdict, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NewType
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from ..encoders.batching import TextTokenizer
 from ..encoders.conversion import calibration_texts
@@ -41,8 +42,9 @@ from ..files.hashes import hash_contents, hash_settings
 from ..files.paths import atomic_folder, cache_folder
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
     from transformers import PreTrainedModel
+else:
+    PreTrainedModel = NewType("PreTrainedModel", object)  # a name for `show_doc`, without the import
 
 log = logging.getLogger(__name__)
 

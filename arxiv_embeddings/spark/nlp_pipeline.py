@@ -12,9 +12,11 @@ import threading
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NewType
 
 import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
 
 from ..encoders.onnx_engine import ExportedModel
 from ..files.errors import InputError
@@ -23,8 +25,10 @@ from .session import ARCHIVE_SETS
 if TYPE_CHECKING:
     from pyspark.ml import PipelineModel
     from pyspark.sql import DataFrame, SparkSession
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordPiece
+else:
+    PipelineModel = NewType("PipelineModel", object)  # a name for `show_doc`, without the import
+    DataFrame = NewType("DataFrame", object)
+    SparkSession = NewType("SparkSession", object)
 
 # %% ../../nbs/spark/54_nlp_pipeline.ipynb #54-nlp-pipeline-06
 # what Spark NLP's `BasicTokenizer` takes for punctuation: all of ASCII that is no letter, digit or space, and characters named so
@@ -81,7 +85,6 @@ def copy_wordpieces(
     tokenizer: "Tokenizer",  # the model's, of the tokenizers library
 ) -> "WordPiece":  # cuts words into the model's wordpieces, as Spark NLP does
     "Make what Spark NLP makes of a model's vocabulary."
-    from tokenizers.models import WordPiece
 
     return WordPiece(tokenizer.get_vocab(), unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD)
 
