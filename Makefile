@@ -47,7 +47,7 @@ check test: export ARXIV_EMBEDDINGS_CACHE = $(abspath $(VENV))/converted-models
 check test: export OMP_NUM_THREADS = 1
 check test: export LOKY_MAX_CPU_COUNT = 1
 check test: export PATH := $(abspath $(BIN)):$(PATH)
-PYTEST = $(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+PYTEST = $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: env lint ## What every commit needs, in three minutes: lint, notebooks and tests without slow parts and without Spark
 	$(BIN)/nbdev_test --n_workers 2

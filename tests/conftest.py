@@ -25,23 +25,18 @@ from tests.fakes import ROOT
 DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", ROOT.parent / "shared" / "data"))
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by the fixtures that they use, keep each file's tests in one process, and begin with the slowest.
+    """Mark tests by the fixtures that they use, and begin with the slowest files.
 
-    For `--dist loadgroup --no-loadscope-reorder`: the short tests come last, so that both processes end together."""
+    With `--dist loadfile --no-loadscope-reorder` the short files come last, so that both processes end together."""
     for item in items:
         if "hdfs" in item.fixturenames:
             item.add_marker("spark")
         if "real_data" in item.fixturenames:
             item.add_marker("slow")
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    kinds = ("spark", "slow")
-    weights = {item.path: 2 for item in items}
-    for item in items:
-        found = [at for at, kind in enumerate(kinds) if item.get_closest_marker(kind)]
-        weights[item.path] = min(weights[item.path], *found, 2)
-    items.sort(key=lambda item: weights[item.path])
+    slow_files = {kind: {item.path for item in items if item.get_closest_marker(kind)} for kind in ("spark", "slow")}
+    items.sort(key=lambda item: (item.path not in slow_files["spark"], item.path not in slow_files["slow"]))
 
 
 @pytest.fixture(scope="session")
