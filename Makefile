@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 # uv where there is one (several times faster than pip), else it is installed inside the environment.
 UV = $(shell command -v uv || echo $(BIN)/uv)
 
-.PHONY: help env demo test bench lint format figures readme lab constraints clean
+.PHONY: help env demo check test bench lint format figures readme lab constraints clean
 
 help: ## What can be made
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -42,12 +42,21 @@ demo: env ## The main job on the sample corpus: papers, vectors, index, exports,
 	@echo "  $(CLI) embed YOUR_PAPERS.csv --out YOUR_RUN"
 	@echo "  make lab"
 
-# Models are converted anew by each `make test`, once for all of its parts.
-test: export ARXIV_EMBEDDINGS_CACHE = $(abspath $(VENV))/converted-models
-test: env ## Every cell of every notebook, then every other test
+# Two processes with one thread each; converted models are shared by both.
+check test: export ARXIV_EMBEDDINGS_CACHE = $(abspath $(VENV))/converted-models
+check test: export OMP_NUM_THREADS = 1
+check test: export LOKY_MAX_CPU_COUNT = 1
+check test: export PATH := $(abspath $(BIN)):$(PATH)
+PYTEST = $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+check: env lint ## What every commit needs, in three minutes: lint, notebooks and tests without slow parts and without Spark
+	$(BIN)/nbdev_test --n_workers 2
+	$(PYTEST) -m "not slow and not spark"
+
+test: env ## Every cell of every notebook, then every other test; models are converted anew
 	rm -rf $(ARXIV_EMBEDDINGS_CACHE)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_test --flags "slow spark" --n_workers 2 --timing
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/nbdev_test --flags "slow spark" --n_workers 2 --timing
+	$(PYTEST)
 
 bench: env ## How fast, beside others, about an hour; written to benchmarks/results
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt \

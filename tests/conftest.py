@@ -25,6 +25,20 @@ from tests.fakes import ROOT
 DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", ROOT.parent / "shared" / "data"))
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the fixtures that they use, and begin with the slowest files.
+
+    With `--dist loadfile --no-loadscope-reorder` the short files come last, so that both processes end together."""
+    for item in items:
+        if "hdfs" in item.fixturenames:
+            item.add_marker("spark")
+        if "real_data" in item.fixturenames:
+            item.add_marker("slow")
+    slow_files = {kind: {item.path for item in items if item.get_closest_marker(kind)} for kind in ("spark", "slow")}
+    items.sort(key=lambda item: (item.path not in slow_files["spark"], item.path not in slow_files["slow"]))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     "The folder with real arXiv metadata, which is not part of the repository."

@@ -167,6 +167,7 @@ def test_a_run_of_format_1_is_read_and_continued(tmp_path: Path) -> None:
     assert_array_equal(open_run(folder).embeddings(), whole.embeddings(), strict=True)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_continued() -> None:
     done = run_loop(n_kills=6, seed=1)
     assert done["n_kills"] >= 6

@@ -101,6 +101,7 @@ def test_a_limit_is_continued_by_the_same_command_without_it(tmp_path: Path, run
     assert abs(open_run(tmp_path / "run").embeddings() - run.embeddings()).max() < 1e-6
 
 
+@pytest.mark.slow
 def test_what_int8_and_windows_did_is_said(tmp_path: Path) -> None:
     words = (
         "embed",

@@ -41,6 +41,8 @@ from arxiv_embeddings.runs.run_model import load_query_encoder, load_run_encoder
 from arxiv_embeddings.runs.store import open_run
 from tests.fakes.specter_shape import make_adapter, make_base, sample_texts
 
+pytestmark = pytest.mark.slow
+
 TEXTS = sample_texts(limit=16)
 
 

@@ -15,6 +15,8 @@ from arxiv_embeddings.cli.main import app
 from arxiv_embeddings.encoders.openvino_engine import OpenVINOEncoder
 from arxiv_embeddings.spark.environment import PACKAGES, pack_environment
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def unpacked(packed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

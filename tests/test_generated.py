@@ -11,7 +11,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.fakes import ROOT
+
 NOTEBOOKS = sorted(path for path in ROOT.glob("nbs/**/*.ipynb") if ".ipynb_checkpoints" not in path.parts)
 MODULES = [path for path in NOTEBOOKS if path.stem[:2].isdigit()]
 # what an output must not hold: paths of a machine, progress bars, tracebacks, addresses of objects

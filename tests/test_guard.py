@@ -70,6 +70,7 @@ def count_recomputed(run: Run) -> int:
     return sum(part["n_recomputed"] for part in run.metadata["parts"])
 
 
+@pytest.mark.slow
 def test_every_injected_batch_is_caught(tmp_path: Path, sound: Run) -> None:
     draw = np.random.default_rng(3)
     shapes: set[tuple[int, int]] = set()
@@ -135,6 +136,7 @@ def test_an_encoder_that_is_let_go_leaves_memory() -> None:
     assert gone() is None, "a circle of references keeps a model in memory"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_real_engines_are_loaded_anew(engine: str, tmp_path: Path, sample_run: Run) -> None:
     encoder = make_encoder(fetch_model(find_model("minilm")), EncoderOptions(engine, device="cpu"))
@@ -145,6 +147,7 @@ def test_real_engines_are_loaded_anew(engine: str, tmp_path: Path, sample_run: R
     assert loaded_model(encoder) is not before
 
 
+@pytest.mark.slow
 def test_copies_of_a_model_side_by_side(sample_run: Run) -> None:
     encoder = make_encoder(fetch_model(find_model("minilm")), EncoderOptions("openvino"), streams=2)
     texts = make_texts(read_papers(sample_papers()).table(), "title+abstract", "[SEP]")
@@ -206,6 +209,7 @@ def test_one_wrong_suspect_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert verify_numbers(open_run(run.folder), WordEncoder())["paper_ids"] == found
 
 
+@pytest.mark.slow
 def test_commands_that_look_for_wrong_vectors(tmp_path: Path, minilm: Encoder) -> None:
     run = embed_papers(sample_papers(), tmp_path / "run", encoder=minilm).run
     write_garbage(run, np.arange(20, 28))

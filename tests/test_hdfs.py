@@ -50,6 +50,8 @@ from tests.fakes.comparing import assert_same
 from tests.fakes.letters import LetterEncoder
 from tests.fakes.slow_writer import count_committed, wait_until
 
+pytestmark = pytest.mark.spark
+
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)
 PART_SIZE = 48
 
@@ -168,7 +170,7 @@ def start_writer(sample: str):
 
     def start(out: HdfsPath, n_papers: int) -> subprocess.Popen:
         started.append(slow_writer.start_writer(sample, out, part_size=24, seconds=0.2))
-        wait_until(lambda: count_committed(out) >= n_papers, started[-1])
+        wait_until(lambda: (out / METADATA_NAME).exists() and count_committed(out) >= n_papers, started[-1])
         return started[-1]
 
     yield start

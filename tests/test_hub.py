@@ -22,6 +22,8 @@ from tests.fakes.hub_server import Hub
 from tests.fakes.malicious import Malicious
 from tests.fakes.specter_shape import make_adapter, make_base, sample_texts
 
+pytestmark = pytest.mark.slow
+
 SPECTER2 = REGISTRY["specter2"]
 TEXTS = sample_texts(12)
 N_LAYERS, HIDDEN_SIZE = 2, 64

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.specifiers import SpecifierSet
 
-ROOT = Path(__file__).parent.parent
+from tests.fakes import ROOT
 
 
 @pytest.fixture(scope="module")

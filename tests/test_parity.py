@@ -1,4 +1,4 @@
-"""Every engine and precision against the reference, on real abstracts: 500 in MiniLM, 32 in SPECTER2's shape.
+"""Every engine and precision against the reference, on real abstracts: 100 in MiniLM, 16 in SPECTER2's shape.
 
 `benchmarks/parity.py` measures 500 in both, which takes a quarter of an hour on two cores."""
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import parity
+
+pytestmark = pytest.mark.slow
 
 # smallest cosine of any text and mean cosine, for each model
 FLOORS = {
@@ -22,7 +24,7 @@ FLOORS = {
 @pytest.fixture(scope="module")
 def measured(real_data: Path) -> dict:
     "The whole table."
-    return parity.measure_all(500, 32)
+    return parity.measure_all(100, 16)
 
 
 @pytest.mark.parametrize("model", ["minilm", "SPECTER2's shape"])

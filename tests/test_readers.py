@@ -59,6 +59,7 @@ def test_duckdb(where: str, run: Run) -> None:
     assert nearest == [(run.paper_ids[7],)]
 
 
+@pytest.mark.spark
 def test_spark(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from pyspark.sql import SparkSession
 

@@ -17,6 +17,8 @@ from arxiv_embeddings.runs.export import export_run
 from arxiv_embeddings.runs.store import open_run
 from tests.fakes.kill_loop import pick_real, run_loop
 
+pytestmark = pytest.mark.slow
+
 N_ABSTRACTS = 200
 
 

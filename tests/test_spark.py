@@ -40,6 +40,8 @@ from arxiv_embeddings.spark.via_spark_nlp import OnSparkNLP
 from tests.fakes.comparing import assert_same
 from tests.fakes.slow_writer import count_committed, wait_until
 
+pytestmark = pytest.mark.spark
+
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)
 PART_SIZE = 18
 

@@ -36,6 +36,8 @@ from tests.fakes import spoiling
 from tests.fakes.comparing import assert_same
 from tests.fakes.slow_writer import count_committed, wait_until
 
+pytestmark = pytest.mark.spark
+
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)
 PART_SIZE = 12
 TWO_EXECUTORS = "local-cluster[2,1,1024]"

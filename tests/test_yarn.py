@@ -36,6 +36,8 @@ from arxiv_embeddings.spark.session import make_session, pyspark_jars
 from arxiv_embeddings.spark.via_encoder import OnSpark
 from tests.fakes.slow_writer import count_committed, wait_until
 
+pytestmark = pytest.mark.spark
+
 MEMORY, CORES = 6144, 3
 EXECUTORS = {
     "spark.driver.memory": "1g",

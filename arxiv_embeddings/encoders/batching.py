@@ -9,16 +9,13 @@ __all__ = ['TOKENS_AT_LEAST', 'TOKENS_STEP', 'LONG_TEXTS', 'plan_batches', 'choo
 # %% ../../nbs/encoders/23_batching.ipynb #23-batching-02
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from .vectors import l2_normalize
 from ..files.errors import InputError
 from ..files.machine import second_level_cache
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 # %% ../../nbs/encoders/23_batching.ipynb #23-batching-06
 def plan_batches(

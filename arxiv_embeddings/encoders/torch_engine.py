@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NewType
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from .base import BatchEncoder
 from .batching import TextTokenizer, choose_token_budget
@@ -27,7 +28,8 @@ from ..files.errors import InputError
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
-    from tokenizers import Tokenizer
+else:
+    SentenceTransformer = NewType("SentenceTransformer", object)  # a name for `show_doc`, without the import
 
 # %% ../../nbs/encoders/27_torch_engine.ipynb #27-torch-engine-06
 @contextmanager

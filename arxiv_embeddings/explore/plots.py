@@ -9,7 +9,7 @@ __all__ = ['COLORS', 'OTHER_COLOR', 'DPI', 'MAP_LIMIT', 'new_figure', 'render_pn
 # %% ../../nbs/explore/65_plots.ipynb #65-plots-02
 from collections import Counter
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NewType
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from ..runs.store import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+else:
+    Figure = NewType("Figure", object)  # a name for `show_doc`, without the import
 
 # %% ../../nbs/explore/65_plots.ipynb #65-plots-06
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")

@@ -10,7 +10,7 @@ import difflib
 import html
 import operator
 import re
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -59,6 +59,9 @@ class SearchResult(pd.DataFrame):
     "Papers that a search found, most similar first: a DataFrame that JupyterLab shows with whole titles and links."
 
     _metadata: ClassVar = ["query"]  # the query in one line; pandas copies it to `head()` and similar results
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)  # declared here since pandas' own annotations cannot be looked up
 
     @property
     def _constructor(self) -> type:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_same_fingerprint', 'open_kept_model', 'keep_model', 'read_batching', 'read_spec', 'load_kept_model',
-           'EncoderSource', 'GivenEncoder', 'load_run_encoder', 'load_query_encoder']
+           'EncoderSource', 'EncoderRequest', 'GivenEncoder', 'load_run_encoder', 'load_query_encoder']
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-02
 from dataclasses import dataclass, fields
@@ -138,7 +138,6 @@ class EncoderRequest:
     def of(
         cls,
         model: str | Path = DEFAULT_MODEL,  # name in the registry, hub id, or a model folder
-        *,
         **asked: Any,  # options of `EncoderOptions` and of `find_model`
     ) -> "EncoderRequest":
         "Check the options; raises `InputError` if they do not go together, before anything is downloaded."
