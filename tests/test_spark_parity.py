@@ -74,21 +74,22 @@ def test_the_reference_holds_for_hard_texts(benchmark: ModuleType) -> None:
 
 
 def test_the_usual_tokenizer_hides_subwords_of_hard_texts(benchmark: ModuleType) -> None:
-    counted = benchmark.count_hidden_subwords(HARD_TEXTS[:-1])  # only Spark NLP keeps soft hyphens
-    assert counted["bert"] == {"share_lost": 0, "papers_that_lose": 0, "papers_read_as_they_are": 6}
+    # without the last two: Spark NLP reads `[MASK]` as three subwords, and keeps soft hyphens
+    counted = benchmark.count_hidden_subwords(HARD_TEXTS[:-2])
+    assert counted["bert"] == {"share_lost": 0, "papers_that_lose": 0, "papers_read_as_they_are": 5}
     assert counted["spark-nlp"]["share_lost"] > 0.04
 
 
 def test_vectors_are_computed_again_from_spark_s_own_tokens(real_data: Path, benchmark: ModuleType) -> None:
-    measured = benchmark.measure_parity("1000")
-    assert measured["n_papers"] == 1000
+    measured = benchmark.measure_parity("200")
+    assert measured["n_papers"] == 200
     for tokenizer in ("bert", "spark-nlp"):
         assert measured[tokenizer]["smallest_cosine"] >= 0.9999
         assert measured[tokenizer]["share_within_1e-4"] >= 0.999
 
 
 def test_no_subword_is_lost(real_data: Path, benchmark: ModuleType) -> None:
-    counted = benchmark.count_lost("2000")
-    assert counted["n_papers"] == 2000
-    assert counted["bert"] == {"share_lost": 0, "papers_that_lose": 0, "papers_read_as_they_are": 2000}
+    counted = benchmark.count_lost("500")
+    assert counted["n_papers"] == 500
+    assert counted["bert"] == {"share_lost": 0, "papers_that_lose": 0, "papers_read_as_they_are": 500}
     assert 0.07 < counted["spark-nlp"]["share_lost"] < 0.1

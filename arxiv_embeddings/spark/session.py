@@ -18,13 +18,15 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NewType
 
 from ..files.errors import InputError
 from ..files.paths import resolve_path
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+else:
+    SparkSession = NewType("SparkSession", object)  # a name for `show_doc`, without the import
 
 # %% ../../nbs/spark/50_session.ipynb #50-session-06
 JAVA_VERSIONS = (8, 11, 17)  # https://archive.apache.org/dist/spark/docs/3.5.0/
