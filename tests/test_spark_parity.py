@@ -76,8 +76,9 @@ def test_the_reference_holds_for_hard_texts(benchmark: ModuleType) -> None:
 
 
 def test_the_usual_tokenizer_hides_subwords_of_hard_texts(benchmark: ModuleType) -> None:
-    counted = benchmark.count_hidden_subwords(HARD_TEXTS[:-1])  # only Spark NLP keeps soft hyphens
-    assert counted["bert"] == {"share_lost": 0, "papers_that_lose": 0, "papers_read_as_they_are": 6}
+    # without the last two: Spark NLP reads `[MASK]` as three subwords, and keeps soft hyphens
+    counted = benchmark.count_hidden_subwords(HARD_TEXTS[:-2])
+    assert counted["bert"] == {"share_lost": 0, "papers_that_lose": 0, "papers_read_as_they_are": 5}
     assert counted["spark-nlp"]["share_lost"] > 0.04
 
 

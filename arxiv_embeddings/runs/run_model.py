@@ -7,7 +7,7 @@ __all__ = ['check_same_fingerprint', 'open_kept_model', 'keep_model', 'read_batc
            'EncoderSource', 'EncoderRequest', 'GivenEncoder', 'load_run_encoder', 'load_query_encoder']
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-02
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -132,7 +132,7 @@ class EncoderRequest:
     "A model by name, and how to run it; loaded when it is needed."
 
     spec: ModelSpec  # from `find_model`
-    options: EncoderOptions = EncoderOptions()  # engine, precision, device and so on
+    options: EncoderOptions = field(default_factory=EncoderOptions)  # engine, precision, device and so on
 
     @classmethod
     def of(
@@ -232,7 +232,9 @@ def load_query_encoder(
     query_spec = find_query_model(spec)
     if (theirs["precision"] == "int8" or theirs["pooling"] == "first_subword") and not query_spec:
         return load_run_encoder(run)
-    encoder = make_encoder(fetch_model(query_spec or spec), EncoderOptions(None, "float32", device, theirs["long_text"]))
+    encoder = make_encoder(
+        fetch_model(query_spec or spec), EncoderOptions(None, "float32", device, theirs["long_text"])
+    )
     left_out = {"precision", "quantized_sha256"} | ({"adapter_sha256"} if query_spec else set())
     check_same_fingerprint(run, encoder.fingerprint | {name: theirs.get(name) for name in left_out})
     return encoder

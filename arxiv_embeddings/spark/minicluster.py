@@ -94,7 +94,7 @@ appender.stderr.layout.type = PatternLayout
 appender.stderr.layout.pattern = %d %p %c{1}: %m%n
 """
 
-
+# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-14
 def _start_server(folder: Path, name: str, *arguments: str) -> subprocess.Popen:
     "Start a server that outlives Python; `folder` has its `conf/` and gets its log. Raises `InputError` like `fetch_archive`."
     from_pyspark = sorted(path for path in pyspark_jars().iterdir() if path.name.startswith(_NEEDED_JARS))
@@ -110,7 +110,7 @@ def _start_server(folder: Path, name: str, *arguments: str) -> subprocess.Popen:
             command, cwd=folder, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
 
-# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-14
+# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-16
 def is_running(
     process: int,  # process id
 ) -> bool:
@@ -126,7 +126,7 @@ def is_running(
     except ChildProcessError:
         return True
 
-# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-15
+# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-17
 def stop_server(
     process: int,  # process id
     seconds: float = 30,  # time to end by itself before it is killed
@@ -139,7 +139,7 @@ def stop_server(
         while is_running(process) and time.monotonic() < deadline:
             time.sleep(0.05)
 
-# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-21
+# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-23
 def find_free_ports(
     count: int,  # number of ports
 ) -> list[int]:  # all different
@@ -150,7 +150,7 @@ def find_free_ports(
             probe.bind(("127.0.0.1", 0))
         return [probe.getsockname()[1] for probe in opened]
 
-# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-24
+# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-26
 HDFS_SERVERS_FILE, YARN_SERVERS_FILE = "hdfs.json", "yarn.json"
 
 
@@ -173,7 +173,7 @@ def _refuse_running(file: Path) -> None:
             f"end it with arxiv-embeddings spark minicluster stop {file.parent}"
         )
 
-
+# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-27
 def _add_server(file: Path, state: dict[str, Any], name: str) -> None:
     "Start a server and record it in the server file and in its content, `state`."
     process = _start_server(file.parent, name).pid
@@ -198,7 +198,7 @@ def _stop_servers(file: Path) -> int:
     file.unlink(missing_ok=True)
     return len(running)
 
-# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-25
+# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-28
 def restart_server(
     folder: str | Path,  # given to `start_hdfs` or `start_yarn`
     name: str,  # namenode, datanode, resourcemanager or nodemanager
@@ -210,7 +210,7 @@ def restart_server(
     _add_server(file, state, name)
     return state["processes"][name]
 
-# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-27
+# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-30
 def _wait_for_servers(file: Path, is_ready: Callable[[dict[str, Any]], bool], unready: str, seconds: float) -> None:
     "Wait until `is_ready(state)`; raises `InputError` if a server ended, or with the reason `unready` if time is over."
     state, deadline = read_manifest(file), time.monotonic() + seconds
@@ -231,7 +231,7 @@ def _write_hadoop_settings(path: Path, settings: dict[str, str]) -> None:
     )
     path.write_text("<configuration>\n" + "\n".join(entries) + "\n</configuration>\n", encoding="utf-8")
 
-# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-29
+# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-32
 HDFS_SETTINGS = {
     "dfs.replication": "1",
     "dfs.namenode.safemode.extension": "0",
@@ -245,7 +245,7 @@ HDFS_SETTINGS = {
     "dfs.permissions.enabled": "false",
 }
 
-# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-31
+# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-34
 def _is_writable(state: dict[str, Any]) -> bool:
     "Whether a file can be written to the HDFS of a server file."
     from hdfs_native.fsspec import HdfsFileSystem
@@ -269,7 +269,7 @@ def wait_until_writable(
     "Wait until a file can be written to an HDFS; raises `InputError` if a server has ended or time is over."
     _wait_for_servers(Path(folder).absolute() / HDFS_SERVERS_FILE, _is_writable, "no file can be written", seconds)
 
-# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-33
+# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-36
 def _configure_hdfs(folder: Path, uri: str) -> None:
     "Write the settings of an HDFS, and format it if it is new; raises `InputError` if that fails."
     (folder / "conf").mkdir(parents=True, exist_ok=True)
@@ -299,7 +299,7 @@ def start_hdfs(
         raise
     return state
 
-# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-35
+# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-38
 def stop_minicluster(
     folder: str | Path,  # given to `start_hdfs` or `start_yarn`
 ) -> int:  # servers that were running
@@ -307,7 +307,7 @@ def stop_minicluster(
     folder = Path(folder).absolute()
     return _stop_servers(folder / YARN_SERVERS_FILE) + _stop_servers(folder / HDFS_SERVERS_FILE)
 
-# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-49
+# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-52
 YARN_SETTINGS = {
     "yarn.resourcemanager.hostname": "127.0.0.1",
     "yarn.nodemanager.hostname": "127.0.0.1",
@@ -336,7 +336,7 @@ _QUEUE_SETTINGS = {
     "yarn.scheduler.capacity.maximum-am-resource-percent": "1",
 }
 
-
+# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-54
 def _collect_yarn_settings(folder: Path, memory: int, cores: int, check_memory: bool) -> dict[str, str]:
     "Collect all settings of a YARN whose containers keep their files in `folder`."
     ports = find_free_ports(len(_YARN_ADDRESSES))
@@ -353,7 +353,7 @@ def _collect_yarn_settings(folder: Path, memory: int, cores: int, check_memory: 
     }
     return YARN_SETTINGS | addresses | chosen
 
-# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-51
+# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-56
 def measure_yarn(
     started: dict[str, Any],  # from `start_yarn`
 ) -> dict[str, int]:  # `n_nodes` that work, and their `memory` (MiB) and `cores`; all 0 if YARN does not answer
@@ -367,7 +367,7 @@ def measure_yarn(
         reports = []
     return {name: sum(report[metric] for report in reports) for name, metric in metrics.items()}
 
-# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-52
+# %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-57
 def _has_nodes(state: dict[str, Any]) -> bool:
     return measure_yarn(state)["n_nodes"] > 0
 

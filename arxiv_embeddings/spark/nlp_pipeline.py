@@ -8,7 +8,7 @@ __all__ = ['BERT_PATTERN', 'TOKENIZERS', 'BATCH_SIZE', 'make_pipeline', 'embed_f
 # %% ../../nbs/spark/54_nlp_pipeline.ipynb #54-nlp-pipeline-02
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NewType
 
 from ..encoders.model_folder import ModelFolder
 from ..files.errors import InputError
@@ -17,6 +17,10 @@ from .session import ARCHIVE_SETS
 if TYPE_CHECKING:
     from pyspark.ml import PipelineModel
     from pyspark.sql import DataFrame, SparkSession
+else:
+    PipelineModel = NewType("PipelineModel", object)  # a name for `show_doc`, without the import
+    DataFrame = NewType("DataFrame", object)
+    SparkSession = NewType("SparkSession", object)
 
 # %% ../../nbs/spark/54_nlp_pipeline.ipynb #54-nlp-pipeline-11
 # BERT's punctuation: ASCII characters that are no letter, digit or space, and Unicode's categories of punctuation
@@ -53,7 +57,7 @@ def _check_only_model(spark: "SparkSession", model: ModelFolder) -> None:
             f"stop it, and start another one for {model.folder}"
         )
 
-
+# %% ../../nbs/spark/54_nlp_pipeline.ipynb #54-nlp-pipeline-15
 def _load_pretrained(spark: "SparkSession", name: str) -> Any:
     "Load a TensorFlow model of Spark NLP's own hub; raises `InputError` if the session lacks TensorFlow."
     from sparknlp.annotator import DistilBertEmbeddings
@@ -84,7 +88,7 @@ def _load_annotator(spark: "SparkSession", model: ModelFolder | str | Path) -> A
         folder = getattr(model, "folder", model)
         raise InputError(f"Spark NLP cannot load {folder}: {_find_java_reason(error)}") from error
 
-# %% ../../nbs/spark/54_nlp_pipeline.ipynb #54-nlp-pipeline-14
+# %% ../../nbs/spark/54_nlp_pipeline.ipynb #54-nlp-pipeline-16
 BATCH_SIZE = 2  # texts; larger batches leave the core's cache: 8 and 32 take 1.2 and 1.8 times as long
 
 
@@ -116,7 +120,7 @@ def make_pipeline(
     ]
     return Pipeline(stages=stages).fit(spark.createDataFrame([("",)], f"{text_column} string"))
 
-# %% ../../nbs/spark/54_nlp_pipeline.ipynb #54-nlp-pipeline-18
+# %% ../../nbs/spark/54_nlp_pipeline.ipynb #54-nlp-pipeline-20
 _PLANNING_LOCK = threading.Lock()
 
 
@@ -130,7 +134,7 @@ def embed_frame(
         embedded = pipeline.transform(frame)
     return embedded.selectExpr(*columns, "sentence_embedding[0].embeddings as embedding")
 
-# %% ../../nbs/spark/54_nlp_pipeline.ipynb #54-nlp-pipeline-36
+# %% ../../nbs/spark/54_nlp_pipeline.ipynb #54-nlp-pipeline-38
 def save_for_spark(
     spark: "SparkSession",  # from `make_session`
     model: ModelFolder,  # from `open_model_folder`
