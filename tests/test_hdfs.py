@@ -28,7 +28,7 @@ from arxiv_embeddings.files import locks
 from arxiv_embeddings.files.errors import InputError, StorageError
 from arxiv_embeddings.files.hdfs import HdfsPath
 from arxiv_embeddings.files.locks import OWNER_NAME, HdfsLock
-from arxiv_embeddings.files.paths import list_folder, put_folder, resolve_folder, write_atomically
+from arxiv_embeddings.files.paths import atomic_file, copy_folder, list_folder, resolve_folder
 from arxiv_embeddings.papers import readers
 from arxiv_embeddings.papers.corpus import read_papers, sample_papers
 from arxiv_embeddings.runs import embed as embedding
@@ -47,7 +47,8 @@ PART_SIZE = 48
 
 
 def put(path: HdfsPath, content: bytes) -> str:
-    write_atomically(path, lambda stream: stream.write(content))
+    with atomic_file(path) as stream:
+        stream.write(content)
     return str(path)
 
 
@@ -99,7 +100,7 @@ def test_an_input_is_read_as_from_a_disk(name: str, folder: HdfsPath, tmp_path: 
         for number, start in enumerate(range(0, len(SAMPLE), 50)):
             SAMPLE[start : start + 50].to_parquet(local / f"part-{number}.parquet")
         (local / "_SUCCESS").touch()
-    put_folder(local, folder / name) if local.is_dir() else put(folder / name, local.read_bytes())
+    copy_folder(local, folder / name) if local.is_dir() else put(folder / name, local.read_bytes())
     there, here = read_papers(str(folder / name)), read_papers(local)
     assert there.table().equals(here.table())
     assert there.files.path == str(folder / name)
@@ -112,7 +113,7 @@ def test_ids_and_abstracts_alone_in_the_default_file_system(
     clean, there = tmp_path / "clean", resolve_folder(f"{hdfs['uri']}/arxiv/clean")
     clean.mkdir()
     SAMPLE[["paper_id", "abstract"]].rename(columns={"paper_id": "id"}).to_parquet(clean / "part-00000.snappy.parquet")
-    put_folder(clean, there)
+    copy_folder(clean, there)
     monkeypatch.setenv("HADOOP_CONF_DIR", hdfs["conf"])
     run = embed("hdfs:///arxiv/clean", "hdfs:///arxiv/embeddings").run
     assert str(run.folder) == f"{hdfs['uri']}/arxiv/embeddings"
@@ -494,7 +495,7 @@ def test_damaged_metadata_are_kept_aside(sample: str, folder: HdfsPath, whole: s
 
 
 def test_a_model_in_a_run_is_checked_where_it_lies(folder: HdfsPath, minilm: Encoder) -> None:
-    put_folder(minilm.converted.folder, folder / "model")
+    copy_folder(minilm.converted.folder, folder / "model")
     kept = open_kept_model(folder)
     assert kept.sha256 == minilm.converted.sha256
     assert kept.folder.is_dir()

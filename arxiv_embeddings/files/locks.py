@@ -19,7 +19,7 @@ from typing import Any
 
 from .errors import InputError, StorageError
 from .hdfs import HdfsPath
-from .paths import AnyPath, force_to_disk, is_reachable, read_manifest, utc_now, write_atomically
+from .paths import AnyPath, atomic_file, force_to_disk, is_reachable, read_manifest, utc_now
 
 # %% ../../nbs/files/05_locks.ipynb #05-locks-05
 log = logging.getLogger(__name__)
@@ -88,7 +88,8 @@ class RunLock:
             warn_of_stale_lock(self.folder, before)
         holder = {name: value for name, value in describe_owner().items() if name in ("host", "process", "since")}
         try:
-            write_atomically(self.note, lambda stream: stream.write(json.dumps(holder).encode()))
+            with atomic_file(self.note) as stream:
+                stream.write(json.dumps(holder).encode())
         except BaseException:
             self.release()
             raise

@@ -17,7 +17,7 @@ from ..encoders.models import ModelSpec, fetch_model, find_query_model, fingerpr
 from ..encoders.onnx_engine import EXPORT_MANIFEST, ExportedModel, OnnxEncoder, open_exported
 from ..encoders.openvino_engine import ConvertedModel, OpenVINOEncoder, open_converted
 from ..files.errors import InputError
-from ..files.paths import AnyPath, cache_folder, make_local, put_folder
+from ..files.paths import AnyPath, cache_folder, copy_folder, make_local
 from .format import compare_fingerprints, describe_content
 from .store import Run
 
@@ -96,7 +96,7 @@ def keep_model(
     if model is None and encoder.fingerprint["precision"] == "int8":
         model = encoder.converted
     if model and not (folder / "model").exists():
-        put_folder(model.folder, folder / "model")
+        copy_folder(model.folder, folder / "model")
 
 
 def load_kept_model(

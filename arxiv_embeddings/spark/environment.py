@@ -20,12 +20,13 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from ..files.errors import InputError
+from ..files.paths import atomic_file
 
 # %% ../../nbs/spark/51_environment.ipynb #51-environment-06
 EXECUTOR_DISTRIBUTIONS = (
@@ -195,12 +196,11 @@ def add_member(
 
 
 def write_archive(
-    path: Path,  # file to write
+    target: BinaryIO,  # stream to write to
     files: dict[str, Path | bytes],  # name in the archive -> file, or what is in it
 ) -> int:  # bytes of all files
     "Write a compressed archive, sorted by name."
     with contextlib.ExitStack() as opened:
-        target = opened.enter_context(path.open("wb"))
         packed = opened.enter_context(gzip.GzipFile("", "wb", COMPRESSION, target, mtime=0))
         archive = opened.enter_context(tarfile.open(fileobj=packed, mode="w"))
         return sum(add_member(archive, name, files[name]) for name in sorted(files))
@@ -221,13 +221,9 @@ def pack_environment(
     files = dict(list_python_files()) | dict(list_own_files())
     for one in collected.values():
         files |= dict(list_distribution_files(one))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        n_bytes = write_archive(partial, {"bin/python": LAUNCHER.encode()} | files)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(path) as stream:
+        n_bytes = write_archive(stream, {"bin/python": LAUNCHER.encode()} | files)
     return {
         "file": str(path),
         "n_bytes": path.stat().st_size,

@@ -14,10 +14,10 @@ __all__ = ['MINICLUSTER', 'YARN_ARCHIVES', 'NEEDED_JARS', 'HDFS_SERVERS', 'YARN_
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterable
@@ -27,7 +27,7 @@ from xml.sax.saxutils import escape
 
 from ..files.errors import InputError
 from ..files.locks import find_start
-from ..files.paths import cache_folder, read_manifest, write_atomically
+from ..files.paths import atomic_file, cache_folder, copy_file, read_manifest
 from .session import find_java, pyspark_jars
 
 # %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-06
@@ -58,7 +58,6 @@ def fetch_archive(
     if kept.exists():
         return kept
     ivy = next(pyspark_jars().glob("ivy-*.jar"))
-    partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
     command = [find_java() / "bin" / "java", "-jar", ivy, "-cache", cache_folder() / "ivy", "-notransitive", "-error"]
     command += [
         "-confs",
@@ -68,17 +67,16 @@ def fetch_archive(
         name,
         version,
     ]  # neither its sources nor its documents
-    command += ["-retrieve", f"{partial}/[artifact]-[revision].[ext]"]
-    try:
+    with tempfile.TemporaryDirectory() as fetched:
+        command += ["-retrieve", f"{fetched}/[artifact]-[revision].[ext]"]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-        if done.returncode or not (partial / kept.name).exists():
+        if done.returncode or not (Path(fetched) / kept.name).exists():
             said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip(". ")]
             raise InputError(
                 f"cannot fetch {':'.join(coordinates)} from Maven Central: {said[-1] if said else 'no answer'}"
             )
-        (partial / kept.name).replace(kept)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        copy_file(Path(fetched) / kept.name, kept)
     return kept
 
 # %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-08
@@ -206,7 +204,8 @@ def add_server(
     process = start_server(note.parent, name).pid
     said["processes"] = said.get("processes", {}) | {name: process}
     said["starts"] = said.get("starts", {}) | {name: find_start(process)}
-    write_atomically(note, lambda stream: stream.write(json.dumps(said, indent=1).encode()))
+    with atomic_file(note) as stream:
+        stream.write(json.dumps(said, indent=1).encode())
 
 
 def start_servers(

@@ -24,7 +24,7 @@ import pyarrow as pa
 from ..encoders.models import ModelSpec
 from ..encoders.openvino_engine import ConvertedModel, OpenVINOEncoder, choose_streams, open_converted
 from ..files.errors import InputError
-from ..files.paths import cache_folder, make_local, put_folder, resolve_folder, write_atomically
+from ..files.paths import atomic_file, cache_folder, copy_folder, make_local, resolve_folder
 from ..runs.embed import EmbedResult, embed_papers
 from ..runs.prepare import SeenTexts, count_tokens, prepare_part
 from ..runs.store import RunWriter
@@ -41,7 +41,8 @@ def archive_model(
     place = cache_folder() / "archives" / f"{converted.content_sha256[:16]}.zip"
     if not _is_whole(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(place, lambda stream: _write_archive(converted.folder, stream))
+        with atomic_file(place) as stream:
+            _write_archive(converted.folder, stream)
     return place
 
 
@@ -71,7 +72,7 @@ def ship_model(
         return archive.stem
     folder = resolve_folder(shared)
     if not folder.exists():
-        put_folder(converted.folder, folder)
+        copy_folder(converted.folder, folder)
     there = json.loads((folder / "model.json").read_text()) if (folder / "model.json").exists() else {}
     if replace(converted, description=there).content_sha256 != converted.content_sha256:
         raise InputError(f"{folder} holds something else than {converted.files.spec.name}: name a new folder")
