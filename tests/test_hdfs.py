@@ -25,8 +25,8 @@ from arxiv_embeddings.explore.search import find_similar
 from arxiv_embeddings.files import locks
 from arxiv_embeddings.files.errors import InputError, StorageError
 from arxiv_embeddings.files.hdfs import HdfsPath
-from arxiv_embeddings.files.locks import OWNER_NAME, HdfsLock
-from arxiv_embeddings.files.paths import list_folder, put_folder, resolve_folder, write_atomically
+from arxiv_embeddings.files.locks import OWNER_NAME, Clock, HdfsLock, describe_owner, is_alive
+from arxiv_embeddings.files.paths import atomic_file, copy_folder, list_folder, resolve_folder
 from arxiv_embeddings.papers import readers
 from arxiv_embeddings.papers.corpus import read_papers, sample_papers
 from arxiv_embeddings.runs import embed as embedding
@@ -57,7 +57,8 @@ PART_SIZE = 48
 
 
 def put(path: HdfsPath, content: bytes) -> str:
-    write_atomically(path, lambda stream: stream.write(content))
+    with atomic_file(path) as stream:
+        stream.write(content)
     return str(path)
 
 
@@ -102,7 +103,7 @@ def test_an_input_is_read_as_from_a_disk(name: str, folder: HdfsPath, tmp_path: 
         for number, start in enumerate(range(0, len(SAMPLE), 50)):
             SAMPLE[start : start + 50].to_parquet(local / f"part-{number}.parquet")
         (local / "_SUCCESS").touch()
-    put_folder(local, folder / name) if local.is_dir() else put(folder / name, local.read_bytes())
+    copy_folder(local, folder / name) if local.is_dir() else put(folder / name, local.read_bytes())
     there, here = read_papers(str(folder / name)), read_papers(local)
     assert there.table().equals(here.table())
     assert there.files.path == str(folder / name)
@@ -115,7 +116,7 @@ def test_ids_and_abstracts_alone_in_the_default_file_system(
     clean, there = tmp_path / "clean", resolve_folder(f"{hdfs['uri']}/arxiv/clean")
     clean.mkdir()
     SAMPLE[["paper_id", "abstract"]].rename(columns={"paper_id": "id"}).to_parquet(clean / "part-00000.snappy.parquet")
-    put_folder(clean, there)
+    copy_folder(clean, there)
     monkeypatch.setenv("HADOOP_CONF_DIR", hdfs["conf"])
     run = embed("hdfs:///arxiv/clean", "hdfs:///arxiv/embeddings").run
     assert str(run.folder) == f"{hdfs['uri']}/arxiv/embeddings"
@@ -213,22 +214,39 @@ def test_a_second_writer_is_told_of_the_first(sample: str, folder: HdfsPath, sta
     assert not (folder / "run" / OWNER_NAME).exists()
 
 
-def test_a_holder_on_another_machine_lives_as_long_as_its_heart_beats(
-    folder: HdfsPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+class SleepyClock(Clock):
+    "A clock of a machine that can go to sleep: then no heartbeat is sent."
+
+    asleep = False
+
+    def wait(self, seconds: float, stop: threading.Event | None = None) -> bool:
+        return super().wait(seconds, stop) or (self.asleep and stop.wait())
+
+
+def holds(lock: HdfsLock) -> bool:
+    try:
+        lock.check()
+    except InputError:
+        return False
+    return True
+
+
+def test_an_owner_on_another_machine_lives_as_long_as_it_sends_heartbeats(
+    folder: HdfsPath, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ours, theirs = HdfsLock(folder, 0.2), HdfsLock(folder, 0.2)
-    with monkeypatch.context() as patched:
-        patched.setattr(locks, "name_machine", lambda: "another machine")
-        theirs.acquire()
+    clock = SleepyClock()
+    ours = HdfsLock(folder, 0.2)
+    theirs = HdfsLock(folder, 0.2, owner=describe_owner() | {"machine": "another machine"}, clock=clock)
+    theirs.acquire()
     for _ in range(2):
         with pytest.raises(InputError, match="is being written by process"):
             ours.acquire()
     theirs.check()
-    theirs._stop.set()  # as a machine that sleeps
+    clock.asleep = True
     began = time.monotonic()
     ours.acquire()
     assert 0.4 < time.monotonic() - began < 5
-    assert "did not end by itself" in caplog.text
+    assert "did not finish" in caplog.text
     with pytest.raises(InputError, match="was taken over by another process"):
         theirs.check()
     theirs.release()  # which takes nothing from others
@@ -243,7 +261,9 @@ def test_a_writer_that_was_taken_over_commits_nothing(sample: str, folder: HdfsP
     run = embed(sample, folder / "run", limit=48).run
     with RunWriter(folder / "run") as writer:
         put(folder / "run" / OWNER_NAME, b"{}")  # of another, who found us dead
-        with pytest.raises(InputError, match="was taken over by another process, as this one gave no sign for 15 s"):
+        with pytest.raises(
+            InputError, match="was taken over by another process, because this one sent no heartbeat for 15 s"
+        ):
             writer.commit(complete=True)
         writer.metadata["parts"] = []  # the other one's commits are not known to this one
         with pytest.raises(InputError, match="was taken over by another process"):
@@ -253,16 +273,20 @@ def test_a_writer_that_was_taken_over_commits_nothing(sample: str, folder: HdfsP
     assert (folder / "run" / OWNER_NAME).exists()
 
 
-def test_a_lock_that_its_holder_did_not_finish(sample: str, folder: HdfsPath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_its_owner_did_not_finish_writing(folder: HdfsPath) -> None:
     script = "import sys, os; from arxiv_embeddings.files.paths import resolve_folder; resolve_folder(sys.argv[1]).open('xb'); os._exit(1)"
-    subprocess.run([sys.executable, "-c", script, str(folder / "run" / OWNER_NAME)], check=False)
-    assert (folder / "run" / OWNER_NAME).stat().st_size == 0
-    monkeypatch.setattr(locks.HdfsLock.__init__, "__defaults__", (0.2,))
-    assert embed(sample, folder / "run").run.metadata["complete"]
+    subprocess.run([sys.executable, "-c", script, str(folder / OWNER_NAME)], check=False)
+    assert (folder / OWNER_NAME).stat().st_size == 0
+    lock = HdfsLock(folder, 0.2)
+    lock.acquire()
+    lock.check()
+    assert json.loads((folder / OWNER_NAME).read_bytes())["process"] == os.getpid()
+    lock.release()
+    assert list_folder(folder) == []
 
 
 def test_of_many_that_find_a_dead_holder_one_takes_its_place(folder: HdfsPath) -> None:
-    dead = locks.describe_owner() | {"start": "1", "seconds": 0.2}
+    dead = describe_owner() | {"start": "1", "seconds": 0.2}
     put(folder / OWNER_NAME, json.dumps(dead).encode())
     held, refused = [], []
 
@@ -280,7 +304,7 @@ def test_of_many_that_find_a_dead_holder_one_takes_its_place(folder: HdfsPath) -
     deadline = time.monotonic() + 30
     for thread in threads:
         thread.join(max(0, deadline - time.monotonic()))
-    holders = [lock for lock in held if lock._changed() in lock._set]
+    holders = [lock for lock in held if holds(lock)]
     assert (len(holders), len(held) + len(refused)) == (1, 8)
     for lock in held:
         lock.release()
@@ -290,37 +314,30 @@ def test_of_many_that_find_a_dead_holder_one_takes_its_place(folder: HdfsPath) -
 @pytest.fixture
 def left_by_the_dead(folder: HdfsPath) -> HdfsPath:
     "A folder with the lock of a process that is gone."
-    dead = locks.describe_owner() | {"start": "1", "seconds": 0.2}
+    dead = describe_owner() | {"start": "1", "seconds": 0.2}
     put(folder / OWNER_NAME, json.dumps(dead).encode())
     return folder
 
 
-def test_a_lock_that_was_taken_since_it_was_found_dead_is_left_alone(
-    left_by_the_dead: HdfsPath, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = HdfsLock(left_by_the_dead, 0.2), HdfsLock(left_by_the_dead, 0.2)
-    is_alive, looked = locks.is_alive, []
+def test_a_lock_that_was_taken_since_it_was_found_dead_is_left_alone(left_by_the_dead: HdfsPath) -> None:
+    first, looked = HdfsLock(left_by_the_dead, 0.2), []
 
-    def look_slowly(holder: dict[str, Any]) -> bool | None:
-        looked.append(is_alive(holder))
+    def look_slowly(owner: dict[str, Any]) -> bool | None:
+        looked.append(is_alive(owner))
         if len(looked) == 1:
             first.acquire()
-        return looked[0]
+        return looked[-1]
 
-    monkeypatch.setattr(locks, "is_alive", look_slowly)
-    monkeypatch.setattr(first, "_remove_dead", lambda: first.note.unlink())
-    second._remove_dead()  # what it found is not there any more
-    first.check()
-    assert looked == [False]
-    monkeypatch.setattr(locks, "is_alive", is_alive)
+    second = HdfsLock(left_by_the_dead, 0.2, is_alive=look_slowly)
     with pytest.raises(InputError, match="is being written by"):
         second.acquire()
+    assert looked == [False, True]  # the dead owner, then the first lock's
+    first.check()
     first.release()
+    assert list_folder(left_by_the_dead) == []
 
 
-def test_a_dead_holders_lock_is_removed_by_one_alone(
-    left_by_the_dead: HdfsPath, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dead_holders_lock_is_removed_by_one_alone(left_by_the_dead: HdfsPath) -> None:
     first, second = HdfsLock(left_by_the_dead, 0.2), HdfsLock(left_by_the_dead, 0.2)
     refused: list[InputError] = []
 
@@ -332,12 +349,16 @@ def test_a_dead_holders_lock_is_removed_by_one_alone(
 
     thread = threading.Thread(target=acquire_second, daemon=True)
 
-    def remove_slowly(*_: object) -> None:
-        if thread.ident is None:
-            thread.start()
-            time.sleep(0.4)
+    class SlowLog(logging.Handler):
+        "The warning comes just before a stale lock is removed."
 
-    monkeypatch.setattr(locks, "warn_of_stale_lock", remove_slowly)
+        def emit(self, record: logging.LogRecord) -> None:
+            if thread.ident is None:
+                thread.start()
+                time.sleep(0.4)
+
+    slow_log = SlowLog()
+    locks.log.addHandler(slow_log)
     winner = first
     try:
         first.acquire()
@@ -345,6 +366,7 @@ def test_a_dead_holders_lock_is_removed_by_one_alone(
         refused.append(error)
         winner = second
     thread.join(60)
+    locks.log.removeHandler(slow_log)
     winner.check()
     assert len(refused) == 1
     winner.release()
@@ -472,7 +494,7 @@ def test_damaged_metadata_are_kept_aside(sample: str, folder: HdfsPath, whole: s
 
 
 def test_a_model_in_a_run_is_checked_where_it_lies(folder: HdfsPath, minilm: Encoder) -> None:
-    put_folder(minilm.model_folder.folder, folder / "model")
+    copy_folder(minilm.model_folder.folder, folder / "model")
     kept = open_kept_model(folder)
     assert kept.sha256 == minilm.model_folder.sha256
     assert kept.folder.is_dir()

@@ -89,8 +89,8 @@ def test_every_write_may_fail(n_writes: int, tmp_path: Path, whole, monkeypatch:
 
     with monkeypatch.context() as patched:
         writes = [(store, name) for name in ("write_staged", "sync_folder")]
-        writes.append((run_format, "write_atomically"))
-        writes.append((locks, "write_atomically"))
+        writes.append((run_format, "atomic_file"))
+        writes.append((locks, "atomic_file"))
         for room, name in writes:
             patched.setattr(room, name, may_fail(getattr(room, name)))
         with pytest.raises(OSError, match="No space left"):
@@ -379,7 +379,8 @@ def test_a_reader_of_metadata_never_sees_half_of_it(tmp_path: Path) -> None:
     path = tmp_path / "metadata.json"
     path.write_bytes(b"old")
     with path.open("rb") as reader:
-        paths.write_atomically(path, lambda stream: stream.write(b"new and longer"))
+        with paths.atomic_file(path) as stream:
+            stream.write(b"new and longer")
         assert reader.read() == b"old"
     assert path.read_bytes() == b"new and longer"
 

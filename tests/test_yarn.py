@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from arxiv_embeddings.cli.main import app
 from arxiv_embeddings.encoders.vectors import paired_cosines
 from arxiv_embeddings.files.errors import InputError
-from arxiv_embeddings.files.paths import put_folder, resolve_folder
+from arxiv_embeddings.files.paths import copy_folder, resolve_folder
 from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.runs.store import Run, open_run
@@ -82,7 +82,7 @@ def test_a_nodemanager_that_is_stopped_and_started_again(
     papers["abstract"] = papers["abstract"].str.cat(papers["abstract"], sep=" ").str.cat(papers["abstract"], sep=" ")
     (tmp_path / "papers").mkdir()
     papers.to_parquet(tmp_path / "papers" / "all.parquet")
-    put_folder(tmp_path / "papers", resolve_folder(f"{yarn['uri']}/papers"))
+    copy_folder(tmp_path / "papers", resolve_folder(f"{yarn['uri']}/papers"))
     expected = embed_papers(tmp_path / "papers", tmp_path / "run", precision="int8", device="cpu").run
     process, run = embed_on_yarn(yarn, packed["file"]), f"{yarn['uri']}/run"
     wait_until(lambda: 0 < count_committed(run) < 144, process, seconds=240)

@@ -20,12 +20,12 @@ from ..encoders.vectors import l2_normalize
 from ..files.errors import InputError
 from arxiv_embeddings.files.paths import (
     AnyPath,
+    atomic_file,
     cache_folder,
     make_local,
     read_manifest,
     remove_unfinished,
     utc_now,
-    write_atomically,
 )
 from ..runs.format import describe_content
 from ..runs.store import Run
@@ -55,7 +55,8 @@ def build_index(
     note.unlink(missing_ok=True)
     for one in (path, note):
         remove_unfinished(one)
-    write_atomically(path, lambda stream: faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write)))
+    with atomic_file(path) as stream:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))
     content = {
         "state": run.state,
         "n_papers": run.n_papers,
@@ -66,7 +67,8 @@ def build_index(
         "date_generated": utc_now(),
         **describe_content(path),
     }
-    write_atomically(note, lambda stream: stream.write(json.dumps(content, indent=1).encode()))
+    with atomic_file(note) as stream:
+        stream.write(json.dumps(content, indent=1).encode())
     return path
 
 # %% ../../nbs/explore/61_index.ipynb #61-index-06

@@ -16,7 +16,7 @@ import numpy as np
 from ..encoders.vectors import l2_normalize
 from .similarity import find_neighbors, sample_random_cosines
 from ..files.errors import InputError
-from ..files.paths import AnyPath, remove_unfinished, write_atomically
+from ..files.paths import AnyPath, atomic_file, remove_unfinished
 from ..runs.store import Run
 
 if TYPE_CHECKING:
@@ -196,5 +196,6 @@ def plot_run(
     for name, figure in figures.items():
         content = render_png(figure)
         remove_unfinished(folder / name)
-        write_atomically(folder / name, lambda stream, content=content: stream.write(content))
+        with atomic_file(folder / name) as stream:
+            stream.write(content)
     return [folder / name for name in figures]

@@ -341,6 +341,10 @@ class HdfsPath:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))
         self._ask("mkdirs", 0o755, True)
 
+    def rmtree(self) -> None:
+        "Remove a folder and everything in it, in one step; a missing folder is no error."
+        self._ask("delete", True)
+
     def unlink(
         self,
         missing_ok: bool = False,  # whether it may be gone already

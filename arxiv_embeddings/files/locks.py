@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'LOCK_NAME', 'OWNER_NAME', 'HEARTBEAT_SECONDS', 'N_MISSED', 'name_machine', 'find_start', 'describe_owner',
-           'is_alive', 'RunLock', 'name_owner', 'warn_of_stale_lock', 'HdfsLock', 'make_lock']
+           'is_alive', 'name_owner', 'warn_of_stale_lock', 'RunLock', 'Clock', 'LockNote', 'HdfsLock', 'make_lock']
 
 # %% ../../nbs/files/05_locks.ipynb #05-locks-02
 import json
@@ -13,63 +13,89 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError, StorageError
 from .hdfs import HdfsPath
-from .paths import AnyPath, force_to_disk, is_reachable, read_manifest, utc_now, write_atomically
+from .paths import AnyPath, atomic_file, force_to_disk, is_reachable, read_manifest, utc_now
 
-# %% ../../nbs/files/05_locks.ipynb #05-locks-05
 log = logging.getLogger(__name__)
 
-# %% ../../nbs/files/05_locks.ipynb #05-locks-07
+# %% ../../nbs/files/05_locks.ipynb #05-locks-06
 LOCK_NAME, OWNER_NAME = ".lock", ".lock.json"
 
 
-def name_machine() -> str:  # empty where the system does not tell
-    "Tell this machine, since it was started, and this container from all others."
+def name_machine() -> str:  # empty if the system does not tell
+    "Identify this machine since its last start, and this container on it."
     try:
         started = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{socket.gethostname()} {started} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""
 
-
+# %% ../../nbs/files/05_locks.ipynb #05-locks-07
 def find_start(
-    process: int,  # id, on this machine
-) -> str:  # empty where there is none, or none that lives
-    "Find when a process began, in the system's own count."
+    process: int,  # process id on this machine
+) -> str:  # empty if no such process is alive, or the system does not tell
+    "Find when a process started, in the system's own unit."
     try:
         state, *numbers = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
     return "" if state in "ZX" else numbers[18]  # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
 
-
-def describe_owner() -> dict[str, Any]:  # for the note
-    "Say who we are."
+# %% ../../nbs/files/05_locks.ipynb #05-locks-08
+def describe_owner() -> dict[str, Any]:  # `host`, `process`, `since`, `machine`, `start`
+    "Describe this process as the owner of a lock."
     process = os.getpid()
     ours = {"host": socket.gethostname(), "process": process, "since": utc_now()}
     return ours | {"machine": name_machine(), "start": find_start(process)}
 
-
+# %% ../../nbs/files/05_locks.ipynb #05-locks-11
 def is_alive(
-    holder: dict[str, Any],  # from a note
-) -> bool | None:  # `None` where only its heartbeat can tell
-    "Whether the holder of a lock lives, as far as this machine knows."
-    if not holder.get("machine") or holder["machine"] != name_machine():
+    owner: dict[str, Any],  # from `describe_owner`, perhaps of another process
+) -> bool | None:  # `None` if the owner runs on another machine: only its heartbeat can tell
+    "Tell whether the owner of a lock is alive, as far as this machine knows."
+    if not owner.get("machine") or owner["machine"] != name_machine():
         return None
-    return bool(holder.get("start")) and find_start(int(holder["process"])) == holder["start"]
+    return bool(owner.get("start")) and find_start(int(owner["process"])) == owner["start"]
 
-# %% ../../nbs/files/05_locks.ipynb #05-locks-10
+# %% ../../nbs/files/05_locks.ipynb #05-locks-15
+def name_owner(
+    folder: AnyPath,  # a run folder
+    owner: dict[str, Any],  # from the note
+) -> InputError:  # to be raised
+    "Make the error that names the process which is writing to a run."
+    return InputError(
+        f"{folder} is being written by process {owner.get('process', 'unknown')} "
+        f"on {owner.get('host', 'an unknown machine')} since {owner.get('since', 'an unknown time')}: "
+        "wait for it, or stop it"
+    )
+
+# %% ../../nbs/files/05_locks.ipynb #05-locks-16
+def warn_of_stale_lock(
+    folder: AnyPath,  # a run folder
+    owner: dict[str, Any],  # from the note
+) -> None:
+    "Log a warning that an earlier writer was killed."
+    log.warning(
+        "process %s on %s, which wrote to %s since %s, did not finish: continuing from its last commit",
+        *(owner.get(name, "unknown") for name in ("process", "host")),
+        folder,
+        owner.get("since", "an unknown time"),
+    )
+
+# %% ../../nbs/files/05_locks.ipynb #05-locks-20
 class RunLock:
-    "Held by the one process that may write to a run."
+    "The lock of a run on a disk; owned by at most one process."
 
     def __init__(
         self,
-        folder: Path,  # the run folder; must exist
+        folder: Path,  # an existing run folder
     ):
         from filelock import FileLock
 
@@ -77,169 +103,196 @@ class RunLock:
         self._lock = FileLock(folder / LOCK_NAME)
 
     def acquire(self) -> None:
-        "Take the lock; raises `InputError` naming who holds it."
+        "Acquire the lock; raises `InputError` that names the owner if another process holds it."
         from filelock import Timeout
 
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise name_owner(self.folder, read_manifest(self.note)) from None
-        if before := read_manifest(self.note):  # a process that ends by itself takes its note away
+        if before := read_manifest(self.note):  # a process that ends normally removes its note
             warn_of_stale_lock(self.folder, before)
-        holder = {name: value for name, value in describe_owner().items() if name in ("host", "process", "since")}
+        owner = {name: value for name, value in describe_owner().items() if name in ("host", "process", "since")}
         try:
-            write_atomically(self.note, lambda stream: stream.write(json.dumps(holder).encode()))
+            with atomic_file(self.note) as stream:
+                stream.write(json.dumps(owner).encode())
         except BaseException:
             self.release()
             raise
 
     def check(self) -> None:
-        "The system sees to it that the lock is ours as long as we live."
+        "Do nothing: the system keeps the lock for us as long as we live."
 
     def release(self) -> None:
-        "Give the lock back; the empty lock file stays, since removing it could take another's lock away."
+        "Release the lock. The empty lock file stays: another process may be about to lock it."
         self.note.unlink(missing_ok=True)
         self._lock.release()
 
-
-def name_owner(
-    folder: AnyPath,  # a run's
-    holder: dict[str, Any],  # from the note
-) -> InputError:  # to be raised
-    "Say who is writing."
-    return InputError(
-        f"{folder} is being written by process {holder.get('process', 'unknown')} "
-        f"on {holder.get('host', 'an unknown machine')} since {holder.get('since', 'an unknown time')}: wait for it, or stop it"
-    )
-
-
-def warn_of_stale_lock(
-    folder: AnyPath,  # a run's
-    holder: dict[str, Any],  # from the note
-) -> None:
-    "Tell of a writer that was killed."
-    log.warning(
-        "process %s on %s, which wrote to %s from %s on, did not end by itself: going on from its last commit",
-        *(holder.get(name, "unknown") for name in ("process", "host")),
-        folder,
-        holder.get("since", "an unknown time"),
-    )
-
-# %% ../../nbs/files/05_locks.ipynb #05-locks-13
+# %% ../../nbs/files/05_locks.ipynb #05-locks-27
 HEARTBEAT_SECONDS = 5.0
-N_MISSED = 3  # heartbeats after which a holder counts as dead
+N_MISSED = 3  # heartbeats after which an owner counts as dead
 
 
+class Clock:
+    "The system's time, and ways to wait; a test passes a clock of its own."
+
+    def milliseconds(self) -> int:  # since 1970
+        "Get the time of day."
+        return int(time.time() * 1000)
+
+    def seconds(self) -> float:  # since an arbitrary moment
+        "Get a time that never goes backward."
+        return time.monotonic()
+
+    def wait(
+        self,
+        seconds: float,  # at most
+        stop: threading.Event | None = None,  # ends the wait early
+    ) -> bool:  # whether `stop` is set
+        "Wait."
+        return (stop or threading.Event()).wait(seconds)
+
+# %% ../../nbs/files/05_locks.ipynb #05-locks-30
+@dataclass(frozen=True)
+class LockNote:
+    "The file that is the lock on HDFS."
+
+    path: HdfsPath
+    clock: Clock
+
+    def create(
+        self,
+        owner: dict[str, Any],  # the content
+    ) -> bool:  # whether the file is ours; false if it was there already
+        "Create the file, if it is missing."
+        try:
+            stream = self.path.open("xb")
+        except FileExistsError:
+            return False
+        try:
+            with stream:
+                stream.write(json.dumps(owner).encode())
+                force_to_disk(stream)
+        except BaseException:
+            self.path.unlink(missing_ok=True)
+            raise
+        return True
+
+    def changed(self) -> int | None:  # milliseconds since 1970; `None` if the file is missing
+        "Get the time of the last heartbeat."
+        with suppress(FileNotFoundError):
+            return self.path.stat().changed
+        return None
+
+    def beats(
+        self,
+        seen: int,  # an earlier result of `changed`
+        seconds: float,  # between two heartbeats
+    ) -> bool:
+        "Watch whether the file changes, until `N_MISSED` heartbeats were missed."
+        deadline = self.clock.seconds() + N_MISSED * seconds
+        while self.clock.seconds() < deadline:
+            self.clock.wait(seconds / 5)
+            if self.changed() != seen:
+                return True
+        return False
+
+    def marker(self) -> HdfsPath:
+        "Name the file that its creator needs to remove a stale lock."
+        return self.path.with_name(f".{OWNER_NAME}.{0:08}.tmp")
+
+    def wait_for_marker(
+        self,
+        seconds: float,  # between two heartbeats
+    ) -> None:
+        "Wait until another process has removed the stale lock. Remove the marker if that process died as well."
+        deadline = self.clock.seconds() + N_MISSED * seconds
+        while self.marker().exists() and self.clock.seconds() < deadline:
+            self.clock.wait(seconds / 20)
+        if self.clock.seconds() >= deadline:
+            self.marker().unlink(missing_ok=True)
+
+# %% ../../nbs/files/05_locks.ipynb #05-locks-32
 class HdfsLock:
-    "Held by the one process that may write to a run on HDFS."
+    "The lock of a run on HDFS; owned by at most one process."
 
     def __init__(
         self,
         folder: HdfsPath,  # the run folder
         seconds: float = HEARTBEAT_SECONDS,  # between two heartbeats
+        *,
+        owner: dict[str, Any] | None = None,  # content of the note; `None`: `describe_owner` of this process
+        is_alive: Callable[[dict[str, Any]], bool | None] = is_alive,  # tells whether an owner is alive
+        clock: Clock | None = None,  # `None`: the system's
     ):
         self.folder, self.note, self.seconds = folder, folder / OWNER_NAME, seconds
+        self.owner, self.is_alive, self.clock = owner, is_alive, clock or Clock()
+        self._note = LockNote(self.note, self.clock)
         self._mutex, self._stop = threading.Lock(), threading.Event()
-        self._set: set[int] = set()  # times of change that we have set: the last, and one that may not have arrived
+        self._ours: set[int] = set()  # the last heartbeat, and one that may not have arrived
 
     def acquire(self) -> None:
-        "Take the lock; raises `InputError` naming who holds it."
-        while not self._create():
-            self._remove_dead()
-        self._set = {self.note.stat().changed}
-        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
-
-    def _create(self) -> bool:
-        content = json.dumps(describe_owner() | {"seconds": self.seconds}).encode()
-        try:
-            stream = self.note.open("xb")
-        except FileExistsError:
-            return False
-        try:
-            with stream:
-                stream.write(content)
-                force_to_disk(stream)
-        except BaseException:
-            self.note.unlink(missing_ok=True)
-            raise
-        return True
-
-    def _remove_dead(self) -> None:
-        "Take the lock of a dead holder out of the way; raises `InputError` where it lives."
-        seen, holder = self._changed(), read_manifest(self.note)
-        if seen is None:
-            return
-        alive = is_alive(holder)
-        if alive is None:
-            alive = self._watch(seen, float(holder.get("seconds", self.seconds)))
-        if alive and self._changed() is not None:
-            raise name_owner(self.folder, read_manifest(self.note) or holder)
-        if alive:
-            return
-        marker = self.note.with_name(f".{OWNER_NAME}.{0:08}.tmp")
-        try:
-            marker.open("xb").close()
-        except FileExistsError:
-            return self._wait_until_gone(marker)
-        try:
-            if self._changed() == seen:
-                warn_of_stale_lock(self.folder, holder)
-                self.note.unlink(missing_ok=True)
-        finally:
-            marker.unlink(missing_ok=True)
-
-    def _wait_until_gone(self, marker: HdfsPath) -> None:
-        "Another is removing the dead holder's lock, unless it died as well."
-        deadline = time.monotonic() + N_MISSED * self.seconds
-        while marker.exists() and time.monotonic() < deadline:
-            time.sleep(self.seconds / 20)
-        if time.monotonic() >= deadline:
-            marker.unlink(missing_ok=True)
-
-    def _changed(self) -> int | None:
-        with suppress(FileNotFoundError):
-            return self.note.stat().changed
-        return None
-
-    def _watch(self, seen: int, seconds: float) -> bool:
-        "Whether the heartbeat goes on."
-        deadline = time.monotonic() + N_MISSED * seconds
-        while time.monotonic() < deadline:
-            time.sleep(seconds / 5)
-            if self._changed() != seen:
-                return True
-        return False
-
-    def _beat(self) -> None:
-        while not self._stop.wait(self.seconds):
-            with self._mutex, suppress(StorageError):  # a NameNode that does not answer tells others nothing either
-                if self._stop.is_set() or (changed := self._changed()) not in self._set:
-                    return
-                following = max(int(time.time() * 1000), changed + 1)
-                self._set = {changed, following}
-                self.note.set_changed(following)
+        "Acquire the lock; raises `InputError` that names the owner if another process holds it."
+        while not self._note.create((self.owner or describe_owner()) | {"seconds": self.seconds}):
+            self._remove_stale()
+        self._ours = {self.note.stat().changed}
+        threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True).start()
 
     def check(self) -> None:
-        "Raise `InputError` where another process has taken the lock, since it saw no sign of us."
+        "Raise `InputError` if another process has taken the lock, because it saw no heartbeat of ours."
         with self._mutex:
-            if self._changed() not in self._set:
+            if self._note.changed() not in self._ours:
                 raise InputError(
-                    f"{self.folder} was taken over by another process, as this one gave no sign for {N_MISSED * self.seconds:.0f} s: "
-                    "what was committed is safe, and the same command goes on when the other is done"
+                    f"{self.folder} was taken over by another process, "
+                    f"because this one sent no heartbeat for {N_MISSED * self.seconds:g} s: "
+                    "committed parts are safe; give the same command again when the other process has ended"
                 )
 
     def release(self) -> None:
-        "Give the lock back; where no NameNode answers, it is left to be found dead."
+        "Release the lock. If no NameNode answers, the lock stays and becomes stale."
         self._stop.set()
         if not is_reachable(self.folder):
             return
         with self._mutex:
-            if self._changed() in self._set:
+            if self._note.changed() in self._ours:
                 self.note.unlink(missing_ok=True)
 
+    def _send_heartbeats(self) -> None:
+        while not self.clock.wait(self.seconds, self._stop):
+            with self._mutex, suppress(StorageError):  # if no NameNode answers, others cannot watch either
+                if self._stop.is_set() or (changed := self._note.changed()) not in self._ours:
+                    return
+                following = max(self.clock.milliseconds(), changed + 1)
+                self._ours = {changed, following}
+                self.note.set_changed(following)
 
+    def _remove_stale(self) -> None:
+        "Remove the lock if it is stale; raises `InputError` if its owner is alive."
+        seen, owner = self._note.changed(), read_manifest(self.note)
+        if seen is None:
+            return  # released in the meantime
+        if self._is_owned(owner, seen):
+            if self._note.changed() is not None:
+                raise name_owner(self.folder, read_manifest(self.note) or owner)
+            return
+        try:
+            self._note.marker().open("xb").close()
+        except FileExistsError:
+            return self._note.wait_for_marker(self.seconds)
+        try:
+            if self._note.changed() == seen:
+                warn_of_stale_lock(self.folder, owner)
+                self.note.unlink(missing_ok=True)
+        finally:
+            self._note.marker().unlink(missing_ok=True)
+
+    def _is_owned(self, owner: dict[str, Any], seen: int) -> bool:
+        alive = self.is_alive(owner)
+        return self._note.beats(seen, float(owner.get("seconds", self.seconds))) if alive is None else alive
+
+# %% ../../nbs/files/05_locks.ipynb #05-locks-40
 def make_lock(
     folder: AnyPath,  # a run folder
-) -> RunLock | HdfsLock:  # not yet held
-    "Choose the lock that goes with where a run lies."
+) -> RunLock | HdfsLock:  # not acquired yet
+    "Make the lock for a run folder on a disk or on HDFS."
     return HdfsLock(folder) if isinstance(folder, HdfsPath) else RunLock(folder)

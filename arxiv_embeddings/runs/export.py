@@ -9,7 +9,7 @@ __all__ = ['EXPORTS', 'DEFAULT_EXPORTS', 'SIDE_FILES', 'to_float16', 'find_scale
 # %% ../../nbs/runs/46_export.ipynb #46-export-02
 import json
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +19,12 @@ from ..encoders.vectors import paired_cosines
 from ..files.errors import InputError
 from arxiv_embeddings.files.paths import (
     AnyPath,
+    atomic_file,
+    atomic_folder,
     read_manifest,
     remove_folder,
     remove_unfinished,
-    sync_folder,
     utc_now,
-    write_atomically,
 )
 from .format import ROW_GROUP_SIZE, describe_content, read_schema, to_vectors
 from .store import Run
@@ -64,12 +64,10 @@ def write_array(
 ) -> None:
     "Write an array part by part in NumPy's format."
 
-    def write(stream: BinaryIO) -> None:
+    with atomic_file(path) as stream:
         np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": shape})
         for vectors in run.iter_vectors():
             stream.write(np.ascontiguousarray(convert(vectors), dtype=dtype).tobytes())
-
-    write_atomically(path, write)
 
 
 def measure_loss(
@@ -119,13 +117,11 @@ def export_parquet(
     schemas = [read_schema(run.part_path(part)).remove_metadata() for part in run.metadata["parts"]]
     empty = pa.unify_schemas(schemas, promote_options="permissive").empty_table()
 
-    def write(stream: BinaryIO) -> None:
-        with pq.ParquetWriter(stream, empty.schema, compression="zstd", use_dictionary=["primary_category"]) as writer:
-            for table in run.iter_parts(empty.schema.names):
-                plain = pa.concat_tables([empty, table.replace_schema_metadata(None)], promote_options="permissive")
-                writer.write_table(plain, row_group_size=ROW_GROUP_SIZE)
-
-    write_atomically(path, write)
+    compressed = {"compression": "zstd", "use_dictionary": ["primary_category"]}
+    with atomic_file(path) as stream, pq.ParquetWriter(stream, empty.schema, **compressed) as writer:
+        for table in run.iter_parts(empty.schema.names):
+            plain = pa.concat_tables([empty, table.replace_schema_metadata(None)], promote_options="permissive")
+            writer.write_table(plain, row_group_size=ROW_GROUP_SIZE)
     return {}
 
 
@@ -134,16 +130,13 @@ def export_flat(
     path: AnyPath,  # folder to write; what was there before is replaced
 ) -> dict[str, float]:  # nothing is lost
     "Write a folder of Parquet files with `id` and `embedding` alone, in run order."
-    partial = path.with_name(f"{path.name}.partial")
-    remove_folder(partial)
-    partial.mkdir()
-    for part, table in zip(run.metadata["parts"], run.iter_parts(["paper_id", "embedding"]), strict=True):
-        to_vectors(table, run.dim)
-        flat = pa.table({"id": table["paper_id"], "embedding": table["embedding"]})
-        write_atomically(partial / part["name"], lambda stream, flat=flat: pq.write_table(flat, stream))
-    remove_folder(path)
-    partial.rename(path)
-    sync_folder(path.parent)
+    with atomic_folder(path) as partial:
+        for part, table in zip(run.metadata["parts"], run.iter_parts(["paper_id", "embedding"]), strict=True):
+            to_vectors(table, run.dim)
+            flat = pa.table({"id": table["paper_id"], "embedding": table["embedding"]})
+            with atomic_file(partial / part["name"]) as stream:
+                pq.write_table(flat, stream)
+        remove_folder(path)  # the old folder goes when the new one is whole
     return {}
 
 # %% ../../nbs/runs/46_export.ipynb #46-export-12
@@ -180,5 +173,6 @@ def export_run(
         written.append(folder / name)
         files = {one: describe_content(folder / one) for one in (name, *SIDE_FILES.get(form, []))}
         states[name] = about | {"loss": loss or None, "files": files, "date_generated": utc_now()}
-        write_atomically(note, lambda stream: stream.write(json.dumps(states, indent=1).encode()))
+        with atomic_file(note) as stream:
+            stream.write(json.dumps(states, indent=1).encode())
     return written

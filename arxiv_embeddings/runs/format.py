@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from ..files.errors import InputError
 from ..files.hashes import hash_settings, hash_stream
-from ..files.paths import AnyPath, list_folder, resolve_folder, write_atomically
+from ..files.paths import AnyPath, atomic_file, list_folder, resolve_folder
 
 # %% ../../nbs/runs/40_format.ipynb #40-format-06
 def read_schema(
@@ -227,7 +227,8 @@ def write_metadata(
     "Put metadata into place: what they name from now on is the run. The copy goes first: what it names is there already."
     content = json.dumps(seal_metadata(metadata), indent=1, ensure_ascii=False).encode()
     for name in (COPY_NAME, METADATA_NAME):
-        write_atomically(folder / name, lambda stream: stream.write(content))
+        with atomic_file(folder / name) as stream:
+            stream.write(content)
 
 # %% ../../nbs/runs/40_format.ipynb #40-format-20
 def renew_copy(
@@ -236,7 +237,8 @@ def renew_copy(
     "Make the copy of the metadata what it should be, where it is not: a kill may have left it one commit ahead."
     content = (folder / METADATA_NAME).read_bytes()
     if not (folder / COPY_NAME).exists() or (folder / COPY_NAME).read_bytes() != content:
-        write_atomically(folder / COPY_NAME, lambda stream: stream.write(content))
+        with atomic_file(folder / COPY_NAME) as stream:
+            stream.write(content)
 
 # %% ../../nbs/runs/40_format.ipynb #40-format-21
 def fill_columns(

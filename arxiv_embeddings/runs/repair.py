@@ -24,7 +24,7 @@ from ..encoders.base import Encoder
 from ..files.errors import InputError
 from ..files.hashes import hash_text
 from ..files.locks import make_lock
-from ..files.paths import AnyPath, list_folder, resolve_folder, utc_now, write_atomically
+from ..files.paths import AnyPath, atomic_file, list_folder, resolve_folder, utc_now
 from ..papers.corpus import Papers, open_papers
 from ..papers.readers import hash_files
 from ..papers.texts import make_texts
@@ -436,7 +436,8 @@ def repair_metadata(
         rebuilt = rebuild_metadata(folder)
         if (folder / METADATA_NAME).exists():
             left = (folder / METADATA_NAME).read_bytes()
-            write_atomically(folder / DAMAGED_NAME, lambda stream: stream.write(left))
+            with atomic_file(folder / DAMAGED_NAME) as stream:
+                stream.write(left)
         write_metadata(folder, rebuilt)
     finally:
         lock.release()

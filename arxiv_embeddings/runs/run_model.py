@@ -25,7 +25,7 @@ from arxiv_embeddings.encoders.models import (
 from ..encoders.onnx_engine import OnnxEncoder
 from ..encoders.openvino_engine import OpenVINOEncoder
 from ..files.errors import InputError
-from ..files.paths import AnyPath, cache_folder, make_local, put_folder
+from ..files.paths import AnyPath, cache_folder, copy_folder, make_local
 from .format import compare_fingerprints, describe_content
 from .store import Run
 
@@ -59,7 +59,7 @@ def keep_model(
     model = getattr(encoder, "model_folder", None)
     made_by_us = model and (model.kind == "onnx" or model.manifest["precision"] == "int8")
     if made_by_us and not (folder / "model").exists():
-        put_folder(model.folder, folder / "model")
+        copy_folder(model.folder, folder / "model")
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-09
 def read_batching(

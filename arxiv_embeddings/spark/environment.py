@@ -19,12 +19,13 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from ..files.errors import InputError
+from ..files.paths import atomic_file
 
 # %% ../../nbs/spark/51_environment.ipynb #51-environment-06
 EXECUTOR_DISTRIBUTIONS = (
@@ -183,12 +184,11 @@ def _add_member(archive: tarfile.TarFile, name: str, content: Path | bytes) -> i
 
 
 def write_archive(
-    path: Path,  # file to write, .tar.gz
+    target: BinaryIO,  # stream to write to
     files: dict[str, Path | bytes],  # name in the archive -> file, or its content
 ) -> int:  # size of all files together, bytes
     "Write a compressed archive, sorted by name."
     with contextlib.ExitStack() as opened:
-        target = opened.enter_context(path.open("wb"))
         packed = opened.enter_context(gzip.GzipFile("", "wb", COMPRESSION, target, mtime=0))
         archive = opened.enter_context(tarfile.open(fileobj=packed, mode="w"))
         return sum(_add_member(archive, name, files[name]) for name in sorted(files))
@@ -215,13 +215,9 @@ def pack_environment(
         raise InputError(f"{path} exists: remove it, or name another file")
     collected = collect_distributions(distributions)
     files = _collect_files(collected)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        n_bytes = write_archive(partial, files)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(path) as stream:
+        n_bytes = write_archive(stream, files)
     return {
         "file": str(path),
         "n_bytes": path.stat().st_size,

@@ -11,10 +11,10 @@ __all__ = ['MINICLUSTER_ARCHIVE', 'YARN_ARCHIVES', 'HDFS_SERVERS', 'YARN_SERVERS
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ from xml.sax.saxutils import escape
 
 from ..files.errors import InputError
 from ..files.locks import find_start
-from ..files.paths import cache_folder, read_manifest, write_atomically
+from ..files.paths import atomic_file, cache_folder, copy_file, read_manifest
 from .session import find_java, pyspark_jars
 
 # %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-06
@@ -56,12 +56,10 @@ def fetch_archive(
     _, name, version = coordinates
     kept = cache_folder() / "jars" / f"{name}-{version}.jar"
     if not kept.exists():
-        partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
-        try:
-            _run_ivy(coordinates, partial, kept.name)
-            (partial / kept.name).replace(kept)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as fetched:
+            _run_ivy(coordinates, Path(fetched), kept.name)
+            copy_file(Path(fetched) / kept.name, kept)
     return kept
 
 # %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-12
@@ -179,7 +177,8 @@ def _add_server(file: Path, state: dict[str, Any], name: str) -> None:
     process = _start_server(file.parent, name).pid
     state["processes"] = state.get("processes", {}) | {name: process}
     state["starts"] = state.get("starts", {}) | {name: find_start(process)}
-    write_atomically(file, lambda stream: stream.write(json.dumps(state, indent=1).encode()))
+    with atomic_file(file) as stream:
+        stream.write(json.dumps(state, indent=1).encode())
 
 
 def _start_servers(file: Path, names: Iterable[str], state: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ..encoders.model_folder import ModelFolder, open_model_folder
 from ..encoders.models import ModelSpec
 from ..encoders.openvino_engine import OpenVINOEncoder, choose_streams
 from ..files.errors import InputError
-from ..files.paths import cache_folder, make_local, put_folder, resolve_folder, write_atomically
+from ..files.paths import atomic_file, cache_folder, copy_folder, make_local, resolve_folder
 from ..runs.embed import embed_part
 from ..runs.prepare import prepare_part
 from ..runs.run_model import EncoderRequest, EncoderSource
@@ -40,7 +40,8 @@ def archive_model(
     place = cache_folder() / "archives" / f"{converted.content_sha256[:16]}.zip"
     if not _is_whole(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(place, lambda stream: _write_archive(converted.folder, stream))
+        with atomic_file(place) as stream:
+            _write_archive(converted.folder, stream)
     return place
 
 
@@ -70,7 +71,7 @@ def ship_model(
         return archive.stem
     folder = resolve_folder(shared)
     if not folder.exists():
-        put_folder(converted.folder, folder)
+        copy_folder(converted.folder, folder)
     there = json.loads((folder / "model.json").read_text()) if (folder / "model.json").exists() else {}
     if replace(converted, manifest=there).content_sha256 != converted.content_sha256:
         raise InputError(f"{folder} holds something else than {converted.spec.name}: name a new folder")
