@@ -27,8 +27,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ..files.errors import InputError
-from ..runs.format import join_columns, list_columns
-from ..runs.store import RunWriter, write_part
+from ..runs.store import RunWriter, StagedPart, write_part
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -38,7 +37,7 @@ log = logging.getLogger(__name__)
 
 # %% ../../nbs/spark/55_executors.ipynb #55-executors-07
 WINDOW_SCHEMA = "position long, papers binary"  # of the papers of a part, in Arrow's stream format; position in the run
-SAID_SCHEMA = "said string"  # what an executor says of a part: JSON, `part` and `columns`, or `error`
+SAID_SCHEMA = "said string"  # what an executor says of a part: JSON of a `StagedPart`, or `error`
 
 
 @dataclass(frozen=True)
@@ -95,10 +94,9 @@ def put_part(
     footer: dict[str, Any],  # what a part says of its run
     position: int,  # in the run
     counts: dict[str, Any],  # what else is kept of a part
-) -> dict[str, Any]:  # `part`, from `write_part`, and `columns`
+) -> dict[str, Any]:  # from `StagedPart.to_json`
     "Write a part in an executor, for the driver to commit; a second copy of its task writes a file of its own, which is never seen."
-    part = write_part(folder, papers, vectors, footer, position, **counts)
-    return {"part": part, "columns": list_columns(papers.schema)}
+    return write_part(folder, papers, vectors, footer, position, **counts).to_json()
 
 
 def say(
@@ -265,10 +263,8 @@ def commit_slice(
     "Take the parts of a slice into the run, in one step; raises `InputError` where one could not be made."
     if errors := [one["error"] for one in said if "error" in one]:
         raise InputError(errors[0])
-    columns: dict[str, str] = {}
-    for one in said:
-        columns = join_columns(columns, one["columns"], writer.folder)
-    if n_recomputed := sum(one["part"].get("n_recomputed", 0) for one in said):
+    staged = [StagedPart.from_json(one) for one in said]
+    if n_recomputed := sum(one.part.counts.get("n_recomputed", 0) for one in staged):
         log.warning("executors computed wrong vectors %d times; they were noticed and computed again", n_recomputed)
-    writer.add_parts([one["part"] for one in said], columns)
-    bar.update(sum(one["part"]["n_papers"] for one in said))
+    writer.add_parts(staged)
+    bar.update(sum(one.part.n_papers for one in staged))
