@@ -162,7 +162,7 @@ def test_what_a_dead_writer_leaves_is_no_obstacle(tmp_path: Path, whole) -> None
     (folder / ".lock").touch()
     # a process of the same number is alive, as after the restart of a container
     (folder / ".lock.json").write_text(json.dumps({"host": "here", "process": os.getpid(), "since": "long ago"}))
-    (folder / "..metadata.json.0123abcd.tmp").write_text("{")
+    (folder / ".metadata.json.0123abcd.tmp").write_text("{")
     (folder / "..metadata.copy.json.0123abcd.tmp").write_text("{")
     (folder / "parts" / ".part-000000000-00000000.parquet.0123abcd.tmp").write_text("PAR1")
     run = embed_papers(sample_papers(), folder, encoder=LetterEncoder()).run

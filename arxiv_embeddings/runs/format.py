@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'FOOTER_KEY', 'ROW_GROUP_SIZE', 'PART_NAME', 'UNFINISHED_PART', 'PART_ERRORS', 'EMBEDDING_TYPE',
            'METADATA_NAME', 'COPY_NAME', 'REQUIRED_FIELDS', 'read_schema', 'read_parquet', 'hash_fingerprint',
-           'compare_fingerprints', 'Piece', 'check_fields', 'Part', 'check_embeddings', 'hash_papers', 'encode_part',
+           'compare_fingerprints', 'check_fields', 'Piece', 'Part', 'check_embeddings', 'hash_papers', 'encode_part',
            'read_footer', 'find_differences', 'to_vectors', 'fill_columns', 'list_columns', 'join_columns',
            'NewerFormatError', 'list_parts', 'seal_metadata', 'parse_metadata', 'read_metadata', 'refuse_lost_metadata',
            'write_metadata', 'renew_copy', 'describe_content']
@@ -72,11 +72,28 @@ FORMAT = 1  # version of the run folder; readers refuse a newer one
 FOOTER_KEY = b"arxiv_embeddings"  # of a part's key-value metadata
 ROW_GROUP_SIZE = 2048  # papers; small enough to read a few without the rest
 PART_NAME = re.compile(r"part-\d{9,}-[0-9a-f]{8}\.parquet")  # position, and the first digits of the file's sha256
-UNFINISHED_PART = re.compile(rf"\.{PART_NAME.pattern}(?:\.[0-9a-f]{{8}})?\.tmp")
+UNFINISHED_PART = re.compile(rf"\.{PART_NAME.pattern}\.[0-9a-f]{{8}}\.tmp")
 PART_ERRORS = (OSError, ValueError, KeyError, pa.ArrowException)  # that reading a damaged part can raise
 EMBEDDING_TYPE = pa.list_(pa.float32())
 
 # %% ../../nbs/runs/40_format.ipynb #40-format-23
+def check_fields(
+    plain: dict[str, Any],  # JSON form of a part or a piece
+    owner: str,  # whose fields these are, for the message
+    numbers: tuple[str, ...],  # fields that must be whole numbers, 0 or more
+    texts: tuple[str, ...],  # fields that must be texts or null
+) -> None:
+    "Raise `ValueError` naming a field that is missing or has another type."
+    for name in numbers:
+        if not isinstance(plain.get(name), int) or plain[name] < 0:
+            raise ValueError(f"{name} of {owner} is {plain.get(name)!r}, not a whole number")
+    for name in texts:
+        if name not in plain or not isinstance(plain[name], str | None):
+            raise ValueError(f"{name} of {owner} is {plain.get(name)!r}, not a text")
+    if not all(isinstance(one, str) for one in plain.get("without", [])):
+        raise ValueError(f"without of {owner} is {plain['without']!r}, not a list of ids")
+
+# %% ../../nbs/runs/40_format.ipynb #40-format-25
 @dataclass(frozen=True)
 class Piece:
     "Consecutive papers of an input, described so that they can be found again."
@@ -100,26 +117,10 @@ class Piece:
         check_fields(plain, "a piece", ("n_papers",), ("first_paper", "papers_sha256"))
         return cls(plain["n_papers"], plain["first_paper"], plain["papers_sha256"], tuple(plain.get("without", ())))
 
-
-def check_fields(
-    plain: dict[str, Any],  # JSON form of a part or a piece
-    owner: str,  # whose fields these are, for the message
-    numbers: tuple[str, ...],  # fields that must be whole numbers, 0 or more
-    texts: tuple[str, ...],  # fields that must be texts or null
-) -> None:
-    "Raise `ValueError` naming a field that is missing or has another type."
-    for name in numbers:
-        if not isinstance(plain.get(name), int) or plain[name] < 0:
-            raise ValueError(f"{name} of {owner} is {plain.get(name)!r}, not a whole number")
-    for name in texts:
-        if name not in plain or not isinstance(plain[name], str | None):
-            raise ValueError(f"{name} of {owner} is {plain.get(name)!r}, not a text")
-    if not all(isinstance(one, str) for one in plain.get("without", [])):
-        raise ValueError(f"without of {owner} is {plain['without']!r}, not a list of ids")
-
-# %% ../../nbs/runs/40_format.ipynb #40-format-25
+# %% ../../nbs/runs/40_format.ipynb #40-format-27
 _NUMBERS = ("position", "end", "generation", "n_papers", "n_bytes")
 _TEXTS = ("first_paper", "papers_sha256", "sha256")
+_FIELDS = {"name", *_NUMBERS, *_TEXTS, "without", "made_of"}  # any other field is a count
 
 
 @dataclass(frozen=True)
@@ -160,15 +161,14 @@ class Part:
         if not isinstance(name, str) or not PART_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is not the name of a part")
         check_fields(plain, name, _NUMBERS, _TEXTS)
-        known = {"name", *_NUMBERS, *_TEXTS}
-        counts = {one: value for one, value in plain.items() if one not in known | {"without", "made_of"}}
+        counts = {one: value for one, value in plain.items() if one not in _FIELDS}
         if wrong := [one for one, value in counts.items() if not isinstance(value, int | float)]:
             raise ValueError(f"{wrong[0]} of {name} is {counts[wrong[0]]!r}, not a count")
         made_of = tuple(Piece.from_json(piece) for piece in plain.get("made_of", ()))
-        given = {one: plain[one] for one in known}
+        given = {one: plain[one] for one in ("name", *_NUMBERS, *_TEXTS)}
         return cls(**given, without=tuple(plain.get("without", ())), made_of=made_of, counts=counts)
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-32
+# %% ../../nbs/runs/40_format.ipynb #40-format-34
 def check_embeddings(
     embeddings: np.ndarray,  # made by an encoder, (n_papers, dim)
     paper_ids: list[str],  # in the same order
@@ -184,7 +184,7 @@ def check_embeddings(
             f"NaN or infinity in {len(bad)} vectors, of papers {named}: the model's weights may be damaged"
         )
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-35
+# %% ../../nbs/runs/40_format.ipynb #40-format-37
 def hash_papers(
     papers: pa.Table | pa.RecordBatch,  # with `paper_id` and `text_sha256`
 ) -> str:  # sha256, 64 hexadecimal digits
@@ -192,7 +192,7 @@ def hash_papers(
     ids, texts = papers["paper_id"].to_pylist(), papers["text_sha256"].to_pylist()
     return hash_settings([ids, texts])
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-37
+# %% ../../nbs/runs/40_format.ipynb #40-format-39
 def encode_part(
     papers: pa.Table | pa.RecordBatch,  # with `paper_id` and `text_sha256`
     embeddings: np.ndarray,  # float32, (n_papers, dim), row i for paper i
@@ -218,7 +218,7 @@ def encode_part(
     )
     return content.getvalue()
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-40
+# %% ../../nbs/runs/40_format.ipynb #40-format-42
 def read_footer(
     schema: pa.Schema,  # of a part, from `read_schema`
 ) -> dict[
@@ -232,7 +232,7 @@ def read_footer(
         found = {}
     return found if found and all(isinstance(one, dict) for one in found.values()) else {"part": {}, "run": {}}
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-43
+# %% ../../nbs/runs/40_format.ipynb #40-format-45
 def find_differences(
     part: Part,  # as metadata.json lists it
     n_papers: int,  # rows of the file
@@ -248,7 +248,7 @@ def find_differences(
         differing.append("fingerprint_sha256")
     return differing
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-46
+# %% ../../nbs/runs/40_format.ipynb #40-format-48
 def to_vectors(
     table: pa.Table,  # with `embedding`
     dim: int,  # numbers that a vector must have
@@ -262,7 +262,7 @@ def to_vectors(
         raise InputError("it holds NaN or infinity, which no writer stores")
     return numbers.reshape(len(table), dim)
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-49
+# %% ../../nbs/runs/40_format.ipynb #40-format-51
 def fill_columns(
     table: pa.Table,  # of a part
     names: list[str],  # columns that it must have, in this order
@@ -273,7 +273,7 @@ def fill_columns(
             table = table.append_column(name, pa.nulls(len(table)))
     return table.select(names)
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-51
+# %% ../../nbs/runs/40_format.ipynb #40-format-53
 def list_columns(
     schema: pa.Schema,  # of papers, with or without vectors
 ) -> dict[str, str]:  # name -> type, such as `list<string>`; without `embedding`
@@ -285,7 +285,7 @@ def _name_type(kind: pa.DataType) -> str:
     "Name a type by its values: Parquet renames the items of lists, and Arrow has two sizes of strings."
     return re.sub(r"\b(item|element): |\blarge_| not null", "", str(kind))
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-54
+# %% ../../nbs/runs/40_format.ipynb #40-format-56
 def join_columns(
     known: dict[str, str],  # name -> type, of the run
     more: dict[str, str],  # name -> type, of papers to be added, from `list_columns`
@@ -302,7 +302,7 @@ def join_columns(
             )
     return joined
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-57
+# %% ../../nbs/runs/40_format.ipynb #40-format-59
 METADATA_NAME, COPY_NAME = "metadata.json", ".metadata.copy.json"
 REQUIRED_FIELDS = {
     *("n_papers", "embedding_dim", "model", "date_generated", "complete", "inputs"),
@@ -313,7 +313,7 @@ REQUIRED_FIELDS = {
 class NewerFormatError(InputError):
     "A run was written by a newer version of this package."
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-58
+# %% ../../nbs/runs/40_format.ipynb #40-format-60
 def list_parts(
     metadata: dict[str, Any],  # of a run
 ) -> list[Part]:  # in the run's order
@@ -323,7 +323,7 @@ def list_parts(
         raise ValueError("parts is not a list")
     return [Part.from_json(part) for part in parts]
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-61
+# %% ../../nbs/runs/40_format.ipynb #40-format-63
 def seal_metadata(
     metadata: dict[str, Any],  # all of it, with or without a seal
 ) -> dict[str, Any]:  # the same, and the hash of the other fields as `metadata_sha256`
@@ -331,7 +331,7 @@ def seal_metadata(
     plain = {name: value for name, value in metadata.items() if name != "metadata_sha256"}
     return plain | {"metadata_sha256": hash_settings(plain)}
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-63
+# %% ../../nbs/runs/40_format.ipynb #40-format-65
 def parse_metadata(
     path: AnyPath,  # metadata.json or its copy
 ) -> dict[str, Any]:  # its content
@@ -360,7 +360,7 @@ def parse_metadata(
         raise InputError(f"{path} is damaged, {error}: {advice}") from error
     return metadata
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-64
+# %% ../../nbs/runs/40_format.ipynb #40-format-66
 def read_metadata(
     folder: str | AnyPath,  # a run folder
 ) -> dict[str, Any]:  # content of its metadata.json
@@ -373,7 +373,7 @@ def read_metadata(
         raise InputError(f"{path.parent} is not a run: it has no metadata.json")
     return parse_metadata(path)
 
-
+# %% ../../nbs/runs/40_format.ipynb #40-format-67
 def refuse_lost_metadata(
     folder: AnyPath,  # without metadata.json
 ) -> None:
@@ -383,7 +383,7 @@ def refuse_lost_metadata(
             f"{folder} holds the parts of a run whose metadata.json is gone: arxiv-embeddings repair {folder} makes it again"
         )
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-66
+# %% ../../nbs/runs/40_format.ipynb #40-format-69
 def write_metadata(
     folder: AnyPath,  # a run folder, locked by this process
     metadata: dict[str, Any],  # all of it
@@ -393,7 +393,7 @@ def write_metadata(
     for name in (COPY_NAME, METADATA_NAME):
         write_atomically(folder / name, lambda stream: stream.write(content))
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-68
+# %% ../../nbs/runs/40_format.ipynb #40-format-71
 def renew_copy(
     folder: AnyPath,  # a run folder, locked by this process
 ) -> None:
@@ -402,7 +402,7 @@ def renew_copy(
     if not (folder / COPY_NAME).exists() or (folder / COPY_NAME).read_bytes() != content:
         write_atomically(folder / COPY_NAME, lambda stream: stream.write(content))
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-73
+# %% ../../nbs/runs/40_format.ipynb #40-format-76
 def describe_content(
     path: AnyPath,  # a file, or a folder of files
 ) -> dict[str, Any]:  # `n_bytes` and `sha256`; of a folder over its files in the order of their names

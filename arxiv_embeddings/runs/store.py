@@ -285,7 +285,7 @@ def describe_briefly(
         "model": f"{run.metadata['model']}{f' in {precision}' if precision else ''}",
     }
 
-
+# %% ../../nbs/runs/41_store.ipynb #41-store-19
 def tabulate_briefly(
     run: RunMetadata,  # an opened run
 ) -> str:  # HTML; every value is escaped
@@ -294,14 +294,14 @@ def tabulate_briefly(
     cells = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
     return f"<table><caption>Run of paper embeddings</caption>{cells}</table>"
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-20
+# %% ../../nbs/runs/41_store.ipynb #41-store-21
 def open_run(
     folder: str | AnyPath,  # a run folder
 ) -> Run:  # opened for reading
     "Open a run; raises `InputError` if the folder is not a run."
     return Run(folder)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-22
+# %% ../../nbs/runs/41_store.ipynb #41-store-23
 def find_rows(
     runs: list[Run],  # opened runs, whose rows are numbered one after another
     rows: np.ndarray,  # wanted rows, int64, (n_rows,)
@@ -314,7 +314,7 @@ def find_rows(
             yield run, part, here, rows[here] - start
         start += part.n_papers
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-23
+# %% ../../nbs/runs/41_store.ipynb #41-store-24
 def fetch_vectors(
     runs: list[Run],  # opened runs, whose rows are numbered one after another
     rows: np.ndarray,  # wanted rows, int64, (n_rows,)
@@ -325,7 +325,7 @@ def fetch_vectors(
         vectors[here] = to_vectors(run.read_part(part, ["embedding"]), run.dim)[places]
     return vectors
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-25
+# %% ../../nbs/runs/41_store.ipynb #41-store-26
 # metadata that change from commit to commit, and so are not repeated in footers
 VOLATILE_FIELDS = ("n_papers", "date_generated", "complete", "parts", "columns", "end_position", "metadata_sha256")
 
@@ -352,7 +352,7 @@ class StagedPart:
             raise ValueError(f"{plain['staged_name']!r} is not the name of an unfinished part")
         return cls(Part.from_json(plain["part"]), plain["staged_name"], plain["columns"])
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-26
+# %% ../../nbs/runs/41_store.ipynb #41-store-27
 def write_part(
     folder: str | AnyPath,  # a run folder
     papers: pa.Table | pa.RecordBatch,  # with `paper_id` and `text_sha256`
@@ -382,7 +382,7 @@ def write_part(
     part = Part.from_json(in_footer | {"name": name, "n_bytes": n_bytes, "sha256": digest})
     return StagedPart(part, staged_name, list_columns(papers.schema))
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-27
+# %% ../../nbs/runs/41_store.ipynb #41-store-28
 def put_into_place(
     folder: AnyPath,  # a run folder, locked by this process
     staged: list[StagedPart],  # from `write_part`
@@ -392,7 +392,7 @@ def put_into_place(
         (folder / "parts" / one.staged_name).replace(folder / "parts" / one.part.name)
     paths.sync_folder(folder / "parts")
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-29
+# %% ../../nbs/runs/41_store.ipynb #41-store-30
 def advance_metadata(
     metadata: dict[str, Any],  # of a run
     parts: list[Part],  # that it will have, in order
@@ -406,7 +406,7 @@ def advance_metadata(
         changed["complete"] = changed["n_papers"] == changed["inputs"][0].get("n_accepted")
     return changed
 
-
+# %% ../../nbs/runs/41_store.ipynb #41-store-32
 def begin_metadata(
     description: dict[str, Any],  # `model`, `embedding_dim`, `fingerprint` and all else that does not change
 ) -> dict[str, Any]:  # metadata of a run without papers
@@ -416,7 +416,7 @@ def begin_metadata(
     derived = {"fingerprint_sha256": hash_fingerprint(description["fingerprint"]), "columns": {}, "parts": []}
     return first | description | derived | {"end_position": description.get("first_position", 0)}
 
-
+# %% ../../nbs/runs/41_store.ipynb #41-store-34
 def read_or_begin(
     folder: AnyPath,  # of an existing or a new run
     description: dict[str, Any] | None,  # of a new run; `None`: the run must exist
@@ -426,7 +426,7 @@ def read_or_begin(
         raise InputError(f"{folder} holds " + ("no run to continue" if description is None else "a run already"))
     return read_metadata(folder) if description is None else begin_metadata(description)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-31
+# %% ../../nbs/runs/41_store.ipynb #41-store-36
 def find_orphans(
     folder: AnyPath,  # a run folder, locked by this process
     metadata: dict[str, Any],  # of the run
@@ -456,7 +456,7 @@ def _is_of_this_run(path: AnyPath, metadata: dict[str, Any]) -> bool:
         return any(part.generation and part.position <= position < part.end for part in list_parts(metadata))
     return run.get("fingerprint_sha256") == metadata["fingerprint_sha256"]
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-33
+# %% ../../nbs/runs/41_store.ipynb #41-store-38
 def holds_leftovers(
     run: Run,  # an opened run
 ) -> bool:  # `True` if a killed writer has left something, or a writer is at work
@@ -466,7 +466,7 @@ def holds_leftovers(
     beside = any(path.name in (OWNER_NAME, STAGING_NAME) or _is_half_written(path) for path in list_folder(run.folder))
     return beside or any(PART_NAME.fullmatch(name) or UNFINISHED_PART.fullmatch(name) for name in unnamed)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-35
+# %% ../../nbs/runs/41_store.ipynb #41-store-40
 class RunCommitter:
     "Holds the lock of a run in a `with` statement, and commits metadata."
 
@@ -476,19 +476,19 @@ class RunCommitter:
         description: dict[str, Any] | None = None,  # metadata of a new run that do not change; `None`: continue a run
     ):
         self.folder, self.description = resolve_folder(folder), description
-        self.metadata = read_or_begin(self.folder, description)
+        self._take(read_or_begin(self.folder, description))
 
-    @property
-    def parts(self) -> list[Part]:  # in the run's order
-        "The parts that are committed."
-        return list_parts(self.metadata)
+    def _take(self, metadata: dict[str, Any]) -> None:
+        self.metadata = metadata  # plain JSON; as committed, but for new columns
+        self.parts = list_parts(metadata)  # that are committed, in the run's order
 
     def __enter__(self) -> "RunCommitter":
         (self.folder / "parts").mkdir(parents=True, exist_ok=True)
         self.lock = make_lock(self.folder)
         self.lock.acquire()
         try:
-            before, self.metadata = self.metadata, read_or_begin(self.folder, self.description)
+            before = self.metadata
+            self._take(read_or_begin(self.folder, self.description))
             if any(before[name] != self.metadata[name] for name in ("fingerprint_sha256", "inputs")):
                 raise InputError(f"{self.folder} was replaced by another run meanwhile: start again")
             renew_copy(self.folder) if self.description is None else self.commit()
@@ -512,11 +512,12 @@ class RunCommitter:
     ) -> None:
         "Replace the metadata, then remove the parts that they no longer name."
         before = self.parts
-        changed = advance_metadata(self.metadata, before if parts is None else parts, **changes)
+        parts = before if parts is None else parts
+        changed = advance_metadata(self.metadata, parts, **changes)
         self.lock.check()
         write_metadata(self.folder, changed)
-        self.metadata = changed
-        for name in {part.name for part in before} - {part["name"] for part in changed["parts"]}:
+        self.metadata, self.parts = changed, parts
+        for name in {part.name for part in before} - {part.name for part in parts}:
             (self.folder / "parts" / name).unlink(missing_ok=True)
 
     def remove_orphans(self) -> None:
@@ -525,7 +526,7 @@ class RunCommitter:
         for path in find_orphans(self.folder, self.metadata):
             path.unlink(missing_ok=True)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-37
+# %% ../../nbs/runs/41_store.ipynb #41-store-42
 class RunWriter(RunCommitter):
     "Writes a run, part by part, in a `with` statement."
 
@@ -583,7 +584,7 @@ class RunWriter(RunCommitter):
         self.metadata["columns"] = columns
         put_into_place(self.folder, staged)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-39
+# %% ../../nbs/runs/41_store.ipynb #41-store-44
 def write_successor(
     writer: RunWriter,  # of the run
     parts: list[Part],  # neighbors to be replaced, in the run's order
@@ -596,7 +597,7 @@ def write_successor(
     place = {"position": parts[0].position, "end": parts[-1].end, "generation": generation}
     return writer.write_part(papers, embeddings, **place, **options)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-40
+# %% ../../nbs/runs/41_store.ipynb #41-store-45
 def replace_parts(
     writer: RunWriter,  # of the run
     parts: list[Part],  # neighbors to be replaced, in the run's order
