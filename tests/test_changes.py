@@ -1,6 +1,5 @@
 """Newer inputs: only what is new or changed is embedded, readers see a whole state, and nothing is lost on the way."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,18 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_array_equal
+from stopping import list_staged, stop_in
 
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import sample_papers
-from arxiv_embeddings.runs import append
-from arxiv_embeddings.runs.append import compact_run
 from arxiv_embeddings.runs.embed import embed_papers
-from arxiv_embeddings.runs.store import RunWriter, open_run
+from arxiv_embeddings.runs.store import holds_leftovers, open_run
 from arxiv_embeddings.runs.verify import verify_run
 from tests.fakes.kill_loop import make_newer, run_loop
 from tests.fakes.letters import CountingEncoder, LetterEncoder
-
-FORMAT_1 = Path(__file__).parent / "run_format_1"
 
 
 @pytest.fixture
@@ -79,7 +75,7 @@ def test_an_older_file_brings_nothing_back(tmp_path: Path) -> None:
     before = embed(tmp_path / "new.csv", tmp_path / "run").run
     result = embed(tmp_path / "old.csv", tmp_path / "run", append=True)
     assert (result.changes["n_older"], result.n_embedded) == (1, 0)
-    assert result.run.state == before.state
+    assert result.run.content_sha256 == before.content_sha256
 
 
 def test_prune_alone_drops_what_is_not_there(tmp_path: Path) -> None:
@@ -88,7 +84,7 @@ def test_prune_alone_drops_what_is_not_there(tmp_path: Path) -> None:
     table[25:].to_csv(tmp_path / "fewer.csv", index=False)
     result = embed(tmp_path / "fewer.csv", tmp_path / "run", append=True, prune=True)
     assert result.run.paper_ids == table["paper_id"][25:].tolist()
-    assert [part["n_papers"] for part in result.run.metadata["parts"]] == [15, 20, 20, 20, 20, 20, 4]
+    assert [part.n_papers for part in result.run.parts] == [15, 20, 20, 20, 20, 20, 4]
     assert verify_run(result.run)["problems"] == []
 
 
@@ -107,32 +103,35 @@ def test_another_model_is_refused_and_named(tmp_path: Path, newer: Path) -> None
     before = embed(sample_papers(), tmp_path / "run").run
     with pytest.raises(InputError, match=r"pooling: mean there, cls here.*start anew in another folder"):
         embed(newer, tmp_path / "run", LetterEncoder("cls"), append=True)
-    assert open_run(tmp_path / "run").state == before.state
+    assert open_run(tmp_path / "run").content_sha256 == before.content_sha256
 
 
-@pytest.mark.parametrize("step", ["drop_rows", "moved", "committed"])
-def test_stopped_while_taking_in(step: str, tmp_path: Path, newer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["rewritten", "moved", "committed"])
+def test_stopped_while_an_append_is_committed(
+    step: str, tmp_path: Path, newer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = embed(sample_papers(), tmp_path / "run").run
     vectors_before = before.embeddings()
     expected = tmp_path / "expected"
     shutil.copytree(tmp_path / "run", expected)
     embed(newer, expected, append=True)
-
-    def stop(*args, **options):
-        raise KeyboardInterrupt
-
+    parts = tmp_path / "run" / "parts"
+    stops = {
+        "rewritten": ("sync_folder", lambda folder: folder == parts),  # successors that nothing names yet
+        "moved": ("sync_folder", lambda folder: folder == parts and not list_staged(tmp_path / "run")),
+        "committed": ("remove_folder", lambda folder: folder.name == "staging"),  # which is still there
+    }
+    name, is_reached = stops[step]
     with monkeypatch.context() as patched:
-        if step == "drop_rows":  # parts written again that nothing names yet
-            drop_rows = append.drop_rows
-            patched.setattr(append, "drop_rows", lambda *args: (drop_rows(*args), stop()))
-        elif step == "moved":  # parts of `staging` already among the others
-            patched.setattr(append, "sync_folder", stop)
-        else:  # the new state is there, what it replaces is not yet removed
-            patched.setattr(append, "remove_folder", stop)
+        stop_in(patched, name, is_reached)
         with pytest.raises(KeyboardInterrupt):
             embed(newer, tmp_path / "run", append=True)
+    named = {part.name for part in open_run(tmp_path / "run").parts}
+    assert (named == {path.name for path in parts.glob("*.parquet")}) == (step == "committed")
+    assert bool(list_staged(tmp_path / "run")) == (step == "rewritten")
+    assert holds_leftovers(open_run(tmp_path / "run"))
     if step != "committed":
-        assert open_run(tmp_path / "run").state == before.state
+        assert open_run(tmp_path / "run").content_sha256 == before.content_sha256
         assert_array_equal(open_run(tmp_path / "run").embeddings(), vectors_before, strict=True)
     counting = CountingEncoder()
     run = embed(newer, tmp_path / "run", counting, append=True).run
@@ -146,25 +145,6 @@ def test_stopped_while_taking_in(step: str, tmp_path: Path, newer: Path, monkeyp
         "metadata.json",
         "parts",
     ]
-
-
-def test_a_run_of_format_1_is_read_and_continued(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(FORMAT_1, folder)
-    assert json.loads((folder / "metadata.json").read_text())["format"] == 1
-    run = open_run(folder)
-    whole = embed(sample_papers(), tmp_path / "whole").run
-    assert run.paper_ids == whole.paper_ids[:5]
-    assert_array_equal(run.embeddings(), whole.embeddings()[:5], strict=True)
-    assert verify_run(run)["problems"] == []
-    continued = embed(sample_papers(), folder).run
-    assert continued.metadata["complete"]
-    assert continued.paper_ids == whole.paper_ids
-    assert json.loads((folder / "metadata.json").read_text())["format"] == 2
-    with RunWriter(folder) as writer:
-        compact_run(writer, 100)
-    assert [part["n_papers"] for part in open_run(folder).metadata["parts"]] == [99, 45]
-    assert_array_equal(open_run(folder).embeddings(), whole.embeddings(), strict=True)
 
 
 @pytest.mark.slow

@@ -11,9 +11,9 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from arxiv_embeddings.explore.index import build_index
+from arxiv_embeddings.files import paths
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import sample_papers
-from arxiv_embeddings.runs import store
 from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.runs.export import export_run
 from arxiv_embeddings.runs.format import COPY_NAME, write_metadata
@@ -153,17 +153,17 @@ def test_a_paper_that_is_there_twice(folder: Path) -> None:
 
 def test_index_and_exports_of_another_state(folder: Path) -> None:
     run = open_run(folder)
-    export_run(run, "npy", "seed")
+    export_run(run, "npy", "flat")
     build_index(run)
     assert verify_run(run)["problems"] == []
     with RunWriter(folder) as writer:
-        writer.commit(parts=writer.metadata["parts"][:-1])
+        writer.commit(writer.parts[:-1])
     found = verify_run(open_run(folder))
     assert found["sound"]  # nothing is lost: they can be made again
     assert {(one["kind"], one["where"]) for one in found["problems"]} == {
         ("stale", "index.faiss"),
         ("stale", "export/embeddings.npy"),
-        ("stale", "export/seed"),
+        ("stale", "export/flat"),
     }
 
 
@@ -181,7 +181,7 @@ def test_a_sample_of_vectors_that_another_model_made(folder: Path) -> None:
 
 def test_a_clock_that_is_set_back(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embed_papers(sample_papers(), tmp_path / "run", limit=60, part_size=30, encoder=LetterEncoder())
-    monkeypatch.setattr(store, "utc_now", lambda: "1970-01-01T00:00:00Z")
+    monkeypatch.setattr(paths, "utc_now", lambda: "1970-01-01T00:00:00Z")
     for path in [tmp_path / "run", *(tmp_path / "run").rglob("*")]:
         os.utime(path, (2**31, 2**31))  # what is there is of the future
     run = embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder()).run
@@ -252,7 +252,7 @@ from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.runs.store import open_run
 def embed(limit=None):
     return embed_papers(sample_papers(), folder, part_size=40, limit=limit, encoder=LetterEncoder()).run
-n_bytes = embed(40).metadata["parts"][0]["n_bytes"]
+n_bytes = embed(40).parts[0].n_bytes
 resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes // 2, resource.RLIM_INFINITY))
 try:
     embed()

@@ -259,7 +259,7 @@ def test_failures_in_a_real_process() -> None:
             "no paper has the category 'cs.CVV'; there are for example: cs.CV",
         ),
         (("search", "RUN", "  "), "nothing to search for"),
-        (("export", "RUN", "--to", "pickle"), "no export 'pickle'"),
+        (("export", "RUN", "--to", "pickle"), "unknown export 'pickle': choose from npy, parquet"),
         (("evaluate", "RUN", "--relations", "nowhere.tsv"), "no such file"),
         (("embed", "PAPERS", "--out", "NEW", "--model", "specter"), "did you mean specter2"),
         (("embed", "PAPERS", "--out", "NEW", "--model", "./nowhere"), "no such model folder"),

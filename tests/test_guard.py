@@ -23,7 +23,7 @@ from arxiv_embeddings.papers.texts import make_texts
 from arxiv_embeddings.runs import wrong_vectors
 from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.runs.repair import repair_run
-from arxiv_embeddings.runs.store import Run, RunWriter, open_run
+from arxiv_embeddings.runs.store import Run, RunWriter, open_run, replace_parts, write_successor
 from arxiv_embeddings.runs.wrong_vectors import verify_numbers, verify_sample
 from tests.fakes.letters import LetterEncoder
 from tests.fakes.spoiling import make_garbage, spoil
@@ -176,10 +176,9 @@ def test_overflow_is_reported_as_overflow() -> None:
 def write_garbage(run: Run, rows: np.ndarray, seed: int = 0) -> None:
     "Put garbage into a run of one part, with checksums that fit."
     with RunWriter(run.folder) as writer:
-        (part,), vectors = writer.metadata["parts"], run.embeddings()
+        vectors = run.embeddings()
         vectors[rows] = make_garbage(len(rows), run.dim, seed)
-        written = writer.write_part(run.read(), vectors, part["position"], part["end"], part["generation"] + 1)
-        writer.commit(parts=[written])
+        replace_parts(writer, writer.parts, write_successor(writer, writer.parts, run.read(), vectors))
 
 
 def test_garbage_in_a_run_of_real_abstracts_is_found_and_replaced(

@@ -33,7 +33,7 @@ from arxiv_embeddings.runs import embed as embedding
 from arxiv_embeddings.runs import store
 from arxiv_embeddings.runs.append import compact_run
 from arxiv_embeddings.runs.embed import EmbedResult, embed_papers
-from arxiv_embeddings.runs.format import COPY_NAME, METADATA_NAME, list_columns
+from arxiv_embeddings.runs.format import COPY_NAME, METADATA_NAME
 from arxiv_embeddings.runs.repair import repair_run
 from arxiv_embeddings.runs.run_model import open_kept_model
 from arxiv_embeddings.runs.store import RunWriter, open_run
@@ -157,7 +157,7 @@ def test_a_run_has_the_same_bytes_as_on_a_disk(
     there, here = (embed(sample, out) for out in (folder / "run", tmp_path / "run"))
     assert there.n_embedded == here.n_embedded == 144
     assert there.run.metadata["parts"] == here.run.metadata["parts"]
-    for part in here.run.metadata["parts"]:
+    for part in here.run.parts:
         assert there.run.part_path(part).read_bytes() == here.run.part_path(part).read_bytes()
     assert sorted(one.name for one in list_folder(folder / "run")) == [COPY_NAME, METADATA_NAME, "parts"]
     assert verify_run(there.run)["problems"] == []
@@ -378,12 +378,12 @@ def test_parts_of_many_writers_become_a_run_in_one_step(folder: HdfsPath, whole:
     with RunWriter(folder, description) as writer:
         footer = json.loads(json.dumps(writer.footer))
 
-        def write(start: int, attempt: int, made: list[dict[str, Any]]) -> None:
+        def write(start: int, attempt: int, made: list[store.StagedPart]) -> None:
             rows = slice(start, start + PART_SIZE)
             chunk = table.slice(start, PART_SIZE)
             made.append(store.write_part(str(folder), chunk, vectors[rows], footer, start, n_tokens=attempt // 2))
 
-        made: list[dict[str, Any]] = []
+        made: list[store.StagedPart] = []
         attempts = [(start, attempt) for start in range(0, 144, PART_SIZE) for attempt in range(3)]
         threads = [threading.Thread(target=write, args=(*one, made)) for one in attempts]
         for thread in threads:
@@ -392,8 +392,8 @@ def test_parts_of_many_writers_become_a_run_in_one_step(folder: HdfsPath, whole:
             thread.join()
         assert len(made) == 9
         assert [path for path in list_folder(folder / "parts") if not path.name.startswith(".")] == []
-        chosen = {part["position"]: part for part in made}
-        writer.add_parts(list(chosen.values()), list_columns(table.schema))
+        chosen = {staged.part.position: staged for staged in made}
+        writer.add_parts(list(chosen.values()))
         assert len(list_folder(folder / "parts")) == 9  # of two attempts at each part there is still something
         writer.remove_orphans()
     assert_same(open_run(folder), whole, atol=0)
@@ -447,7 +447,7 @@ def damage_block(hdfs: dict[str, Any], path: HdfsPath) -> None:
 @pytest.mark.parametrize("how", ["flip", "block", "truncate", "gone"])
 def test_a_damaged_part_is_found_and_mended(how: str, hdfs, sample: str, folder: HdfsPath, whole: store.Run) -> None:
     run = embed(sample, folder / "run").run
-    path = run.part_path(run.metadata["parts"][1])
+    path = run.part_path(run.parts[1])
     if how == "flip":
         flip(path)
     elif how == "block":
@@ -518,7 +518,7 @@ def test_commands_print_of_a_run_on_hdfs_what_they_print_of_one_on_a_disk(
             ("index", out),
             ("search", out, "graph neural networks", "--json"),
             ("similar", out, SAMPLE["paper_id"][3], "--json"),
-            ("export", out, "--to", "npy", "--to", "int8", "--to", "seed", "--to", "parquet"),
+            ("export", out, "--to", "npy", "--to", "int8", "--to", "flat", "--to", "parquet"),
             ("plot", out),
             ("evaluate", out, "--json"),
             ("compact", out),

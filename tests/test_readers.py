@@ -20,7 +20,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = embed_papers(
         sample_papers(), tmp_path_factory.mktemp("readers") / "run", part_size=50, encoder=LetterEncoder()
     ).run
-    export_run(run, "npy", "parquet", "float16", "int8", "seed")
+    export_run(run, "npy", "parquet", "float16", "int8", "flat")
     return run
 
 
@@ -74,7 +74,7 @@ def test_spark(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         .getOrCreate()
     )
     try:
-        for where, name in (("parts", "paper_id"), ("export/seed", "id")):
+        for where, name in (("parts", "paper_id"), ("export/flat", "id")):
             papers = spark.read.parquet(f"file://{run.folder}/{where}")
             assert dict(papers.dtypes)["embedding"] == "array<float>"
             found = {row[name]: row["embedding"] for row in papers.collect()}

@@ -20,14 +20,13 @@ from numpy.testing import assert_array_equal
 
 from arxiv_embeddings.encoders.load import EncoderOptions, make_encoder
 from arxiv_embeddings.encoders.openvino_engine import choose_streams
-from arxiv_embeddings.files import locks, paths
+from arxiv_embeddings.files import paths
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.files.hashes import hash_text
 from arxiv_embeddings.files.machine import count_cores
 from arxiv_embeddings.papers.corpus import read_papers, sample_papers
 from arxiv_embeddings.papers.texts import make_texts
-from arxiv_embeddings.runs import format as run_format
-from arxiv_embeddings.runs import run_model, store
+from arxiv_embeddings.runs import run_model
 from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.runs.export import export_run
 from arxiv_embeddings.runs.format import FOOTER_KEY, to_vectors
@@ -71,36 +70,34 @@ def test_killed_at_random_moments_and_continued(tmp_path: Path, whole) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [".lock", ".metadata.copy.json", "metadata.json", "parts"]
 
 
-@pytest.mark.parametrize(
-    "n_writes", range(1, 16)
-)  # the lock's note, metadata and copy, then a part, its name, and these three times
-def test_every_write_may_fail(n_writes: int, tmp_path: Path, whole, monkeypatch: pytest.MonkeyPatch) -> None:
+# a file is written and then its folder forced to disk: the lock's owner, copy and metadata; then for each of three parts
+# the part, copy and metadata
+@pytest.mark.parametrize("failing", range(1, 25))
+def test_every_write_may_fail(failing: int, tmp_path: Path, whole, monkeypatch: pytest.MonkeyPatch) -> None:
     count = 0
 
     def may_fail(write: Callable[..., Any]) -> Callable[..., Any]:
         def failing_write(path: Path, *content: Callable[..., Any]) -> Any:
             nonlocal count
             count += 1
-            if count == n_writes:
+            if count == failing:
                 raise OSError(28, "No space left on device", str(path))
             return write(path, *content)
 
         return failing_write
 
     with monkeypatch.context() as patched:
-        writes = [(store, name) for name in ("write_staged", "sync_folder")]
-        writes.append((run_format, "atomic_file"))
-        writes.append((locks, "atomic_file"))
-        for room, name in writes:
-            patched.setattr(room, name, may_fail(getattr(room, name)))
+        for name in ("force_to_disk", "sync_folder"):
+            patched.setattr(paths, name, may_fail(getattr(paths, name)))
         with pytest.raises(OSError, match="No space left"):
             embed_papers(sample_papers(), tmp_path / "run", part_size=48, encoder=LetterEncoder())
-    n_safe = 48 * max(0, (n_writes - 4) // 4)
-    assert n_writes < 4 or open_run(tmp_path / "run").n_papers == n_safe
+    assert count >= failing
+    n_safe = 48 * max(0, (failing - 6) // 6)  # metadata have their name before the last step of six
+    assert failing < 6 or open_run(tmp_path / "run").n_papers == n_safe
     result = embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder(), part_size=48)
     assert result.n_embedded == 144 - n_safe
     assert_array_equal(result.run.embeddings(), whole.embeddings(), strict=True)
-    assert len(list((tmp_path / "run" / "parts").iterdir())) == len(result.run.metadata["parts"])
+    assert len(list((tmp_path / "run" / "parts").iterdir())) == len(result.run.parts)
 
 
 def test_two_writers(tmp_path: Path) -> None:
@@ -124,10 +121,9 @@ def test_what_a_dead_writer_leaves_is_no_obstacle(tmp_path: Path, whole) -> None
     (folder / ".lock").touch()
     # a process of the same number is alive, as after the restart of a container
     (folder / ".lock.json").write_text(json.dumps({"host": "here", "process": os.getpid(), "since": "long ago"}))
-    (folder / ".metadata.json.tmp").write_text("{")  # as older versions named it
+    (folder / ".metadata.json.0123abcd.tmp").write_text("{")
     (folder / "..metadata.copy.json.0123abcd.tmp").write_text("{")
     (folder / "parts" / ".part-000000000-00000000.parquet.0123abcd.tmp").write_text("PAR1")
-    (folder / "parts" / ".part-000000000-00000000.parquet.tmp").write_text("PAR1")
     run = embed_papers(sample_papers(), folder, encoder=LetterEncoder()).run
     assert_array_equal(run.embeddings(), whole.embeddings(), strict=True)
     assert sorted(path.name for path in folder.iterdir()) == [".lock", ".metadata.copy.json", "metadata.json", "parts"]
@@ -176,7 +172,7 @@ def test_a_run_within_its_own_input(tmp_path: Path) -> None:
 
 def test_a_flipped_bit_in_a_vector_that_makes_it_no_number(tmp_path: Path) -> None:
     run = embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder()).run
-    path = run.folder / "parts" / run.metadata["parts"][0]["name"]
+    path = run.part_path(run.parts[0])
     vector = run.embeddings()[7].tobytes()
     content = path.read_bytes()
     assert content.count(vector) >= 1
@@ -213,7 +209,7 @@ def test_a_reader_sees_the_state_that_it_opened(tmp_path: Path) -> None:
     before = embed_papers(sample_papers(), folder, limit=20, part_size=8, encoder=LetterEncoder()).run
     embed_papers(sample_papers(), folder, encoder=LetterEncoder())
     assert before.n_papers == len(before.read()) == len(before.embeddings()) == 20
-    assert open_run(folder).state != before.state
+    assert open_run(folder).content_sha256 != before.content_sha256
 
 
 def test_order_rows_and_hashes_are_those_of_the_input(whole) -> None:
@@ -228,9 +224,11 @@ def test_order_rows_and_hashes_are_those_of_the_input(whole) -> None:
 
 def test_parts_say_what_they_are(tmp_path: Path) -> None:
     run = embed_papers(sample_papers(), tmp_path / "run", part_size=50, encoder=LetterEncoder()).run
-    for part in run.metadata["parts"]:
-        footer = json.loads(pq.read_schema(run.folder / "parts" / part["name"]).metadata[FOOTER_KEY])
-        assert (footer["position"], footer["n_papers"]) == (part["position"], part["n_papers"])
+    listed = json.loads((run.folder / "metadata.json").read_text())["parts"]
+    for part, in_metadata in zip(run.parts, listed, strict=True):
+        footer = json.loads(pq.read_schema(run.part_path(part)).metadata[FOOTER_KEY])
+        of_file = {"name": part.name, "n_bytes": part.n_bytes, "sha256": part.sha256}
+        assert footer["part"] | of_file == in_metadata == part.to_json()
         assert footer["run"]["fingerprint_sha256"] == run.metadata["fingerprint_sha256"]
         assert footer["run"]["fingerprint"] == run.metadata["fingerprint"]
         assert footer["run"]["inputs"] == run.metadata["inputs"]
@@ -257,8 +255,8 @@ def test_a_moved_input_is_the_same_and_a_changed_one_is_not(tmp_path: Path) -> N
 @pytest.mark.parametrize("damage", ["truncate", "gone", "another"])
 def test_a_damaged_part_is_named(damage: str, tmp_path: Path) -> None:
     run = embed_papers(sample_papers(), tmp_path / "run", part_size=50, encoder=LetterEncoder()).run
-    names = [part["name"] for part in run.metadata["parts"]]
-    path = run.folder / "parts" / names[1]
+    names = [part.name for part in run.parts]
+    path = run.part_path(run.parts[1])
     if damage == "truncate":
         path.write_bytes(path.read_bytes()[:-100])
     elif damage == "gone":
@@ -279,9 +277,8 @@ def test_a_part_in_the_place_of_another_of_the_same_size(of_another: str, tmp_pa
             for row in range(2):
                 papers = pa.table({"paper_id": [f"paper {row}"], "text_sha256": [str(row)]})
                 writer.add_part(papers, np.array([[row, 1]], dtype=np.float32))
-        parts.append(
-            [tmp_path / pooling / "parts" / part["name"] for part in open_run(tmp_path / pooling).metadata["parts"]]
-        )
+        made = open_run(tmp_path / pooling)
+        parts.append([made.part_path(part) for part in made.parts])
     place, other = parts[0][0], parts[0][1] if of_another == "position" else parts[1][0]
     assert place.stat().st_size == other.stat().st_size
     place.write_bytes(other.read_bytes())
@@ -294,7 +291,7 @@ def test_a_part_in_the_place_of_another_of_the_same_size(of_another: str, tmp_pa
 def test_compressing_vectors_would_save_less_than_a_tenth(sample_run) -> None:
     content = sample_run.embeddings().tobytes()
     assert len(pa.Codec("zstd").compress(content)) > 0.9 * len(content)
-    path = sample_run.folder / "parts" / sample_run.metadata["parts"][0]["name"]
+    path = sample_run.part_path(sample_run.parts[0])
     group = pq.ParquetFile(path).metadata.row_group(0)
     columns = [group.column(i) for i in range(group.num_columns)]
     compressed = {column.path_in_schema: column.compression for column in columns}
@@ -346,8 +343,8 @@ def test_exports_are_the_run(tmp_path: Path) -> None:
     table = pq.read_table(parquet)
     assert table.drop_columns("embedding").replace_schema_metadata(None) == run.read().replace_schema_metadata(None)
     assert_array_equal(np.stack(table["embedding"].to_pylist()).astype(np.float32), run.embeddings(), strict=True)
-    note = json.loads((run.folder / "export" / "export.json").read_text())
-    assert {one["state"] for one in note.values()} == {run.state}
+    manifest = json.loads((run.folder / "export" / "export.json").read_text())
+    assert {one["content_sha256"] for one in manifest.values()} == {run.content_sha256}
 
 
 def test_the_model_of_a_run_is_found_again(sample_run) -> None:
@@ -372,7 +369,7 @@ def test_a_continued_run_keeps_its_batches(tmp_path: Path, minilm, monkeypatch: 
         "length_multiple": 8,
         "streams": choose_streams(count_cores(), "float32"),
     }
-    assert [part["n_papers"] for part in run.metadata["parts"]] == [2, 2, 2, 2, 1]
+    assert [part.n_papers for part in run.parts] == [2, 2, 2, 2, 1]
 
 
 def test_a_reader_of_metadata_never_sees_half_of_it(tmp_path: Path) -> None:
@@ -422,8 +419,8 @@ def test_a_text_that_comes_again_is_embedded_once(engine: str, tmp_path: Path) -
         path, tmp_path / "run", limit=1, part_size=1, engine=engine, device="cpu"
     )  # windows of nothing new follow
     run = embed_papers(path, tmp_path / "run", engine=engine, device="cpu").run
-    assert [part["n_repeated"] for part in run.metadata["parts"]] == [0, 1, 0, 1, 1]
-    assert [part["n_tokens"] > 0 for part in run.metadata["parts"]] == [True, False, True, False, False]
+    assert [part.counts["n_repeated"] for part in run.parts] == [0, 1, 0, 1, 1]
+    assert [part.counts["n_tokens"] > 0 for part in run.parts] == [True, False, True, False, False]
     vectors = run.embeddings()
     assert_array_equal(vectors[[1, 3, 4]], vectors[[0, 0, 2]], strict=True)
     assert not np.array_equal(vectors[0], vectors[2])

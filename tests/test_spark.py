@@ -191,7 +191,7 @@ def test_appended_and_pruned(tmp_path: Path, spark: Any, small: ModelFolder) -> 
 
 def test_the_seed_s_folder(tmp_path: Path, spark: Any, small: ModelFolder) -> None:
     run = embed(sample_papers(), tmp_path / "run", spark, small).run
-    (folder,) = export_run(run, "seed")
+    (folder,) = export_run(run, "flat")
     table = spark.read.parquet(f"file://{folder}")
     assert [(name, kind) for name, kind in table.dtypes] == [("id", "string"), ("embedding", "array<float>")]
     rows = {row["id"]: row["embedding"] for row in table.collect()}

@@ -183,9 +183,9 @@ def test_an_executor_needs_no_torch_and_loads_once(tmp_path: Path, minilm: Encod
     words = [str(tmp_path), str(converted.folder), converted.content_sha256, spec]
     done = subprocess.run([sys.executable, "-c", IN_A_WORKER, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    said = [json.loads(line)["part"] for line in done.stdout.splitlines()]
-    assert [part["position"] for part in said] == [0, 12]
-    tables = [pq.read_table(tmp_path / "parts" / part["waiting"]).to_pandas() for part in said]
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["part"]["position"] for one in said] == [0, 12]
+    tables = [pq.read_table(tmp_path / "parts" / one["staged_name"]).to_pandas() for one in said]
     assert pd.concat(tables)["paper_id"].tolist() == sample_run.paper_ids[:24]
     made = [vector for table in tables for vector in table["embedding"]]
     assert_allclose(made, sample_run.embeddings()[:24], atol=1e-5)
@@ -375,8 +375,7 @@ def test_a_task_that_wrote_its_part_twice(
     commit, twins = executors.commit_slice, []
 
     def commit_beside_a_twin(said: list[dict[str, Any]], writer: RunWriter, bar: Any) -> None:
-        parts, made = writer.folder / "parts", said[0]["part"]
-        waiting = made["waiting"]
+        parts, waiting = writer.folder / "parts", said[0]["staged_name"]
         twins.append(parts / waiting.replace(waiting.split(".")[-2], "00000000"))
         shutil.copyfile(parts / waiting, twins[-1])
         commit(said, writer, bar)

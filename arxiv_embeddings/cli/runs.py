@@ -198,7 +198,7 @@ def export(
     to: Annotated[
         list[str] | None,
         typer.Option(
-            help="npy, parquet, float16, int8 or seed, may be repeated; default: npy and parquet.", metavar="FORM"
+            help="npy, parquet, float16, int8 or flat, may be repeated; default: npy and parquet.", metavar="FORM"
         ),
     ] = None,
     as_json: AsJson = False,

@@ -58,7 +58,7 @@ def build_index(
     with atomic_file(path) as stream:
         faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))
     content = {
-        "state": run.state,
+        "content_sha256": run.content_sha256,
         "n_papers": run.n_papers,
         "embedding_dim": run.dim,
         "metric": "cosine, as the inner product of vectors of unit length",
@@ -118,7 +118,7 @@ def fetch_index(
 ) -> Path:  # a file on the disk, which FAISS can map into memory
     "Find an index on the disk, or copy it there from HDFS, once for each that was written."
     about = read_manifest(note)
-    return make_local(path, cache_folder() / "copies", about.get("sha256", about["state"])[:16])
+    return make_local(path, cache_folder() / "copies", about.get("sha256", about["content_sha256"])[:16])
 
 
 def open_index(
@@ -131,7 +131,7 @@ def open_index(
     if not (path.exists() and note.exists()):
         return SearchIndex(run, make_index(run), stored=False)
     advice = f"make it again with: arxiv-embeddings index {run.folder}"
-    if read_manifest(note).get("state") != run.state:
+    if read_manifest(note).get("content_sha256") != run.content_sha256:
         raise InputError(f"{path} is stale, the run has changed since: {advice}")
     try:
         index = faiss.read_index(str(fetch_index(path, note)), faiss.IO_FLAG_MMAP_IFC)

@@ -351,7 +351,7 @@ def _check_same_papers(papers: Papers, writer: RunWriter) -> None:
     if n_there:
         last = next(iter(papers.batches(1, start=n_there - 1)), None)
         run = open_run(writer.folder)
-        last_there = run.read_part(run.metadata["parts"][-1], ["paper_id"])["paper_id"][-1]
+        last_there = run.read_part(run.parts[-1], ["paper_id"])["paper_id"][-1]
         if last is None or last_there != last["paper_id"][0]:
             raise InputError(f"{writer.folder} was made by a version that reads this input differently: start anew")
 

@@ -29,9 +29,8 @@ import pyarrow as pa
 from ..encoders.base import Encoder
 from ..files.errors import InputError
 from ..runs.embed import Executor
-from ..runs.format import join_columns, list_columns
 from ..runs.prepare import SeenTexts, add_hashes
-from ..runs.store import Run, RunWriter, fetch_vectors, open_run, write_part
+from ..runs.store import Run, RunWriter, StagedPart, fetch_vectors, open_run, write_part
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -137,7 +136,7 @@ class PayloadMaker:
         return sum(run.n_papers for run in self.bases) + self.writer.metadata["n_papers"]
 
 # %% ../../nbs/spark/55_executors.ipynb #55-executors-13
-REPORT_SCHEMA = "report string"  # of the rows that executors send back: JSON with `part` and `columns`, or `error`
+REPORT_SCHEMA = "report string"  # of the rows that executors send back: JSON of a `StagedPart`, or `error`
 
 
 def report(
@@ -154,10 +153,9 @@ def store_part(
     footer: dict[str, Any],  # facts about the run that each part carries
     position: int,  # in the run
     counts: dict[str, Any],  # kept with the part
-) -> dict[str, Any]:  # `part`, from `write_part`, and `columns`
+) -> dict[str, Any]:  # from `StagedPart.to_json`
     "Write a part for the driver to commit. A second copy of the task writes a file of its own, which nobody renames."
-    part = write_part(folder, papers, vectors, footer, position, **counts)
-    return {"part": part, "columns": list_columns(papers.schema)}
+    return write_part(folder, papers, vectors, footer, position, **counts).to_json()
 
 # %% ../../nbs/spark/55_executors.ipynb #55-executors-15
 def commit_slice(
@@ -168,13 +166,11 @@ def commit_slice(
     "Add the parts of a slice to the run in one step; raises `InputError` if one of them could not be made."
     if errors := [one["error"] for one in reports if "error" in one]:
         raise InputError(errors[0])
-    columns: dict[str, str] = {}
-    for one in reports:
-        columns = join_columns(columns, one["columns"], writer.folder)
-    if n_recomputed := sum(one["part"].get("n_recomputed", 0) for one in reports):
+    staged = [StagedPart.from_json(one) for one in reports]
+    if n_recomputed := sum(one.part.counts.get("n_recomputed", 0) for one in staged):
         log.warning("executors computed wrong vectors %d times; they were noticed and computed again", n_recomputed)
-    writer.add_parts([one["part"] for one in reports], columns)
-    bar.update(sum(one["part"]["n_papers"] for one in reports))
+    writer.add_parts(staged)
+    bar.update(sum(one.part.n_papers for one in staged))
 
 # %% ../../nbs/spark/55_executors.ipynb #55-executors-17
 PYTHON_ERROR = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Interrupt)\b): (.+)$", re.MULTILINE)
