@@ -232,16 +232,18 @@ def watch_executors(embed: Callable[[], EmbedResult]) -> dict:
 def measure_driver(_: str) -> dict:
     "Papers a second of what the driver does by itself: reading them all before it begins, and sending them."
     from arxiv_embeddings.papers.corpus import open_papers
-    from arxiv_embeddings.spark.executors import place_windows
+    from arxiv_embeddings.spark.executors import PartPayload
 
     started = time.monotonic()
     papers = open_papers(MANY_PAPERS).scan()
     seconds_scanned = time.monotonic() - started
-    n_windows = sum(1 for _ in place_windows(papers.batches(2_048), 0))
+    nothing_known = np.empty((0, 384), np.float32)
+    payloads = (PartPayload(0, pa.Table.from_batches([batch]), [], nothing_known) for batch in papers.batches(2_048))
+    n_payloads = sum(len(payload.to_bytes()) > 0 for payload in payloads)
     seconds_sent = time.monotonic() - started - seconds_scanned
     return {
         "n_papers": len(papers),
-        "n_windows": n_windows,
+        "n_payloads": n_payloads,
         "scanned_per_second": round(len(papers) / seconds_scanned),
         "sent_per_second": round(len(papers) / seconds_sent),
     }

@@ -18,7 +18,14 @@ import pyarrow.parquet as pq
 from ..encoders.vectors import paired_cosines
 from ..files import paths
 from ..files.errors import InputError
-from ..files.paths import AnyPath, atomic_file, atomic_folder, read_manifest, remove_folder, remove_unfinished
+from arxiv_embeddings.files.paths import (
+    AnyPath,
+    atomic_file,
+    atomic_folder,
+    read_manifest,
+    remove_folder,
+    remove_unfinished,
+)
 from .format import ROW_GROUP_SIZE, describe_content, read_schema, to_vectors
 from .store import Run
 
@@ -108,12 +115,11 @@ def export_parquet(
     "Write all papers with their vectors into one compressed Parquet file, part by part."
     schemas = [read_schema(run.part_path(part)).remove_metadata() for part in run.parts]
     empty = pa.unify_schemas(schemas, promote_options="permissive").empty_table()
-
-    with atomic_file(path) as stream:
-        with pq.ParquetWriter(stream, empty.schema, compression="zstd", use_dictionary=["primary_category"]) as writer:
-            for table in run.iter_parts(empty.schema.names):
-                plain = pa.concat_tables([empty, table.replace_schema_metadata(None)], promote_options="permissive")
-                writer.write_table(plain, row_group_size=ROW_GROUP_SIZE)
+    options = {"compression": "zstd", "use_dictionary": ["primary_category"]}
+    with atomic_file(path) as stream, pq.ParquetWriter(stream, empty.schema, **options) as writer:
+        for table in run.iter_parts(empty.schema.names):
+            plain = pa.concat_tables([empty, table.replace_schema_metadata(None)], promote_options="permissive")
+            writer.write_table(plain, row_group_size=ROW_GROUP_SIZE)
     return {}
 
 # %% ../../nbs/runs/46_export.ipynb #46-export-25
