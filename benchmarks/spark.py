@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from arxiv_embeddings.runs.embed import EmbedResult, embed_papers
 from benchmarks.main_job import DATA, flatten
