@@ -130,7 +130,7 @@ def test_what_int8_and_windows_did_is_said(tmp_path: Path) -> None:
     assert "longer ones read in windows" in described
     assert "openvino, int8" in described
     refused = invoke(*words)
-    assert (refused.exit_code, "long_text: windows there, cut here" in refused.stderr) == (1, True)
+    assert (refused.exit_code, "long_text: windows there, truncate here" in refused.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(
