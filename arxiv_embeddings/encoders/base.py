@@ -259,7 +259,7 @@ class BatchEncoder(Engine):
         cells = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows)
         return f"<table><caption>{type(self).__name__}</caption>{cells}</table>"
 
-
+# %% ../../nbs/encoders/26_base.ipynb #26-base-21
 def _make_guard(encoder: BatchEncoder, stream: int) -> Guard:
     "Make the guard of one copy of the model."
     return Guard(
@@ -280,7 +280,7 @@ def _check_numbers(encoder: BatchEncoder, vectors: np.ndarray, tokenized: Tokeni
             f"(texts at positions {np.unique(bad)[:5].tolist()}): use --precision float32, or another model"
         )
 
-# %% ../../nbs/encoders/26_base.ipynb #26-base-21
+# %% ../../nbs/encoders/26_base.ipynb #26-base-23
 def make_batches(
     encoder: Engine,  # its tokenizer pads, its `batching` gives the size
     planned: list[np.ndarray],  # positions of the rows of each batch, from `plan_batches`
