@@ -50,7 +50,7 @@ def read_hadoop_settings() -> dict[str, str]:  # name -> value; empty if there a
         settings |= {one.findtext("name", "").strip(): one.findtext("value", "").strip() for one in entries}
     return settings
 
-
+# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-06
 def resolve_hdfs(
     uri: str,  # begins with `hdfs:`
 ) -> str:  # `hdfs://NAMENODE/path`
@@ -69,7 +69,7 @@ def resolve_hdfs(
         )
     return f"hdfs://{namenode}{posixpath.normpath('/' + match['path'].lstrip('/'))}"
 
-# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-06
+# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-07
 def list_namenodes(
     namenode: str,  # HOST:PORT, HOST, or the name of a service in Hadoop's settings
 ) -> list[tuple[str, int]]:  # host and port of each server that may answer
@@ -80,7 +80,7 @@ def list_namenodes(
     found = [re.fullmatch(r"(?:.*@)?\[?(.*?)\]?(?::(\d+))?", address) for address in addresses]
     return [(one[1], int(one[2] or NAMENODE_PORT)) for one in found]
 
-
+# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-11
 def find_server(
     addresses: list[tuple[str, int]],  # host and port of each
     seconds: float = 2,  # to wait for each
@@ -95,7 +95,7 @@ def find_server(
             failure = error.strerror or str(error)
     return failure
 
-
+# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-12
 def check_namenode(
     uri: str,  # from `resolve_hdfs`
 ) -> None:
@@ -106,7 +106,7 @@ def check_namenode(
             f"no HDFS answers at {namenode} ({failure}), to reach {uri}: see that host and port are right and it runs"
         )
 
-# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-08
+# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-14
 def explain_hdfs_error(
     error: Exception,  # of hdfs-native
     where: str,  # the URI
@@ -130,7 +130,7 @@ def explain_hdfs_error(
         f"{where}: HDFS did not do what was asked ({said}): see that its servers run, and give the same command again"
     )
 
-
+# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-15
 @contextmanager
 def translate_hdfs_errors(
     where: str,  # the URI
@@ -141,7 +141,7 @@ def translate_hdfs_errors(
     except (OSError, RuntimeError, ValueError) as error:
         raise explain_hdfs_error(error, where) from error
 
-# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-11
+# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-18
 class HdfsReader(io.RawIOBase):
     "A file on HDFS, to be read; for buffers of Python's `io`."
 
@@ -188,7 +188,7 @@ class HdfsReader(io.RawIOBase):
         with translate_hdfs_errors(self._where):
             return self._inner.read(-1)
 
-
+# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-19
 def connect_hdfs(
     namenode: str,  # as in a URI
 ) -> Any:  # hdfs-native's client, one a process
@@ -204,7 +204,7 @@ def _connect(namenode: str, process: int) -> Any:
     with translate_hdfs_errors(f"hdfs://{namenode}"):
         return Client(f"hdfs://{namenode}")
 
-
+# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-20
 class HdfsFiles(fsspec.AbstractFileSystem):
     "What is read of an HDFS; nothing is remembered of what it held."
 
@@ -259,7 +259,7 @@ class HdfsFiles(fsspec.AbstractFileSystem):
         kind = "directory" if status.isdir else "file"
         return {"name": status.path, "size": status.length, "type": kind, "modification_time": status.modification_time}
 
-# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-13
+# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-22
 UNCHANGED = 2**64 - 1  # a time that stays as it is: -1 to HDFS, which can refuse to keep times of access
 
 
@@ -395,7 +395,7 @@ class HdfsPath:
         "Read a file as text."
         return self.read_bytes().decode(encoding)
 
-
+# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-24
 class HdfsWriter(io.RawIOBase):
     "A file on HDFS that is being written, for buffers of Python's `io`."
 
