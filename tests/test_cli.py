@@ -192,7 +192,7 @@ BAD_INPUTS = {
         ("papers.jsonl", b'{"id": "1", "abstract": "\\ud800"}\n'),
         "1 rejected, NUL or lone surrogate: 1",
     ),
-    "nothing left": (("papers.csv", HEADER + b"1,T,\n"), "no paper is left"),
+    "nothing left": (("papers.csv", HEADER + b"1,T,\n"), "no valid papers in"),
     "empty": (("papers.csv", b""), "the file is empty"),
 }
 

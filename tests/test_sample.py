@@ -97,6 +97,6 @@ def test_a_copy_is_the_sample_and_overwrites_nothing(tmp_path) -> None:
     assert papers.read_bytes() == sample_papers().read_bytes()
     assert relations.read_bytes() == sample_relations().read_bytes()
     papers.write_text("my own papers")
-    with pytest.raises(InputError, match="is in the way"):
+    with pytest.raises(InputError, match="exists and is not the sample's"):
         copy_sample(papers.parent)
     assert papers.read_text() == "my own papers"
