@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 # converted models are made anew by each run of the tests, unless it is told to use a cache (as `make test` does)
 os.environ.setdefault("ARXIV_EMBEDDINGS_CACHE", tempfile.mkdtemp(prefix="arxiv_embeddings-"))
@@ -70,8 +71,15 @@ def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    "What executors need of Python, as one archive: what `pack_environment` says of it."
-    return pack_environment(tmp_path_factory.mktemp("packed") / "environment.tar.gz")
+    "An archive of what executors need of Python, as `pack_environment` describes it; made once for all workers."
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # which the workers share
+    described = folder / "environment.json"
+    with FileLock(folder / "environment.lock"):
+        if not described.exists():
+            described.write_text(json.dumps(pack_environment(folder / "environment.tar.gz")))
+    return json.loads(described.read_text())
 
 
 @pytest.fixture

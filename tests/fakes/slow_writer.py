@@ -32,7 +32,7 @@ def count_committed(folder: object) -> int:
 def wait_until(
     happened: Callable[[], bool],
     process: subprocess.Popen | None = None,  # fail at once if it ends first
-    seconds: float = 120,  # fail if it takes longer
+    seconds: float = 240,  # fail if it takes longer
 ) -> None:
     "Wait for something that another process or thread does."
     started = time.monotonic()
