@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NewType
 
 import numpy as np
 
@@ -38,7 +38,9 @@ from ..files.paths import cache_folder
 from ..papers.corpus import read_papers, sample_papers
 
 if TYPE_CHECKING:
-    import openvino
+    from openvino import Model
+else:
+    Model = NewType("Model", object)  # a name for `show_doc`, without the import
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +50,7 @@ CONVERSION_REVISION = 3  # of the converted graphs; raised if they change, so th
 
 def convert_graph(
     model: Any,  # a `SentenceTransformer` on the CPU, from `load_modules`
-) -> (
-    "openvino.Model"
-):  # inputs `input_ids`, `attention_mask`, int64, (n, length); output `embedding`, float32, (n, dim)
+) -> "Model":  # inputs `input_ids`, `attention_mask`, int64, (n, length); output `embedding`, float32, (n, dim)
     "Convert a model, with all modules after the transformer, to one OpenVINO graph."
     import torch
 
@@ -84,7 +84,7 @@ def convert_graph(
 
 # %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-08
 def drop_repetitions(
-    graph: "openvino.Model",  # of a model with one adapter; changed
+    graph: "Model",  # of a model with one adapter; changed
 ) -> None:
     "Remove the copies of queries, keys and values that `adapters` makes for several adapters."
     for operation in graph.get_ordered_ops():

@@ -14,15 +14,14 @@ import json
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from ..files.errors import InputError
 from ..files.hashes import hash_contents, hash_settings
 from ..files.paths import resolve_path
 from ..papers.texts import TEXT_RULES, make_texts
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 # %% ../../nbs/encoders/20_models.ipynb #20-models-07
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class ModelSpec:
 
     def texts_of(
         self,
-        papers: "pa.Table | pa.RecordBatch",  # with the columns `title` and `abstract`
+        papers: pa.Table | pa.RecordBatch,  # with the columns `title` and `abstract`
     ) -> list[str]:  # one text for each paper, in order
         "Make the texts that this model reads; raises `InputError` if the separator is not known yet."
         if self.separator is None and self.text == "title+abstract":

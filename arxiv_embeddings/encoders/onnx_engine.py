@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from .base import BatchEncoder
 from .batching import TextTokenizer, choose_token_budget
@@ -24,9 +25,6 @@ from .pooling import mean_pool
 from .vectors import find_least_cosine
 from ..files.errors import InputError
 from ..files.machine import count_cores
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 # %% ../../nbs/encoders/30_onnx_engine.ipynb #30-onnx-engine-06
 def open_onnx(
@@ -63,8 +61,6 @@ def make_word_tokenizer(
     allow_unknown: bool = False,  # embed a text without a known token, instead of refusing it
 ) -> TextTokenizer:  # splits texts as Spark NLP's BERT does
     "Make the tokenizer of an exported model."
-    from tokenizers import Tokenizer
-
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.encode_special_tokens = True
     return TextTokenizer(tokenizer, max_tokens=max_tokens, allow_unknown=allow_unknown)
@@ -72,7 +68,7 @@ def make_word_tokenizer(
 # %% ../../nbs/encoders/30_onnx_engine.ipynb #30-onnx-engine-16
 def join_words(
     row: np.ndarray,  # token ids with [CLS] and [SEP], int32, (n_tokens,)
-    tokenizer: "Tokenizer",  # of the tokenizers library
+    tokenizer: Tokenizer,  # of the tokenizers library
 ) -> str:  # words with a space between them; split into subwords again, they give the same ids
     "Join subwords to words."
     unknown = tokenizer.model.unk_token
@@ -135,7 +131,7 @@ class OnnxEncoder(BatchEncoder):
 
 # %% ../../nbs/encoders/30_onnx_engine.ipynb #30-onnx-engine-22
 def mark_word_beginnings(
-    tokenizer: "Tokenizer",  # of the tokenizers library, BERT's
+    tokenizer: Tokenizer,  # of the tokenizers library, BERT's
 ) -> np.ndarray:  # for each token id, 1 = first subword of a word, int64, (n_ids,)
     "Mark the token ids that begin a word."
     subwords = tokenizer.get_vocab()

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from importlib import metadata
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NewType
 
 import numpy as np
 
@@ -25,7 +25,9 @@ from ..files.errors import InputError
 from ..files.machine import count_cores, has_amx
 
 if TYPE_CHECKING:
-    import openvino
+    from openvino import CompiledModel
+else:
+    CompiledModel = NewType("CompiledModel", object)  # a name for `show_doc`, without the import
 
 # %% ../../nbs/encoders/28_openvino_engine.ipynb #28-openvino-engine-06
 @functools.cache
@@ -122,7 +124,7 @@ def read_text_tokenizer(
 
 # %% ../../nbs/encoders/28_openvino_engine.ipynb #28-openvino-engine-27
 def infer_batches(
-    compiled: "openvino.CompiledModel",  # with one stream
+    compiled: "CompiledModel",  # with one stream
     batches: Iterator[Batch],  # any number
 ) -> Iterator[tuple[Batch, np.ndarray]]:  # each batch with its vectors, float32, (n_rows, dim), in order
     "Run a compiled model on batches, one after the other, with the next one ready."
@@ -185,7 +187,7 @@ class OpenVINOEncoder(BatchEncoder):
         self.hints = make_hints(precision, n_threads // n_streams, beside_others=bool(threads) or n_streams > 1)
         self.compiled = {0: self._compile()}  # stream -> compiled model; the others when they are needed
 
-    def _compile(self) -> "openvino.CompiledModel":
+    def _compile(self) -> "CompiledModel":
         "Load the model."
         return load_openvino().Core().compile_model(self.model_folder.folder / "model.xml", "CPU", self.hints)
 

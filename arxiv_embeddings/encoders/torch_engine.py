@@ -26,10 +26,11 @@ from .models import ModelFiles, find_weights, fingerprint_model
 from ..files.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
     from sentence_transformers import SentenceTransformer
+    from torch import Tensor
 else:
     SentenceTransformer = NewType("SentenceTransformer", object)  # a name for `show_doc`, without the import
+    Tensor = NewType("Tensor", object)
 
 # %% ../../nbs/encoders/27_torch_engine.ipynb #27-torch-engine-06
 @contextmanager
@@ -186,7 +187,7 @@ def start_batch(
     model: "SentenceTransformer",  # from `load_modules`
     ids: np.ndarray,  # token ids, int64, (n_rows, length)
     mask: np.ndarray,  # 1 = token, 0 = padding, like `ids`
-) -> "torch.Tensor":  # float32, (n_rows, dim), on the model's device; on a GPU it is ready only when it is read
+) -> "Tensor":  # float32, (n_rows, dim), on the model's device; on a GPU it is ready only when it is read
     "Hand a batch to the device; on a GPU this returns before the vectors are computed."
     import torch
 

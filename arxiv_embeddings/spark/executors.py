@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NewType
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,9 @@ from ..runs.store import Run, RunWriter, StagedPart, fetch_vectors, open_run, wr
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+else:
+    DataFrame = NewType("DataFrame", object)  # a name for `show_doc`, without the import
+    SparkSession = NewType("SparkSession", object)
 
 # %% ../../nbs/spark/55_executors.ipynb #55-executors-03
 log = logging.getLogger(__name__)

@@ -15,9 +15,10 @@ from dataclasses import asdict, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NewType
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from ..encoders.batching import TextTokenizer
 from ..encoders.conversion import calibration_texts
@@ -42,8 +43,10 @@ from ..files.hashes import hash_contents, hash_settings
 from ..files.paths import atomic_folder, cache_folder
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
     from transformers import PretrainedConfig, PreTrainedModel
+else:
+    PretrainedConfig = NewType("PretrainedConfig", object)  # a name for `show_doc`, without the import
+    PreTrainedModel = NewType("PreTrainedModel", object)
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +183,7 @@ def check_onnx(
 
 # %% ../../nbs/spark/53_nlp_model.ipynb #53-nlp-model-22
 def list_vocabulary(
-    tokenizer: "Tokenizer",  # of the tokenizers library
+    tokenizer: Tokenizer,  # of the tokenizers library
 ) -> list[str]:  # subwords in the order of their ids
     "List a tokenizer's subwords; raises `InputError` if their ids have gaps, since Spark NLP counts lines."
     ids = tokenizer.get_vocab()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NewType
 
 import pyarrow as pa
 
@@ -31,6 +31,9 @@ from .executors import REPORT_SCHEMA, SparkExecutor, read_payloads, report, stor
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+else:
+    DataFrame = NewType("DataFrame", object)  # a name for `show_doc`, without the import
+    SparkSession = NewType("SparkSession", object)
 
 # %% ../../nbs/spark/57_via_encoder.ipynb #57-via-encoder-05
 def archive_model(

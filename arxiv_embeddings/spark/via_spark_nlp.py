@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NewType
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +50,9 @@ from .nlp_pipeline import BATCH_SIZE, TOKENIZERS, embed_frame, make_pipeline
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+else:
+    DataFrame = NewType("DataFrame", object)  # a name for `show_doc`, without the import
+    SparkSession = NewType("SparkSession", object)
 
 # %% ../../nbs/spark/56_via_spark_nlp.ipynb #56-via-spark-nlp-05
 @dataclass(frozen=True)
