@@ -18,7 +18,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal
 
 import typer

@@ -31,7 +31,7 @@ from arxiv_embeddings.cli.shared import (
     takes_options,
 )
 
-# %% ../../nbs/cli/93_spark.ipynb #93-spark-04
+# %% ../../nbs/cli/93_spark.ipynb #93-spark-03
 spark_app = typer.Typer(
     name="spark",
     help="The same on a cluster: Spark, Spark NLP, HDFS, YARN.",
@@ -41,17 +41,17 @@ spark_app = typer.Typer(
 )
 app.add_typer(spark_app)
 
-
+# %% ../../nbs/cli/93_spark.ipynb #93-spark-04
 def parse_settings(
     conf: list[str] | None,  # such as `spark.executor.memory=4g`
 ) -> dict[str, str]:  # name -> value
-    "Read Spark settings as they are typed; wrong use where one is none."
+    "Read Spark settings as they are typed; another form is wrong use, exit code 2."
     settings = dict(one.partition("=")[::2] for one in conf or [])
     if wrong := [one for one in conf or [] if "=" not in one or not one.startswith("spark.")]:
-        raise typer.BadParameter(f"{wrong[0]!r} is no Spark setting: write --conf spark.NAME=VALUE")
+        raise typer.BadParameter(f"{wrong[0]!r} is not a Spark setting: write --conf spark.NAME=VALUE")
     return settings
 
-# %% ../../nbs/cli/93_spark.ipynb #93-spark-06
+# %% ../../nbs/cli/93_spark.ipynb #93-spark-07
 @dataclass(frozen=True)
 class ClusterOptions:
     "Where Spark runs, and how its executors make vectors."
@@ -83,7 +83,7 @@ class ClusterOptions:
         typer.Option(min=1, help="Papers in a part; default: chosen for papers and cores.", rich_help_panel="Cluster"),
     ] = None
 
-# %% ../../nbs/cli/93_spark.ipynb #93-spark-07
+# %% ../../nbs/cli/93_spark.ipynb #93-spark-08
 @dataclass(frozen=True)
 class SparkNLPOptions:
     "Options of `--via spark-nlp`."
@@ -106,7 +106,7 @@ class SparkNLPOptions:
         typer.Option(help="Its archives; full with TensorFlow.", rich_help_panel="With --via spark-nlp"),
     ] = "onnx"
 
-# %% ../../nbs/cli/93_spark.ipynb #93-spark-08
+# %% ../../nbs/cli/93_spark.ipynb #93-spark-09
 ONLY_ENCODER = ("pooling", "max_tokens", "adapter", "query_adapter", "long_text", "minimum_cosine", "shared_model")
 
 
@@ -124,7 +124,7 @@ def check_way(
                 flag = f"--{one.name.replace('_', '-')}"
                 raise typer.BadParameter(f"this belongs to --via {way}", param_hint=flag)
 
-# %% ../../nbs/cli/93_spark.ipynb #93-spark-09
+# %% ../../nbs/cli/93_spark.ipynb #93-spark-10
 @spark_app.command(
     "embed", cls=GroupedCommand, epilog="Example: arxiv-embeddings spark embed papers.parquet --out run --master yarn"
 )
@@ -161,7 +161,7 @@ def spark_embed(
         session.stop()
     print_embedded(result, output.as_json)
 
-# %% ../../nbs/cli/93_spark.ipynb #93-spark-10
+# %% ../../nbs/cli/93_spark.ipynb #93-spark-11
 def make_executor(
     session: Any,  # from `make_session`
     spark_nlp: SparkNLPOptions,  # for spark-nlp
@@ -177,7 +177,7 @@ def make_executor(
     given = {name: getattr(spark_nlp, name) for name in ("tokenizer", "batch_size") if getattr(spark_nlp, name)}
     return OnSparkNLP(session, **given)
 
-# %% ../../nbs/cli/93_spark.ipynb #93-spark-11
+# %% ../../nbs/cli/93_spark.ipynb #93-spark-12
 @spark_app.command("export-model")
 @reports_errors
 def spark_export_model(
@@ -214,7 +214,7 @@ def spark_export_model(
             f"{check['smallest_cosine']:.4f} at worst"
         )
 
-# %% ../../nbs/cli/93_spark.ipynb #93-spark-13
+# %% ../../nbs/cli/93_spark.ipynb #93-spark-14
 @spark_app.command("pack-environment")
 @reports_errors
 def spark_pack_environment(
@@ -233,7 +233,7 @@ def spark_pack_environment(
         f"{packed['n_bytes_unpacked'] / 1e6:.2f} MB"
     )
 
-# %% ../../nbs/cli/93_spark.ipynb #93-spark-15
+# %% ../../nbs/cli/93_spark.ipynb #93-spark-16
 minicluster_app = typer.Typer(
     name="minicluster",
     help="A real HDFS and YARN on this machine, for development and tests.",
@@ -243,7 +243,7 @@ minicluster_app = typer.Typer(
 )
 spark_app.add_typer(minicluster_app)
 
-# %% ../../nbs/cli/93_spark.ipynb #93-spark-16
+# %% ../../nbs/cli/93_spark.ipynb #93-spark-17
 @minicluster_app.command("start")
 @reports_errors
 def spark_minicluster_start(
@@ -275,7 +275,7 @@ def spark_minicluster_start(
     typer.echo(f"{started['uri']}\nHADOOP_CONF_DIR={started['conf']}")
     typer.echo(f"to end it: arxiv-embeddings spark minicluster stop {folder}")
 
-# %% ../../nbs/cli/93_spark.ipynb #93-spark-17
+# %% ../../nbs/cli/93_spark.ipynb #93-spark-18
 @minicluster_app.command("stop")
 @reports_errors
 def spark_minicluster_stop(
