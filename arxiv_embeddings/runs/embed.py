@@ -33,7 +33,6 @@ from ..files.errors import InputError
 from ..files.paths import AnyPath, resolve_folder
 from ..papers.corpus import Papers, open_papers
 from ..papers.readers import hash_files
-from ..papers.texts import make_texts
 from .append import commit_append, plan_changes, recover_staging
 from .format import join_columns, list_columns
 from arxiv_embeddings.runs.prepare import (

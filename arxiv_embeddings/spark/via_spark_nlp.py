@@ -7,7 +7,6 @@ __all__ = ['TEXT_SCHEMA', 'OpenPart', 'choose_repeated', 'describe_failure', 'de
            'OnSparkNLP']
 
 # %% ../../nbs/spark/56_via_spark_nlp.ipynb #56-via-spark-nlp-02
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
