@@ -10,6 +10,7 @@ __all__ = ['log', 'PART_SIZE', 'N_CHECKED', 'MINIMUM_COSINE', 'COLUMN_OPTIONS', 
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-02
 import logging
+import os
 import platform
 import sys
 import time
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -310,14 +312,19 @@ def show_progress(
     shown: bool,  # whether to show anything
 ) -> Iterator[Any]:  # a bar with `update(n)`
     "Show a progress bar on stderr, with rate and time left."
-    from tqdm.auto import tqdm
+    if sys.modules.get("ipykernel") and find_spec("ipywidgets"):
+        from tqdm.auto import tqdm
+    else:
+        from tqdm import tqdm
 
     with tqdm(total=n_total, initial=n_done, unit=" papers", disable=not shown, file=sys.stderr, smoothing=0.1) as bar:
         yield bar
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-28
 def is_watched() -> bool:
-    "Whether somebody sees a progress bar: on a terminal, and in a notebook."
+    "Whether somebody sees a progress bar: on a terminal, and in a notebook, but not with `TQDM_DISABLE=1`."
+    if os.environ.get("TQDM_DISABLE"):
+        return False
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return sys.stderr.isatty() or type(shell).__name__ == "ZMQInteractiveShell"
 

@@ -30,7 +30,6 @@ from ..files.locks import make_lock
 from ..files.paths import AnyPath, atomic_file, list_folder, resolve_folder
 from ..papers.corpus import Papers, open_papers
 from ..papers.readers import hash_files
-from ..papers.texts import make_texts
 from .append import recover_staging
 from arxiv_embeddings.runs.format import (
     COPY_NAME,
@@ -283,7 +282,7 @@ def read_own_papers(
     try:
         names = [name for name in read_schema(path).names if name != "embedding"]
         papers = read_parquet(path, names).replace_schema_metadata(None).combine_chunks()
-        texts = make_texts(papers, spec.text, spec.separator)
+        texts = spec.texts_of(papers)
         same = [hash_text(text) for text in texts] == papers["text_sha256"].to_pylist()
     except PART_ERRORS:
         return None
@@ -378,8 +377,8 @@ def embed_again(
     encoder: Encoder,  # makes the run's vectors
 ) -> Part:  # its successor, not yet in the run
     "Embed the papers of a damaged part in the same batches as the first time."
-    started, spec, n_recomputed = time.monotonic(), encoder.files.spec, encoder.n_recomputed
-    tokenized = encoder.tokenize(make_texts(papers, spec.text, spec.separator))
+    started, spec, n_recomputed = time.monotonic(), encoder.spec, encoder.n_recomputed
+    tokenized = encoder.tokenize(spec.texts_of(papers))
     embeddings = encoder.run(tokenized)
     counts = count_tokens(tokenized, time.monotonic() - started)
     counts |= {"n_recomputed": encoder.n_recomputed - n_recomputed}
@@ -429,7 +428,7 @@ def correct_parts(
             papers, wrong = run.read_part(part), rows[compared.wrong]
             vectors = to_vectors(papers, run.dim).copy()
             vectors[wrong] = compared.vectors[compared.wrong]
-            texts = make_texts(papers, encoder.files.spec.text, encoder.files.spec.separator)
+            texts = encoder.spec.texts_of(papers)
             hashes = pa.array([hash_text(text) for text in texts])
             field = papers.schema.field("text_sha256")
             papers = papers.set_column(papers.schema.get_field_index("text_sha256"), field, hashes)

@@ -19,7 +19,6 @@ from ..encoders.base import Encoder
 from ..encoders.guard import same_vectors
 from ..encoders.vectors import paired_cosines
 from ..files.hashes import hash_text
-from ..papers.texts import make_texts
 from .format import Part, to_vectors
 from .run_model import check_same_fingerprint, load_run_encoder
 from .store import Run, find_rows
@@ -40,7 +39,7 @@ def compare_again(
     encoder: Encoder,  # makes the run's vectors
 ) -> Comparison:
     "Embed papers again and compare."
-    texts = make_texts(papers, encoder.files.spec.text, encoder.files.spec.separator)
+    texts = encoder.spec.texts_of(papers)
     vectors = encoder.encode(texts)
     stored = to_vectors(papers, encoder.dim)
     cosines = paired_cosines(stored, vectors)
@@ -116,8 +115,8 @@ def verify_sample(
     encoder = load_checked(run, encoder, device)
     if not run.n_papers:
         return summarize([]) | {"share_noticed": 0.0}
-    spec = encoder.files.spec
-    of_parts = (make_texts(table, spec.text, spec.separator) for table in run.iter_parts(list(run.columns)))
+    spec = encoder.spec
+    of_parts = (spec.texts_of(table) for table in run.iter_parts(list(run.columns)))
     lengths = np.array([len(text) for texts in of_parts for text in texts])
     chosen, n_drawn = choose_sample(lengths, n_papers, seed)
     tables = [run.read_part(part).take(pa.array(places)) for run, part, _, places in find_rows([run], chosen)]
@@ -179,7 +178,7 @@ def compare_part(
     "Embed a part's suspects again, and all of its papers if one of them is wrong."
     papers = run.read_part(part)
     if not everything:
-        texts = make_texts(papers, encoder.files.spec.text, encoder.files.spec.separator)
+        texts = encoder.spec.texts_of(papers)
         rows = np.flatnonzero(find_suspects(texts, to_vectors(papers, run.dim)))
         compared = compare_again(papers.take(pa.array(rows)), encoder)
         if not compared.wrong.any():

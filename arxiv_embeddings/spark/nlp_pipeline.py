@@ -77,8 +77,8 @@ def _load_annotator(spark: "SparkSession", model: ModelFolder | str | Path) -> A
         if isinstance(model, ModelFolder):
             _check_only_model(spark, model)
             annotator = DistilBertEmbeddings.loadSavedModel(model.folder.as_uri(), spark)
-            annotator.setCaseSensitive(not model.about["lower_case"])
-            return annotator.setMaxSentenceLength(model.about["spec"]["max_tokens"])
+            annotator.setCaseSensitive(not model.manifest["lower_case"])
+            return annotator.setMaxSentenceLength(model.manifest["spec"]["max_tokens"])
         if isinstance(model, Path) or "/" in model:
             return DistilBertEmbeddings.load(str(model))
         return _load_pretrained(spark, model)
