@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['NEAR_DUPLICATE', 'MOST_COMPARED', 'WITHDRAWN', 'find_duplicate_texts', 'find_near_duplicates', 'find_withdrawn',
-           'describe_run']
+           'Description', 'describe_run']
 
 # %% ../../nbs/explore/63_describe.ipynb #63-describe-02
+import html
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from ..encoders.vectors import l2_normalize
-from .similarity import describe_spread, sample_random_cosines
+from .similarity import measure_spread
 from ..files.errors import InputError
 from ..runs.store import Run
 
-# %% ../../nbs/explore/63_describe.ipynb #63-describe-06
+# %% ../../nbs/explore/63_describe.ipynb #63-describe-05
 def find_duplicate_texts(
     run: Run,  # an opened run
 ) -> list[list[str]]:  # groups of two or more paper ids with the very same text, in run order
@@ -31,13 +32,9 @@ def find_duplicate_texts(
         groups.setdefault(text, []).append(paper_id)
     return list(groups.values())
 
-# %% ../../nbs/explore/63_describe.ipynb #63-describe-08
+# %% ../../nbs/explore/63_describe.ipynb #63-describe-07
 NEAR_DUPLICATE = 0.95  # least cosine of papers listed as nearly the same
 MOST_COMPARED = 20_000  # papers of which all pairs are compared without being asked to; time grows with the square
-WITHDRAWN = (
-    r"(?i)\b(paper|article|manuscript|submission|preprint|work|note|report|thesis)s?"
-    r"( \w+)? (has|have|had|is|was)( been| being)? (\w+ )?withdrawn\b|^\W*withdrawn\b|\bwithdrawn by the author"
-)
 
 
 def find_near_duplicates(
@@ -58,11 +55,17 @@ def find_near_duplicates(
     ]
     return sorted(pairs, key=lambda pair: (-pair[2], *pair[:2]))
 
+# %% ../../nbs/explore/63_describe.ipynb #63-describe-10
+WITHDRAWN = (
+    r"(?i)\b(paper|article|manuscript|submission|preprint|work|note|report|thesis)s?"
+    r"( \w+)? (has|have|had|is|was)( been| being)? (\w+ )?withdrawn\b|^\W*withdrawn\b|\bwithdrawn by the author"
+)
+
 
 def find_withdrawn(
     run: Run,  # an opened run
 ) -> list[str]:  # ids, in run order
-    "Find papers whose abstract says that they were withdrawn; abstracts that are empty never got into a run."
+    "List papers whose abstract is a note of withdrawal; the list is empty if the run has no abstracts."
     if "abstract" not in run.columns:
         return []
     found = [
@@ -71,26 +74,50 @@ def find_withdrawn(
     ]
     return [paper_id for table in found for paper_id in table["paper_id"].to_pylist()]
 
-# %% ../../nbs/explore/63_describe.ipynb #63-describe-09
+# %% ../../nbs/explore/63_describe.ipynb #63-describe-12
+class Description(dict):
+    "Facts about a run: a dict that JupyterLab shows as a table."
+
+    def _repr_html_(self) -> str:
+        "An HTML table. Names and values come from the corpus and are escaped."
+        rows = "".join(
+            f'<tr><th style="text-align: left">{html.escape(str(name).replace("_", " "))}</th>'
+            f'<td style="text-align: left">{html.escape(_as_text(value))}</td></tr>'
+            for name, value in self.items()
+        )
+        return f"<table><tbody>{rows}</tbody></table>"
+
+
+def _as_text(value: Any) -> str:
+    "One value in one line: no more than eight entries of a dict or list."
+    if isinstance(value, dict):
+        entries = [f"{str(name).replace('_', ' ')}: {_as_text(one)}" for name, one in value.items()]
+    elif isinstance(value, list):
+        entries = [_as_text(one) for one in value]
+    elif value is None:
+        return "none"
+    else:
+        return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return "; ".join(entries[:8]) + (f"; ... ({len(entries):,} in all)" if entries[8:] else "") or "none"
+
+# %% ../../nbs/explore/63_describe.ipynb #63-describe-15
 def describe_run(
     run: Run,  # an opened run
-    n_pairs: int = 20_000,  # random pairs for the spread of cosines
-    seed: int = 0,  # of the draw
     near_duplicates: bool | None = None,  # whether to look for them; `None`: among `MOST_COMPARED` papers at most
-) -> dict[str, Any]:  # metadata worth showing, `categories`, `random_cosines`, papers that are repeated or withdrawn
-    "Say what is in a run; raises `InputError` for one that `embed` did not make."
+) -> Description:  # metadata, `categories`, `random_cosines` of `measure_spread`, duplicates and withdrawn papers
+    "Describe a run; raises `InputError` if `embed` did not make it."
     kept = run.metadata
     if missing := {"inputs", "settings", "complete"} - kept.keys():
         raise InputError(f"{run.folder} does not say what it was made of: {', '.join(sorted(missing))} is missing")
     categories = pc.value_counts(run.read(["primary_category"])["primary_category"]).to_pylist()
     look = run.n_papers <= MOST_COMPARED if near_duplicates is None else near_duplicates
     by_count = sorted(categories, key=lambda one: (-one["counts"], str(one["values"])))
-    return {
+    facts = {
         "folder": str(run.folder),
         **{name: kept[name] for name in ("n_papers", "embedding_dim", "model", "date_generated", "complete")},
         "fingerprint": kept["fingerprint"],
         "settings": kept["settings"],
-        "int8_check": kept.get("int8_check"),  # runs made by version 0.1.0 have none
+        "int8_check": kept.get("int8_check"),
         "input": {name: run.input[name] for name in ("path", "n_rows", "n_accepted", "rejected")},
         "n_inputs": len(kept["inputs"]),
         "n_parts": len(kept["parts"]),
@@ -99,10 +126,9 @@ def describe_run(
         "duplicate_texts": find_duplicate_texts(run),
         "near_duplicates": _name_pairs(run) if look else None,
         "withdrawn": find_withdrawn(run),
-        "random_cosines": describe_spread(sample_random_cosines(run.embeddings(), n_pairs, seed))
-        if run.n_papers > 1
-        else {},
+        "random_cosines": measure_spread(run.embeddings()) if run.n_papers > 1 else {},
     }
+    return Description(facts)
 
 
 def _name_pairs(run: Run) -> list[dict[str, Any]]:

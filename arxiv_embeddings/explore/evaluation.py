@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .describe import Description
 from .similarity import find_neighbors, measure_spread
 from ..files.errors import InputError
 from ..files.paths import resolve_path
@@ -72,7 +73,7 @@ def list_related(
             related.setdefault(dst, {})[src] = 1
     return related
 
-
+# %% ../../nbs/explore/64_evaluation.ipynb #64-evaluation-14
 def measure_related(
     neighbors: np.ndarray,  # rows of each paper's nearest others, nearest first, int64, (n_papers, k)
     paper_ids: list[str],  # id of each row, n_papers of them
@@ -90,7 +91,7 @@ def measure_related(
     measured = ir_measures.calc_aggregate([RR @ k, R @ k], related, ranked)
     return {"n_queries": len(related), f"MRR@{k}": measured[RR @ k], f"R@{k}": measured[R @ k]}
 
-# %% ../../nbs/explore/64_evaluation.ipynb #64-evaluation-17
+# %% ../../nbs/explore/64_evaluation.ipynb #64-evaluation-19
 def evaluate_embeddings(
     embeddings: np.ndarray,  # float32, (n_papers, dim), of any length but zero
     paper_ids: list[str],  # id of each row
@@ -120,14 +121,14 @@ def evaluate_embeddings(
             measured["relations"][kind] = {"n_pairs": n_pairs} | measure_related(neighbors, paper_ids, related)
     return measured
 
-
+# %% ../../nbs/explore/64_evaluation.ipynb #64-evaluation-21
 def evaluate_run(
     run: Run,  # an opened run
     relations: str | Path | None = None,  # a TSV file with `src`, `dst`, `kind`; `None`: categories only
     k: int = 10,  # neighbors looked at, 1 to n_papers - 1
-) -> dict[str, Any]:  # `n_papers`, `model`, and what `evaluate_embeddings` measures
-    "Measure a run; raises `InputError` where there is nothing to measure."
+) -> Description:  # `n_papers`, `model`, and the measures of `evaluate_embeddings`
+    "Measure a run; raises `InputError` if there is nothing to measure."
     pairs = read_relations(relations) if relations else None
     categories = run.read(["primary_category"])["primary_category"].to_pylist()
     measured = evaluate_embeddings(run.embeddings(), run.paper_ids, categories, pairs, k)
-    return {"n_papers": run.n_papers, "model": run.metadata["model"], **measured}
+    return Description({"n_papers": run.n_papers, "model": run.metadata["model"], **measured})

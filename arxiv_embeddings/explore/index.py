@@ -44,7 +44,7 @@ def make_index(
         index.add(l2_normalize(vectors))
     return index
 
-
+# %% ../../nbs/explore/61_index.ipynb #61-index-06
 def build_index(
     run: Run,  # an opened run
 ) -> AnyPath:  # `RUN/index.faiss`
@@ -71,7 +71,7 @@ def build_index(
         stream.write(json.dumps(content, indent=1).encode())
     return path
 
-# %% ../../nbs/explore/61_index.ipynb #61-index-06
+# %% ../../nbs/explore/61_index.ipynb #61-index-08
 @dataclass(frozen=True)
 class SearchIndex:
     "An index together with the run whose rows it holds."
@@ -111,7 +111,7 @@ class SearchIndex:
         wanted = ("paper_id", "title", "categories", "year")
         return self.run.read([name for name in wanted if name in self.run.columns])
 
-# %% ../../nbs/explore/61_index.ipynb #61-index-07
+# %% ../../nbs/explore/61_index.ipynb #61-index-09
 def fetch_index(
     path: AnyPath,  # `RUN/index.faiss`
     note: AnyPath,  # `RUN/index.json`
@@ -120,7 +120,7 @@ def fetch_index(
     about = read_manifest(note)
     return make_local(path, cache_folder() / "copies", about.get("sha256", about["content_sha256"])[:16])
 
-
+# %% ../../nbs/explore/61_index.ipynb #61-index-11
 def open_index(
     run: Run,  # an opened run
 ) -> SearchIndex:  # ready to search
@@ -141,7 +141,7 @@ def open_index(
         raise InputError(f"{path} is damaged, it holds {index.ntotal} vectors of {index.d} numbers: {advice}")
     return SearchIndex(run, index, stored=True)
 
-# %% ../../nbs/explore/61_index.ipynb #61-index-09
+# %% ../../nbs/explore/61_index.ipynb #61-index-13
 def as_index(
     source: SearchIndex | Run | str | AnyPath,  # an opened index, a run, or a run folder
 ) -> SearchIndex:  # ready to search

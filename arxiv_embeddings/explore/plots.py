@@ -33,13 +33,17 @@ DPI = 100
 def new_figure(
     width: float,  # inches, of 100 pixels
     height: float,  # inches, of 100 pixels
-) -> "Figure":  # empty, known to no window or notebook
-    "Make a figure that belongs to nobody."
+) -> "Figure":  # empty; no window holds it
+    "Make a figure without `pyplot`; Jupyter shows it if it is the last line of a cell."
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    class ShownFigure(Figure):
+        def _repr_png_(self) -> bytes:
+            return render_png(self)
 
+    return ShownFigure(figsize=(width, height), dpi=DPI, layout="constrained")
 
+# %% ../../nbs/explore/65_plots.ipynb #65-plots-08
 def render_png(
     figure: "Figure",  # any figure
 ) -> bytes:  # a PNG file of 128 colors, which makes it smaller than one of all colors
@@ -51,12 +55,12 @@ def render_png(
     Image.open(full).convert("RGB").quantize(128).save(small, format="png", optimize=True)
     return small.getvalue()
 
-# %% ../../nbs/explore/65_plots.ipynb #65-plots-08
+# %% ../../nbs/explore/65_plots.ipynb #65-plots-10
 def plot_cosine_spread(
     embeddings: np.ndarray,  # float32, (n_papers, dim), of any length but zero
     model: str = "",  # name for the title; empty for none
 ) -> "Figure":  # 6.4 x 3.6 inches
-    "Draw the spread of cosines: random pairs against nearest neighbors."
+    "Draw the distribution of cosines: random pairs against nearest neighbors."
     random_pairs = sample_random_cosines(embeddings)
     nearest = find_neighbors(embeddings, k=1)[1][:, 0]
     figure = new_figure(6.4, 3.6)
@@ -68,12 +72,12 @@ def plot_cosine_spread(
     ):
         axes.hist(cosines, bins, density=True, color=color, alpha=0.75, label=f"{name}, mean {cosines.mean():.2f}")
     axes.set(xlabel="cosine", ylabel="density")
-    axes.set_title(f"Spread of cosines{', ' if model else ''}{model}", loc="left")
+    axes.set_title(f"Distribution of cosines{', ' if model else ''}{model}", loc="left")
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
-# %% ../../nbs/explore/65_plots.ipynb #65-plots-11
+# %% ../../nbs/explore/65_plots.ipynb #65-plots-13
 def choose_papers(
     categories: list[str | None],  # primary category of each row; `None` where it has none
     n_categories: int = 4,  # how many of the largest categories
@@ -93,7 +97,7 @@ def shorten(
     plain = (text or "").replace("$", r"\$")
     return plain if len(plain) <= n_characters else plain[: n_characters - 1].rstrip("\\ ") + "…"
 
-# %% ../../nbs/explore/65_plots.ipynb #65-plots-13
+# %% ../../nbs/explore/65_plots.ipynb #65-plots-15
 def plot_heat_map(
     run: Run,  # an opened run
     rows: np.ndarray | None = None,  # papers to show, int64, (2 to 30,); `None`: `choose_papers` chooses
@@ -120,7 +124,7 @@ def plot_heat_map(
     figure.colorbar(image, ax=axes, label="cosine", shrink=0.8)
     return figure
 
-# %% ../../nbs/explore/65_plots.ipynb #65-plots-16
+# %% ../../nbs/explore/65_plots.ipynb #65-plots-18
 MAP_LIMIT = 5000  # papers; t-SNE of more takes minutes and the points hide each other
 
 
@@ -179,7 +183,7 @@ def plot_map(
     figure.legend(loc="outside right upper", frameon=False, fontsize=8, markerscale=(40 / size) ** 0.5)
     return figure
 
-# %% ../../nbs/explore/65_plots.ipynb #65-plots-21
+# %% ../../nbs/explore/65_plots.ipynb #65-plots-23
 def plot_run(
     run: Run,  # an opened run
 ) -> list[AnyPath]:  # the PNG files, in `RUN/figures/`
