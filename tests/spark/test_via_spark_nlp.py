@@ -140,7 +140,9 @@ def test_the_same_papers_are_accepted_and_rejected(tmp_path: Path, spark: Any, s
     assert sum(one["count"] for one in there.input["rejected"].values()) == 3
     assert there.input["n_white_space_collapsed"] == 1
     assert_same(there, here)
-    assert sum(part["n_repeated"] for part in there.metadata["parts"]) == 3  # within a part each text is embedded once
+    assert (
+        sum(part["n_repeated"] for part in there.metadata["parts"]) == 4
+    )  # each text once: within a part, and from earlier slices
 
 
 def test_more_parts_than_cores_are_tasks_of_their_own(
@@ -298,7 +300,7 @@ def test_a_model_that_cannot_run_is_said_with_ids(tmp_path: Path, small: ModelFo
     about = json.loads((tmp_path / "model" / "export.json").read_text())
     about["sha256"]["model.onnx"] = hash_contents([tmp_path / "model" / "model.onnx"])
     (tmp_path / "model" / "export.json").write_text(json.dumps(about))
-    done = run_command("embed", sample_papers(), "--out", tmp_path / "run", "--model", tmp_path / "model", "-q")
+    done = run_command("embed", sample_papers(), "--out", tmp_path / "run", "--model", tmp_path / "model", "-q", *VIA)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     said = (
         r"error: Spark NLP got no vectors from the model \(papers 0000\.\d+ to 0000\.\d+\): the executors' logs say why"
@@ -364,6 +366,9 @@ def test_a_datanode_that_stops_during_a_write(
 # the command line
 
 
+VIA = ("--via", "spark-nlp")
+
+
 def run_command(*words: object) -> subprocess.CompletedProcess:
     "Run `arxiv-embeddings spark` as a user does whose path does not lead to our Python."
     ours = str(Path(sys.executable).parent)
@@ -374,6 +379,7 @@ def run_command(*words: object) -> subprocess.CompletedProcess:
 
 def test_the_command_line_as_a_user_calls_it(tmp_path: Path, small: ModelFolder, whole: Run) -> None:
     words = [
+        *VIA,
         "--out",
         tmp_path / "run",
         "--model",
