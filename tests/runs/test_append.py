@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_array_equal
-from stopping import list_staged, stop_in
 
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import sample_papers
@@ -16,6 +15,7 @@ from arxiv_embeddings.runs.store import holds_leftovers, open_run
 from arxiv_embeddings.runs.verify import verify_run
 from tests.fakes.kill_loop import make_newer, run_loop
 from tests.fakes.letters import CountingEncoder, LetterEncoder
+from tests.fakes.stopping import list_staged, stop_in
 
 
 @pytest.fixture

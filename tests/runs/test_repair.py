@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_array_equal
-from stopping import list_staged, stop_in
 
 from arxiv_embeddings.explore.index import build_index
 from arxiv_embeddings.files.errors import InputError
@@ -23,6 +22,7 @@ from arxiv_embeddings.runs.store import RunWriter, open_run
 from arxiv_embeddings.runs.verify import verify_run
 from arxiv_embeddings.runs.wrong_vectors import verify_sample
 from tests.fakes.letters import LetterEncoder, StoppingEncoder
+from tests.fakes.stopping import list_staged, stop_in
 
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)
 
