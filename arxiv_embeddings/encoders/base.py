@@ -238,9 +238,11 @@ class BatchEncoder(Engine):
         texts = list(texts)
         if not texts:
             return np.empty((0, self.dim), dtype=np.float32)
-        from tqdm import tqdm
+        if not progress:
+            return self.run(self.tokenize(texts))
+        from tqdm import tqdm  # which executors do not have
 
-        with tqdm(total=len(texts), unit=" texts", disable=not progress, file=sys.stderr) as bar:
+        with tqdm(total=len(texts), unit=" texts", file=sys.stderr) as bar:
             return self.run(self.tokenize(texts), on_batch=bar.update)
 
     def __repr__(self) -> str:
