@@ -13,7 +13,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import arxiv_embeddings
-from arxiv_embeddings import InputError, Run, embed_papers, sample_papers, search, similar
+from arxiv_embeddings import InputError, Run, describe, embed_papers, sample_papers, search, similar
 from tests.fakes.letters import LetterEncoder
 
 FRAME = pd.read_csv(sample_papers(), dtype=str)
@@ -102,3 +102,14 @@ def test_what_jupyterlab_shows_is_escaped(tmp_path: Path) -> None:
     made.metadata["model"] = "<script>"
     assert "<script>" not in made._repr_html_()
     assert "4 papers" in repr(made)
+
+
+def test_the_verbs_of_a_run_are_the_front_doors_functions(tmp_path: Path) -> None:
+    made = embed_papers(sample_papers(), tmp_path / "run", limit=20, encoder=LetterEncoder()).run
+    written = [path.name for path in made.export("npy", "float16")]
+    assert written == ["embeddings.npy", "embeddings_float16.npy"]
+    assert [path.name for path in made.export()] == ["embeddings.npy", "papers_with_embeddings.parquet"]
+    assert made.describe() == describe(made)
+    assert made.describe()["n_papers"] == 20
+    frame = made.to_pandas()
+    assert (len(frame), len(frame["embedding"][0])) == (20, made.dim)

@@ -270,7 +270,7 @@ class Run(RunReader):
         "Write this run in other forms."
         import arxiv_embeddings
 
-        return arxiv_embeddings.export(self, *([list(forms)] if forms else []))
+        return arxiv_embeddings.export(self, *forms)
 
 # %% ../../nbs/runs/41_store.ipynb #41-store-18
 def describe_briefly(
