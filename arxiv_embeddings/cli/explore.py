@@ -43,7 +43,7 @@ def print_papers(
 
 # %% ../../nbs/cli/92_explore.ipynb #92-explore-05
 def count_and_name(
-    names: list[str],  # of whatever was found
+    names: list[str],  # of the papers that were found
 ) -> str:  # how many there are, and the first five
     "Sum up a list in one line."
     return f"{len(names):,}: {'; '.join(names[:5])}{', ...' if names[5:] else ''}" if names else "none"
@@ -59,7 +59,7 @@ def describe(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    "Say what is in a run."
+    "Describe the content of a run."
     from arxiv_embeddings.explore.describe import describe_run
     from arxiv_embeddings.runs.store import open_run
 

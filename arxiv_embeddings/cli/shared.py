@@ -78,7 +78,7 @@ class ModelOptions:
     )
     precision: Annotated[
         Literal["float32", "int8", "bfloat16", "float16"],
-        typer.Option(help="int8 on CPUs; bfloat16 or float16 where the processor has it.", rich_help_panel="Model"),
+        typer.Option(help="int8 on CPUs; bfloat16 or float16 if the processor has it.", rich_help_panel="Model"),
     ] = "float32"
     text: Annotated[
         Literal["title+abstract", "abstract"] | None,
@@ -168,7 +168,7 @@ class ColumnOptions:
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-14
 @dataclass(frozen=True)
 class OutputOptions:
-    "What is printed."
+    "How much is printed, and in which form."
 
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no notes.")] = False
     as_json: AsJson = False

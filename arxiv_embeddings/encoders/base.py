@@ -102,7 +102,7 @@ def run_side_by_side(
     workers: list[Callable[[Iterator[Item]], Iterator[Result]]],  # generator functions, each run in a thread of its own
     items: Iterator[Item],  # the work; each item goes to one worker
 ) -> Iterator[Result]:  # results of all workers, in the order in which they are ready
-    "Share work among workers; raises what a worker raises."
+    "Share work among workers; a worker's error is raised here."
     if len(workers) == 1:
         yield from workers[0](items)
         return

@@ -148,11 +148,11 @@ def _check_manifest(path: Path, manifest: dict[str, Any], form: FolderKind) -> M
 
 # %% ../../nbs/encoders/25_model_folder.ipynb #25-model-folder-25
 def get_or_make(
-    folder: Path,  # where the model folder is, or will be; its name must depend on everything that changes the content
+    folder: Path,  # the existing or future model folder; its name must depend on everything that changes the content
     make: Callable[[Path], None],  # fills an empty folder and writes its manifest; called if `folder` does not exist
     files: ModelFiles | None = None,  # the model that was asked for; `None`: as the manifest states it
 ) -> ModelFolder:  # opened, every file as it was written
-    "Open a model folder, and make it first if it does not exist; raises whatever `make` and `open_model_folder` raise."
+    "Open a model folder, and make it first if it does not exist; errors of `make` and `open_model_folder` are raised."
     from filelock import FileLock
 
     folder.parent.mkdir(parents=True, exist_ok=True)

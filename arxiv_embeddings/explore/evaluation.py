@@ -26,7 +26,7 @@ def measure_category_precision(
     neighbors: np.ndarray,  # rows of each paper's nearest others, int64, (n_papers, k)
     categories: list[str | None],  # primary category of each row; papers without one are left out of the mean
 ) -> float:  # 0 to 1, higher is better
-    "Measure how often neighbors share a paper's primary category; raises `InputError` where no paper has one."
+    "Measure how often neighbors share a paper's primary category; raises `InputError` if no paper has one."
     names = np.array([name or "" for name in categories], dtype=object)
     known = names != ""
     if not known.any():

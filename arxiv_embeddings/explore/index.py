@@ -48,7 +48,7 @@ def make_index(
 def build_index(
     run: Run,  # an opened run
 ) -> AnyPath:  # `RUN/index.faiss`
-    "Write the index of a run and the note that says what it belongs to."
+    "Write the index of a run, and beside it the hash of the content that it belongs to."
     import faiss
 
     index, path, note = make_index(run), run.folder / "index.faiss", run.folder / "index.json"
@@ -107,7 +107,7 @@ class SearchIndex:
 
     @cached_property
     def papers(self) -> pa.Table:
-        "What the tables show of a paper, one row each."
+        "The columns of a paper that tables show, one row a paper."
         wanted = ("paper_id", "title", "categories", "year")
         return self.run.read([name for name in wanted if name in self.run.columns])
 
@@ -135,7 +135,7 @@ def open_index(
         raise InputError(f"{path} is stale, the run has changed since: {advice}")
     try:
         index = faiss.read_index(str(fetch_index(path, note)), faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError as error:  # what faiss raises, whatever is wrong
+    except RuntimeError as error:  # faiss raises it for every fault
         raise InputError(f"{path} is damaged: {advice}") from error
     if (index.ntotal, index.d) != (run.n_papers, run.dim):
         raise InputError(f"{path} is damaged, it holds {index.ntotal} vectors of {index.d} numbers: {advice}")

@@ -32,7 +32,7 @@ def sample_random_cosines(
     n_pairs: int = 20_000,  # pairs to draw, with replacement, never of a paper with itself
     seed: int = 0,  # of the draw
 ) -> np.ndarray:  # cosines in [-1, 1], float32, (n_pairs,)
-    "Draw random pairs of different papers and give their cosines; raises `InputError` where there is no pair."
+    "Draw random pairs of different papers and give their cosines; raises `InputError` if there is no pair."
     if len(embeddings) < 2:
         raise InputError(f"{len(embeddings)} papers make no pair: two or more are needed")
     generator = np.random.default_rng(seed)
@@ -46,7 +46,7 @@ def sample_random_cosines(
 def measure_spread(
     embeddings: np.ndarray,  # float32, (n_papers, dim), of any length but zero
 ) -> dict[str, float]:  # `mean` and `sd` of the cosines of all pairs of different papers, -1 to 1; four decimals
-    "Measure the spread of cosines over all pairs, in one pass; raises `InputError` where there is no pair."
+    "Measure the distribution of cosines over all pairs, in one pass; raises `InputError` if there is no pair."
     n_papers, dim = embeddings.shape
     if n_papers < 2:
         raise InputError(f"{n_papers} papers make no pair: two or more are needed")

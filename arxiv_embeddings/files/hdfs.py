@@ -29,7 +29,7 @@ import fsspec
 from .errors import InputError, StorageError
 
 # %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-05
-NAMENODE_PORT = 8020  # Hadoop's own, where an address has none
+NAMENODE_PORT = 8020  # Hadoop's own, if an address names none
 HDFS_URI = re.compile(r"hdfs://(?P<namenode>[^/]*)(?P<path>(?:/.*)?)", re.DOTALL)
 
 
@@ -206,7 +206,7 @@ def _connect(namenode: str, process: int) -> Any:
 
 # %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-20
 class HdfsFiles(fsspec.AbstractFileSystem):
-    "What is read of an HDFS; nothing is remembered of what it held."
+    "A reading client of an HDFS; it remembers nothing of the content."
 
     protocol, cachable, root_marker = "hdfs", False, "/"
 
@@ -304,7 +304,7 @@ class HdfsPath:
         return self.parent / name
 
     def _ask(self, question: str, *arguments: Any) -> Any:
-        "What the NameNode answers."
+        "The answer of the NameNode."
         with translate_hdfs_errors(str(self)):
             return getattr(connect_hdfs(self.namenode), question)(self.path, *arguments)
 
@@ -326,7 +326,7 @@ class HdfsPath:
         return False
 
     def iterdir(self) -> Iterator["HdfsPath"]:
-        "What is in a folder."
+        "The content of a folder."
         with translate_hdfs_errors(str(self)):
             listed = list(self._ask("list_status"))
         return (HdfsPath(self.namenode, one.path) for one in listed)
@@ -418,13 +418,13 @@ class HdfsWriter(io.RawIOBase):
         self,
         content: Any,  # bytes
     ) -> int:  # how many they are
-        "Write bytes behind those that are there."
+        "Append bytes."
         with translate_hdfs_errors(self._where):
             self._n_bytes += self._inner.write(bytes(content))
         return len(content)
 
     def force_to_disk(self) -> None:
-        "Wait until every DataNode has on disk what was written."
+        "Wait until every DataNode has all written bytes on disk."
         with translate_hdfs_errors(self._where):
             self._inner.hsync()
 
