@@ -154,9 +154,7 @@ class OnSpark(SparkExecutor):
         self,
         spark: "SparkSession",  # from `make_session`
         *,
-        shared: str
-        | Path
-        | None = None,  # folder or `hdfs://` URI where executors read the model; `None`: Spark ships it
+        shared: str | Path | None = None,  # folder or URI from which executors read the model; `None`: Spark ships it
     ):
         self.spark, self.shared, self.place = spark, shared, ""
         self.threads = int(spark.conf.get("spark.task.cpus", "1"))

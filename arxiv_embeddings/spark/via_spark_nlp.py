@@ -263,7 +263,18 @@ class ExportRequest:
         "Load the encoder. A run that continues has a copy of the same model; Spark can load only one folder."
         return OnnxEncoder(self.exported, spec=self.spec, allow_unknown=self.allow_unknown)
 
-# %% ../../nbs/spark/56_via_spark_nlp.ipynb #56-via-spark-nlp-19
+# %% ../../nbs/spark/56_via_spark_nlp.ipynb #56-via-spark-nlp-20
+def _make_parts(
+    payloads: "DataFrame", encoder: OnnxEncoder, pipeline: Any, writer: RunWriter, *, reads_whole_text: bool
+) -> "DataFrame":
+    "Make parts: texts in Python, vectors in Java, files in Python."
+    tokenizer = encoder.text_tokenizer
+    maker = TextMaker(encoder.spec, tokenizer.tokenizer.to_str(), reads_whole_text, tokenizer.allow_unknown)
+    finisher = PartFinisher(str(writer.folder), writer.footer)
+    texts = payloads.mapInArrow(maker.prepare, TEXT_SCHEMA)
+    return embed_frame(texts, pipeline, "row", "part").mapInArrow(finisher.finish, REPORT_SCHEMA)
+
+# %% ../../nbs/spark/56_via_spark_nlp.ipynb #56-via-spark-nlp-22
 class OnSparkNLP(SparkExecutor):
     "Makes vectors in the executors of a Spark session, with Spark NLP."
 
@@ -311,9 +322,8 @@ class OnSparkNLP(SparkExecutor):
             raise InputError("Spark NLP runs exported models: give an OnnxEncoder, or a model")
         key = (str(encoder.model_folder.folder), batching["batch_size"])
         if key not in self.pipelines:
-            self.pipelines[key] = make_pipeline(
-                self.spark, encoder.model_folder, tokenizer=self.tokenizer, batch_size=batching["batch_size"]
-            )
+            options = {"tokenizer": self.tokenizer, "batch_size": batching["batch_size"]}
+            self.pipelines[key] = make_pipeline(self.spark, encoder.model_folder, **options)
 
     def make_parts(
         self,
