@@ -42,12 +42,14 @@ demo: env ## The main job on the sample corpus: papers, vectors, index, exports,
 	@echo "  $(CLI) embed YOUR_PAPERS.csv --out YOUR_RUN"
 	@echo "  make lab"
 
-# Two processes with one thread each; converted models are shared by both.
+# Three processes with one thread each, since servers keep tests waiting; converted models are shared by all.
 check test: export ARXIV_EMBEDDINGS_CACHE = $(abspath $(VENV))/converted-models
 check test: export OMP_NUM_THREADS = 1
 check test: export LOKY_MAX_CPU_COUNT = 1
+# Servers and sessions of tests live for seconds: Java's quick compiler alone, and no threads to collect garbage.
+check test: export JAVA_TOOL_OPTIONS = -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
 check test: export PATH := $(abspath $(BIN)):$(PATH)
-PYTEST = $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 check: env lint ## What every commit needs, in three minutes: lint, notebooks and tests without slow parts and without Spark
 	$(BIN)/nbdev_test --n_workers 2
@@ -55,7 +57,7 @@ check: env lint ## What every commit needs, in three minutes: lint, notebooks an
 
 test: env ## Every cell of every notebook, then every other test; models are converted anew
 	rm -rf $(ARXIV_EMBEDDINGS_CACHE)
-	$(BIN)/nbdev_test --flags "slow spark" --n_workers 2 --timing
+	$(BIN)/nbdev_test --flags "slow spark" --n_workers 3 --timing
 	$(PYTEST)
 
 bench: env ## How fast, beside others, about an hour; written to benchmarks/results

@@ -248,7 +248,10 @@ def start_writer(folder: Path, model: Path, master: str = "local[2]", gone: str 
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_driver_that_is_killed_goes_on_where_it_stood(tmp_path: Path, small: ModelFolder, whole: Run) -> None:
+def test_a_driver_that_is_killed_goes_on_where_it_stood(
+    tmp_path: Path, spark: Any, small: ModelFolder, whole: Run
+) -> None:
+    "Another driver, with a session of its own, makes the rest."
     process, folder = start_writer(tmp_path / "run", small.folder), tmp_path / "run"
     wait_until(lambda: 0 < count_committed(folder) < 144, process)
     process.send_signal(signal.SIGKILL)
@@ -256,10 +259,9 @@ def test_a_driver_that_is_killed_goes_on_where_it_stood(tmp_path: Path, small: M
     committed = open_run(folder)
     n_committed, parts = committed.n_papers, committed.metadata["parts"]
     assert 0 < n_committed < 144
-    process = start_writer(folder, small.folder)
-    printed, errors = process.communicate(timeout=120)
-    assert printed.splitlines() == ["ready", str(144 - n_committed)], errors
-    run = open_run(folder)
+    made = embed(sample_papers(), folder, spark, small, part_size=12)
+    assert made.n_embedded == 144 - n_committed
+    run = made.run
     assert run.metadata["parts"][: len(parts)] == parts
     assert_same(run, whole)
 
