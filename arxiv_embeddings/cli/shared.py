@@ -297,13 +297,14 @@ def find_width() -> int | None:  # columns, 40 or more; `None` for a pipe, if `C
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-print-text
 def wrap_text(
     text: str,  # may come from a corpus
-    indent: int = 0,  # columns before the second and later lines
+    indent: int = 0,  # columns before each line; those of the first line hold something else
 ) -> str:  # one or more lines, safe to print
     "Wrap a text between words if the output has a width. Longer words, such as paths, stay whole."
     plain, width = as_plain(text), find_width()
     if not width:
         return plain
-    return textwrap.fill(plain, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(plain, max(width - indent, 20), break_long_words=False, break_on_hyphens=False)
+    return ("\n" + " " * indent).join(lines)
 
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-print-facts
 def print_facts(
@@ -311,7 +312,7 @@ def print_facts(
 ) -> None:
     "Print names and values in two columns."
     indent = max(map(len, facts), default=0) + 2
-    typer.echo("\n".join(wrap_text(f"{name + ':':{indent}}{value}", indent) for name, value in facts.items()))
+    typer.echo("\n".join(f"{name + ':':{indent}}{wrap_text(value, indent)}" for name, value in facts.items()))
 
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-28
 WRAPPED = ("title", "categories", "description")  # columns of words, which are broken into lines first
