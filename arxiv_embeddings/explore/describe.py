@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NEAR_DUPLICATE', 'MOST_COMPARED', 'WITHDRAWN', 'find_duplicate_texts', 'find_near_duplicates', 'find_withdrawn',
-           'Description', 'describe_run']
+           'Description', 'describe_run', 'summarize_run']
 
 # %% ../../nbs/explore/63_describe.ipynb #63-describe-02
 import html
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from ..encoders.vectors import l2_normalize
-from .similarity import measure_spread
+from .similarity import measure_spread, summarize_spread
 from ..files.errors import InputError
 from ..runs.store import Run
 
@@ -136,3 +136,63 @@ def _name_pairs(run: Run) -> list[dict[str, Any]]:
     return [
         {"paper_ids": [run.paper_ids[left], run.paper_ids[right]], "cosine": cosine} for left, right, cosine in pairs
     ]
+
+# %% ../../nbs/explore/63_describe.ipynb #63-describe-summarize-run
+def summarize_run(
+    described: dict[str, Any],  # from `describe_run`
+) -> dict[str, str]:  # name -> short text, in reading order
+    "Put the description of a run into words."
+    return _summarize_input(described) | _summarize_vectors(described) | _summarize_papers(described)
+
+
+def _summarize_input(described: dict[str, Any]) -> dict[str, str]:
+    source, n_inputs = described["input"], described["n_inputs"]
+    rejected = {reason: entry["count"] for reason, entry in source["rejected"].items()}
+    return {
+        "folder": described["folder"],
+        "papers": f"{described['n_papers']:,} of {source['n_accepted']:,} accepted, {sum(rejected.values()):,} rejected",
+        "rejected": "; ".join(f"{count:,} {reason}" for reason, count in rejected.items()) or "none",
+        "complete": "yes" if described["complete"] else "no: the same embed command continues",
+        "input": source["path"] + (f", the last of {n_inputs}" if n_inputs > 1 else ""),
+    }
+
+# %% ../../nbs/explore/63_describe.ipynb #63-describe-summarize-vectors
+def _summarize_vectors(described: dict[str, Any]) -> dict[str, str]:
+    "Model, text and engine; how near int8 is to float32, if the run is of int8."
+    rules, settings, check = described["fingerprint"], described["settings"], described["int8_check"]
+    longer = {"truncate": "truncated", "windows": "read in windows"}[rules["long_text"]]
+    facts = {
+        "model": f"{described['model']}, {described['embedding_dim']} dimensions, {rules['pooling']} pooling",
+        "text": f"{rules['text']}, up to {rules['max_tokens']} tokens, longer ones {longer}",
+        "truncated": f"{described['n_truncated']:,} texts",
+    }
+    if check:
+        facts["int8"] = (
+            f"cosine to float32 {check['mean_cosine']:.4f} on average, {check['smallest_cosine']:.4f} at worst, "
+            f"of {check['n_papers']} papers"
+        )
+    return facts | {
+        "engine": f"{settings['engine']}, {settings.get('precision')}",
+        "made": described["date_generated"],
+        "parts": f"{described['n_parts']:,}, {described['n_bytes'] / 1e6:,.1f} MB",
+    }
+
+# %% ../../nbs/explore/63_describe.ipynb #63-describe-summarize-papers
+def _summarize_papers(described: dict[str, Any]) -> dict[str, str]:
+    "Categories, the distribution of cosines, duplicates and withdrawn papers."
+    categories, near = list(described["categories"].items()), described["near_duplicates"]
+    return {
+        "categories": ", ".join(f"{name} {count:,}" for name, count in categories[:8])
+        + (", ..." if categories[8:] else ""),
+        "cosines": summarize_spread(described["random_cosines"]),
+        "same text": _count_and_name([" = ".join(group) for group in described["duplicate_texts"]]),
+        "nearly the same": "not looked for: give --near-duplicates"
+        if near is None
+        else _count_and_name([f"{' ~ '.join(pair['paper_ids'])} ({pair['cosine']})" for pair in near]),
+        "withdrawn": _count_and_name(described["withdrawn"]),
+    }
+
+
+def _count_and_name(names: list[str]) -> str:
+    "The number of papers, and the first five."
+    return f"{len(names):,}: {'; '.join(names[:5])}{', ...' if names[5:] else ''}" if names else "none"

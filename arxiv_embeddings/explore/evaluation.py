@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RELATION_COLUMNS', 'measure_category_precision', 'read_relations', 'list_related', 'measure_related',
-           'evaluate_embeddings', 'evaluate_run']
+           'evaluate_embeddings', 'evaluate_run', 'summarize_measures']
 
 # %% ../../nbs/explore/64_evaluation.ipynb #64-evaluation-02
 import csv
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .describe import Description
-from .similarity import find_neighbors, measure_spread
+from .similarity import find_neighbors, measure_spread, summarize_spread
 from ..files.errors import InputError
 from ..files.paths import resolve_path
 from ..papers.rows import split_paper_id
@@ -132,3 +132,19 @@ def evaluate_run(
     categories = run.read(["primary_category"])["primary_category"].to_pylist()
     measured = evaluate_embeddings(run.embeddings(), run.paper_ids, categories, pairs, k)
     return Description({"n_papers": run.n_papers, "model": run.metadata["model"], **measured})
+
+# %% ../../nbs/explore/64_evaluation.ipynb #64-evaluation-summarize
+def summarize_measures(
+    measured: dict[str, Any],  # from `evaluate_run`
+) -> list[str]:  # a line for each measure, without the table of relations
+    "Put the measures of a run into words."
+    lines = [f"{measured['n_papers']:,} papers, {measured['model']}"]
+    for name, value in measured.items():
+        measure, _, k = name.partition("@")
+        if measure == "category_precision":
+            share = "the run has no categories" if value is None else f"{value:.4f}"
+            lines.append(f"share of the {k} nearest in the same category: {share}")
+    lines.append(f"cosines of all pairs: {summarize_spread(measured['random_cosines'])}")
+    if n_left_out := measured.get("n_pairs_left_out"):
+        lines.append(f"{n_left_out:,} pairs left out, since the run does not have both papers")
+    return lines

@@ -82,7 +82,7 @@ def _show_cell(paper: pd.Series, name: str) -> str:
     value = paper[name]
     if name == "cosine":
         return f"<td>{value:.3f}</td>"
-    text = "" if value is None or value is pd.NA else html.escape(str(value))
+    text = "" if pd.api.types.is_scalar(value) and pd.isna(value) else html.escape(str(value))
     if name == "title":
         paper_id = html.escape(str(paper["paper_id"]))
         link = f'<a href="https://arxiv.org/abs/{paper_id}">{paper_id}</a>' if _is_arxiv_id(paper_id) else paper_id

@@ -256,7 +256,7 @@ def test_failures_in_a_real_process() -> None:
         (("similar", "RUN", "--row", "-1"), "no row -1"),
         (
             ("similar", "RUN", "--row", "0", "--category", "cs.CVV"),
-            "no paper has the category 'cs.CVV'; there are for example: cs.CV",
+            "no paper has the category 'cs.CVV'; did you mean cs.CV",
         ),
         (("search", "RUN", "  "), "nothing to search for"),
         (("export", "RUN", "--to", "pickle"), "unknown export 'pickle': choose from npy, parquet"),
