@@ -326,8 +326,10 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
+    if not rows:
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in rows[0] if rows else ():
+    for name in rows[0]:
         numeric = any(isinstance(row[name], (int, float)) for row in rows)
         table.add_column(
             Text(name, overflow="fold", no_wrap=False),

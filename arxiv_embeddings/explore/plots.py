@@ -118,7 +118,7 @@ def plot_cosine_spread(
         axes.hist(cosines, bins, density=True, color=color, alpha=0.75, label=f"{name}, mean {mean:.3f}")
     axes.set(xlabel="cosine", ylabel="density")
     axes.set_title(f"Distribution of cosines{', ' if model else ''}{shorten(model, 40)}", loc="left", **PLAIN)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
