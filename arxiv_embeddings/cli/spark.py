@@ -14,14 +14,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from arxiv_embeddings.cli.shared import (
-    AsJson,
     ChangeOptions,
     ColumnOptions,
-    Debug,
     GroupedCommand,
     ModelOptions,
     OutputOptions,
     PapersFile,
+    ResultOptions,
     Revision,
     _print_files,
     app,
@@ -180,6 +179,7 @@ def make_executor(
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-12
 @spark_app.command("export-model")
 @reports_errors
+@takes_options
 def spark_export_model(
     folder: Annotated[str, typer.Argument(help="Folder to write; must not exist.", metavar="DIR")],
     model: Annotated[str, typer.Option(help="Name (see: models), hub id or model folder.")] = "minilm",
@@ -188,8 +188,8 @@ def spark_export_model(
     spark_form: Annotated[
         str | None, typer.Option(help="Also save it in Spark's own form, for load(), into this folder or hdfs:// URI.")
     ] = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    *,
+    output: ResultOptions,
 ) -> None:
     "Write a model for Spark NLP's DistilBertEmbeddings.loadSavedModel, checked against the original."
     from arxiv_embeddings.spark.nlp_model import export_model
@@ -204,9 +204,9 @@ def spark_export_model(
             save_for_spark(session, exported, spark_form)
         finally:
             session.stop()
-    if as_json:
+    if output.as_json:
         return print_json({"folder": str(exported.folder), "spark_form": spark_form} | exported.manifest["checks"])
-    _print_files([exported.folder / name for name in exported.manifest["sha256"]], as_json)
+    _print_files([exported.folder / name for name in exported.manifest["sha256"]], output.as_json)
     typer.echo(f"largest difference to the model: {exported.manifest['checks']['largest_difference']:.1e}")
     if check := exported.manifest["checks"].get("int8_check"):
         typer.echo(
@@ -217,16 +217,16 @@ def spark_export_model(
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-14
 @spark_app.command("pack-environment")
 @reports_errors
+@takes_options
 def spark_pack_environment(
     file: Annotated[str, typer.Argument(help="Archive to write; must not exist.", metavar="FILE.tar.gz")],
-    as_json: AsJson = False,
-    debug: Debug = False,
+    output: ResultOptions,
 ) -> None:
     "Pack this Python, this package and the executors' other packages into one archive, for embed's --environment."
     from arxiv_embeddings.spark.environment import pack_environment
 
     packed = pack_environment(file)
-    if as_json:
+    if output.as_json:
         return print_json(packed)
     typer.echo(
         f"{packed['file']}: {packed['n_bytes'] / 1e6:.2f} MB, unpacked {packed['n_files']:,} files and "
@@ -246,6 +246,7 @@ spark_app.add_typer(minicluster_app)
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-17
 @minicluster_app.command("start")
 @reports_errors
+@takes_options
 def spark_minicluster_start(
     folder: Annotated[str, typer.Argument(help="Folder of its data; made if it does not exist.", metavar="FOLDER")],
     yarn: Annotated[bool, typer.Option("--yarn", help="Start YARN too: four servers instead of two.")] = False,
@@ -258,8 +259,8 @@ def spark_minicluster_start(
     check_memory: Annotated[
         bool, typer.Option("--check-memory", help="With --yarn: kill containers that exceed their memory.")
     ] = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    *,
+    output: ResultOptions,
 ) -> None:
     "Start an HDFS (a NameNode and a DataNode) in a folder, with --yarn also a ResourceManager and a NodeManager."
     options = {"--memory": memory, "--cores": cores, "--check-memory": check_memory or None}
@@ -270,7 +271,7 @@ def spark_minicluster_start(
 
     settings = {option[2:].replace("-", "_"): value for option, value in given.items()}
     started = start_yarn(folder, **settings) if yarn else start_hdfs(folder)
-    if as_json:
+    if output.as_json:
         return print_json(started)
     typer.echo(f"{started['uri']}\nHADOOP_CONF_DIR={started['conf']}")
     typer.echo(f"to end it: arxiv-embeddings spark minicluster stop {folder}")
@@ -278,15 +279,15 @@ def spark_minicluster_start(
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-18
 @minicluster_app.command("stop")
 @reports_errors
+@takes_options
 def spark_minicluster_stop(
     folder: Annotated[str, typer.Argument(help="Folder given to start.", metavar="FOLDER")],
-    as_json: AsJson = False,
-    debug: Debug = False,
+    output: ResultOptions,
 ) -> None:
     "End the HDFS and the YARN that run in a folder; files on HDFS stay."
     from arxiv_embeddings.spark.minicluster import stop_minicluster
 
     n_ended = stop_minicluster(folder)
-    if as_json:
+    if output.as_json:
         return print_json({"n_ended": n_ended})
     typer.echo(f"{n_ended} servers ended")
