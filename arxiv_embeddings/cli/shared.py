@@ -322,28 +322,27 @@ def print_table(
     rows: list[dict[str, Any]],  # one dictionary a row, all with the same keys
 ) -> None:
     "Print a table as wide as the output. Its content is text, never markup or terminal codes, and is never cut."
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     if not rows:
         return
+    shown = [[f"{one:.4f}" if isinstance(one, float) else as_plain(one) for one in row.values()] for row in rows]
+    columns, width = dict(zip(rows[0], zip(*shown, strict=True), strict=True)), find_width() or 140
+    # rich cuts columns that may not be wrapped if they are too wide, so then all are wrapped
+    least = sum(10 if name in WRAPPED else max(map(cell_len, (name, *column))) for name, column in columns.items())
+    fits = least + 2 * (len(columns) - 1) <= width
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in rows[0]:
+    for name in columns:
         numeric = any(isinstance(row[name], (int, float)) for row in rows)
-        table.add_column(
-            Text(name, overflow="fold", no_wrap=False),
-            justify="right" if numeric else "left",
-            no_wrap=name not in WRAPPED,
-        )
-    for row in rows:
-        shown = [f"{value:.4f}" if isinstance(value, float) else as_plain(value) for value in row.values()]
-        # if all columns are too wide together, other columns are folded too: rich would cut them
-        table.add_row(*[Text(one, overflow="fold", no_wrap=False) for one in shown])
+        kept = fits and name not in WRAPPED
+        table.add_column(Text(name), justify="right" if numeric else "left", no_wrap=kept, overflow="fold")
+    for row in shown:
+        table.add_row(*map(Text, row))
     piped = not sys.stdout.isatty()
-    Console(
-        width=find_width() or 140, no_color=piped, color_system=None if piped else "auto", force_jupyter=False
-    ).print(table)
+    Console(width=width, no_color=piped, color_system=None if piped else "auto", force_jupyter=False).print(table)
 
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-30
 def _print_files(paths: list[Any], as_json: bool) -> None:
