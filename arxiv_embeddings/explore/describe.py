@@ -108,7 +108,7 @@ def describe_run(
     "Describe a run; raises `InputError` if `embed` did not make it."
     kept = run.metadata
     if missing := {"inputs", "settings", "complete"} - kept.keys():
-        raise InputError(f"{run.folder} does not say what it was made of: {', '.join(sorted(missing))} is missing")
+        raise InputError(f"{run.folder} was not made by embed: its metadata has no {', '.join(sorted(missing))}")
     categories = pc.value_counts(run.read(["primary_category"])["primary_category"]).to_pylist()
     look = run.n_papers <= MOST_COMPARED if near_duplicates is None else near_duplicates
     by_count = sorted(categories, key=lambda one: (-one["counts"], str(one["values"])))

@@ -95,13 +95,13 @@ def measure_related(
 def evaluate_embeddings(
     embeddings: np.ndarray,  # float32, (n_papers, dim), of any length but zero
     paper_ids: list[str],  # id of each row
-    categories: list[str | None],  # primary category of each row; `None` where it has none
+    categories: list[str | None],  # primary category of each row; `None` if it has none
     relations: pd.DataFrame | None = None,  # from `read_relations`; `None`: categories only
     k: int = 10,  # neighbors looked at, 1 to n_papers - 1
 ) -> dict[
     str, Any
 ]:  # `category_precision@k` (0 to 1 or `None`), `random_cosines` of `measure_spread`; `n_pairs_left_out`, `relations` by kind
-    "Measure vectors by their papers' categories and relations; raises `InputError` where no relation is among them."
+    "Measure vectors by their papers' categories and relations; raises `InputError` if no relation is among them."
     neighbors, _ = find_neighbors(embeddings, k)
     measured: dict[str, Any] = {
         f"category_precision@{k}": measure_category_precision(neighbors, categories) if any(categories) else None,
