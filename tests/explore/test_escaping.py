@@ -133,9 +133,9 @@ def test_papers_and_their_report_are_escaped(tmp_path: Path) -> None:
             "<script>column": [SCRIPT, "b", "c"],
         }
     ).to_csv(path, index=False)
-    papers = open_papers(path)
-    papers.scan()
-    text = read_html(papers._repr_html_())
-    assert "papers.csv" in text
-    report = papers.scan()
-    assert f"2{SCRIPT}" in read_html(report._repr_html_())
+    papers = open_papers(path).scan()
+    shown = read_html(papers._repr_html_())
+    assert "<script>papers.csv" in shown
+    assert SCRIPT in shown
+    assert QUOTES in shown
+    assert f"2{SCRIPT}" in read_html(papers.report._repr_html_())  # the second of this id is rejected
