@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'RunFolder', 'PapersFile', 'AsJson', 'Debug', 'Device', 'Category', 'HowMany', 'Revision', 'WRAPPED',
-           'REPORTED', 'COUNTED', 'GroupedCommand', 'ModelOptions', 'MachineOptions', 'ChangeOptions', 'ColumnOptions',
-           'OutputOptions', 'ResultOptions', 'FindOptions', 'takes_options', 'describe_error', 'reports_errors',
-           'print_json', 'as_plain', 'find_width', 'wrap_text', 'print_facts', 'print_table', 'print_embedded']
+           'REPORTED', 'FOUND', 'COUNTED', 'GroupedCommand', 'ModelOptions', 'MachineOptions', 'ChangeOptions',
+           'ColumnOptions', 'OutputOptions', 'ResultOptions', 'FindOptions', 'takes_options', 'describe_error',
+           'reports_errors', 'print_json', 'as_plain', 'find_width', 'wrap_text', 'print_facts', 'print_table',
+           'print_embedded']
 
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-02
 import functools
@@ -149,6 +150,14 @@ class ChangeOptions:
             "--prune", help="With --append: drop papers that the newer file does not have.", rich_help_panel="Papers"
         ),
     ] = False
+    max_rejected: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|N%",
+            help="Stop before the model is loaded if more rows are no papers.",
+            rich_help_panel="Papers",
+        ),
+    ] = None
 
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-13
 @dataclass(frozen=True)
@@ -157,7 +166,9 @@ class ColumnOptions:
 
     id_column: Annotated[
         str | None,
-        typer.Option(help="Column with the ids; default: paper_id, arxiv_id or id.", rich_help_panel="Papers"),
+        typer.Option(
+            help="Column with the ids; default: found by the names of usual exports.", rich_help_panel="Papers"
+        ),
     ] = None
     abstract_column: Annotated[
         str | None, typer.Option(help="Column with the abstracts.", rich_help_panel="Papers")
@@ -355,6 +366,7 @@ def _print_files(paths: list[Any], as_json: bool) -> None:
 
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-32
 REPORTED = ("n_rows", "n_accepted", "n_white_space_collapsed", "rejected")
+FOUND = ("columns", "not_used", "column_notes", "notes")  # of the input, beside its rows
 COUNTED = ("n_truncated", "n_in_windows", "n_unknown", "n_recomputed")
 
 
@@ -369,7 +381,7 @@ def print_embedded(
         done = {"n_embedded": result.n_embedded, "seconds": round(result.seconds, 1), "n_papers": run.n_papers}
         facts = {"int8_check": run.metadata.get("int8_check"), "changes": result.changes}
         state = {"folder": str(run.folder), **done, **counts, **facts, "complete": run.metadata["complete"]}
-        return print_json(state | {name: kept[name] for name in REPORTED})
+        return print_json(state | {name: kept[name] for name in REPORTED} | {name: kept.get(name) for name in FOUND})
     for line in [*_list_rows(kept), *_list_work(result), *_list_counts(run, counts)]:
         typer.echo(as_plain(line))
 
@@ -377,7 +389,7 @@ def print_embedded(
 def _list_rows(kept: dict[str, Any]) -> list[str]:
     from arxiv_embeddings.papers.rows import ReadReport
 
-    return str(ReadReport(*(kept[name] for name in REPORTED))).splitlines()
+    return str(ReadReport(*(kept[name] for name in REPORTED), kept.get("notes") or {})).splitlines()
 
 
 def _list_work(result: Any) -> list[str]:

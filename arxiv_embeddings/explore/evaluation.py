@@ -18,7 +18,7 @@ from .describe import Description
 from .similarity import find_neighbors, measure_spread, summarize_spread
 from ..files.errors import InputError
 from ..files.paths import resolve_path
-from ..papers.rows import split_paper_id
+from ..papers.ids import split_paper_id
 from ..runs.store import Run
 
 # %% ../../nbs/explore/64_evaluation.ipynb #64-evaluation-06

@@ -21,7 +21,7 @@ from ..encoders.base import Encoder
 from .index import SearchIndex, as_index
 from ..files.errors import InputError
 from ..files.paths import NUL_OR_SURROGATE, AnyPath
-from ..papers.rows import ARXIV_ID, split_paper_id
+from ..papers.ids import ARXIV_ID, split_paper_id
 from ..runs.run_model import load_query_encoder
 from ..runs.store import Run
 

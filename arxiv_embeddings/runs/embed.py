@@ -41,7 +41,9 @@ from arxiv_embeddings.runs.prepare import (
     KnownPapers,
     PreparedPart,
     SeenTexts,
+    count_allowed,
     name_unknown,
+    scan_papers,
     stream_hashed,
     tokenize_ahead,
 )
@@ -76,10 +78,13 @@ def describe_input(
         "path": papers.files.path,
         **digest,
         "columns": papers.columns,
+        "not_used": list(papers.found.not_used),
+        "column_notes": papers.column_notes,
         "n_rows": papers.report.n_rows,
         "n_accepted": papers.report.n_accepted,
         "n_white_space_collapsed": papers.report.n_white_space_collapsed,
         "rejected": papers.report.rejected,
+        "notes": papers.report.notes,
     }
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-10
@@ -273,6 +278,7 @@ class EmbedJob:
     executor: Executor  # where vectors are made
     limit: int | None  # papers from the beginning; `None`: all
     progress: bool  # whether to show a bar
+    max_rejected: str | int | None = None  # rows that may be rejected, or their share as `1%`; `None`: any number
 
     @property
     def n_wanted(self) -> int:
@@ -370,7 +376,7 @@ def begin_run(
     minimum_cosine: float,  # for `check_int8`
 ) -> EmbedResult:  # the run and what was done
     "Embed an input into a new run."
-    job.papers.scan()
+    scan_papers(job.papers, job.max_rejected)
     int8_check = None
     if job.source.needs_int8_check:
         # one model in memory at a time: float32 is gone before int8 is loaded
@@ -416,9 +422,9 @@ def continue_run(
             with RunWriter(run.folder) as writer:
                 recover_staging(writer)
         return EmbedResult(run, 0, 0.0)
+    scan_papers(job.papers, job.max_rejected)
     encoder = job.source.load(run)
     check_same_fingerprint(run, job.executor.fingerprint(encoder.fingerprint))
-    job.papers.scan()
     return embed_missing(job, run.folder, None, encoder)
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-36
@@ -428,7 +434,7 @@ def append_to_run(
     prune: bool,  # whether to drop papers that the input does not have
 ) -> EmbedResult:  # the run and what was done
     "Add a newer input to a run."
-    papers = job.papers.scan()
+    papers = scan_papers(job.papers, job.max_rejected)
     with RunWriter(run.folder) as writer:
         recover_staging(writer)
         run, staging = open_run(run.folder), run.folder / STAGING_NAME
@@ -487,6 +493,9 @@ def embed_papers(
     limit: int | None = None,  # embed only this many papers from the beginning; the rest can follow later
     append: bool = False,  # add a newer input to an existing run: embed new and changed papers, keep the others
     prune: bool = False,  # with `append`: drop the run's papers that the input does not have
+    max_rejected: str
+    | int
+    | None = None,  # stop if more rows are rejected: a number, or a share as `1%`; `None`: never
     part_size: int | None = None,  # papers in a part of a new run; `None`: 2,048, or the executor's choice
     minimum_cosine: float = MINIMUM_COSINE,  # an int8 run stops if one of 64 papers is farther from float32
     progress: bool | None = None,  # whether to show a bar on stderr; `None`: on terminals and in notebooks
@@ -494,6 +503,8 @@ def embed_papers(
 ) -> EmbedResult:  # the run and what was done
     "Embed papers into a run folder; raises `InputError` if input, model and folder do not go together."
     _check_options(limit, part_size, append, prune)
+    if max_rejected is not None:
+        count_allowed(max_rejected, 0)  # a wrong value is told before anything is read
     columns = {name: options.pop(name) for name in COLUMN_OPTIONS if name in options}
     if encoder and options:
         raise InputError(f"an encoder that is given has its options already: leave out {', '.join(options)}")
@@ -504,7 +515,7 @@ def embed_papers(
         raise InputError(f"{out} lies within its own input: name another folder with --out")
     source = GivenEncoder(encoder) if encoder else executor.find_encoder(model, **options)
     shown = is_watched() if progress is None else progress
-    job = EmbedJob(papers, hash_files(papers.files), source, executor, limit, shown)
+    job = EmbedJob(papers, hash_files(papers.files), source, executor, limit, shown, max_rejected)
     if not exists:
         return begin_run(job, out, part_size, minimum_cosine)
     run = open_run(out)

@@ -9,7 +9,7 @@ import pytest
 
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import copy_sample, read_papers, sample_papers, sample_relations
-from arxiv_embeddings.papers.rows import ARXIV_ID
+from arxiv_embeddings.papers.ids import ARXIV_ID
 
 PAPERS = read_papers(sample_papers())
 TABLE = PAPERS.table().to_pandas()
