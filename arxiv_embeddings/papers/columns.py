@@ -232,7 +232,8 @@ def find_columns(
             columns[role] = candidates[0]
         elif role in NEEDED:
             raise InputError(
-                f"no {role} column: none is named {', '.join(known)}; the columns are: {_list_names(names)}. "
+                f"no {role} column: none is named {', '.join(known[:4])} or as in other usual exports; "
+                f"the columns are: {_list_names(names)}. "
                 f"Name yours with --{role}-column"
             )
     ordered = {role: columns[role] for role in KNOWN_COLUMNS if role in columns}

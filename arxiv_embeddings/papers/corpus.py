@@ -261,9 +261,9 @@ def note_unfilled(
     notes = []
     for role in ("title", "categories", "year"):
         if role in unfilled:
-            why = f"column {columns[role]!r} has none" if role in columns else "there is no such column"
-            option = f"; name it with --{role}-column" if role in ("title", "categories") else ""
-            notes.append(f"no paper has {'a ' * (role != 'categories')}{role}: {why}{option}")
+            why = f"{columns[role]!r} is empty" if role in columns else "no column has one of the usual names"
+            option = f"; name yours with --{role}-column" if role != "year" else ""
+            notes.append(f"no paper has {'' if role == 'categories' else 'a '}{role}: {why}{option}")
     return notes
 
 # %% ../../nbs/papers/19_corpus.ipynb #19-corpus-35

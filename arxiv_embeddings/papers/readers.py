@@ -183,7 +183,7 @@ def read_jsonl_rows(
         except UnicodeDecodeError:
             yield RejectedRow(UNDECODABLE)
         except (ValueError, RecursionError) as error:
-            yield RejectedRow(MALFORMED, None, f"broken JSON: {error}")
+            yield RejectedRow(MALFORMED, None, f"broken JSON: {getattr(error, 'msg', error)}")
         else:
             if not isinstance(row, dict):
                 yield RejectedRow(MALFORMED, None, f"a {type(row).__name__} instead of an object")

@@ -53,7 +53,7 @@ PLACEHOLDERS = frozenset(
         ),
         *("abstract is not available", "there is no abstract available", "not available", "abstract not provided"),
         *("nan", "nat", "null", "none", "na", "n/a", "#n/a", "nil", "unknown", "undefined", "missing", "empty", "tbd"),
-        *("-", "--", "---", "–", "—", "?", "...", "…", ""),
+        *("-", "--", "---", "–", "—", "?", "...", "…"),
     )
 )
 LONGEST_PLACEHOLDER = 40  # characters

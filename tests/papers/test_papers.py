@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import re
+from decimal import Decimal
 from pathlib import Path
 
 import fsspec
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import open_papers, read_papers, sample_papers
+from arxiv_embeddings.papers.ids import MISSING_WORDS
+from arxiv_embeddings.papers.parsing import WITHOUT_CATEGORIES, WITHOUT_TITLE, WITHOUT_VALUE
 from arxiv_embeddings.papers.rows import (
     DUPLICATE_ID,
     MALFORMED,
@@ -26,8 +29,7 @@ from arxiv_embeddings.papers.rows import (
     OLDER_VERSION,
     UNDECODABLE,
     collapse_white_space,
-    parse_categories,
-    split_paper_id,
+    is_placeholder,
 )
 
 HEADER = "id,title,abstract,categories\n"
@@ -150,8 +152,13 @@ def test_columns_of_any_type_do_not_stand_in_the_way(tmp_path: Path) -> None:
     assert (read["input_embedding"].to_pylist(), read["input_input_embedding"].to_pylist()) == (["c", "d"], ["a", "b"])
     pq.write_table(table, tmp_path / "tags.parquet")
     papers = read_papers(tmp_path / "tags.parquet")
-    assert papers.table()["paper_id"].to_pylist() == ["1"]
-    assert rejects(papers) == {UNDECODABLE: 1}
+    assert papers.table().select(["paper_id", "tags"]).to_pylist() == [
+        {"paper_id": "1", "tags": ["ok"]},
+        {"paper_id": "2", "tags": None},  # a list with bytes that are not UTF-8
+    ]
+    assert papers.report.notes == {
+        WITHOUT_VALUE: {"count": 1, "first_ids": ["2"], "first_details": ["tags is not UTF-8"]}
+    }
 
 
 def test_parquet_files_may_order_their_columns_differently(tmp_path: Path) -> None:
@@ -173,9 +180,14 @@ def test_odd_values_cost_their_row_and_no_more(write_jsonl) -> None:
             {"id": "arXiv:", "abstract": "G."},
         )
     )
-    (paper,) = papers.table().to_pylist()
-    assert (paper["paper_id"], paper["year"], paper["arxiv_version"]) == ("1", 2017, None)
-    assert rejects(papers) == {MALFORMED: 2, NOT_TEXT: 3, MISSING_ID: 1}
+    first, *others = papers.table().to_pylist()
+    assert (first["paper_id"], first["year"], first["arxiv_version"]) == ("1", 2017, None)
+    assert [(paper["paper_id"], paper["primary_category"]) for paper in others] == [
+        *(("2", "cs.CL"), ("3", None), ("4", None), ("6", None))
+    ]
+    assert others[1]["authors_parsed"] == r'[["half \ud83d"]]'
+    assert rejects(papers) == {NOT_TEXT: 1, MISSING_ID: 1}
+    assert papers.report.notes[WITHOUT_CATEGORIES]["first_ids"] == ["4", "6"]
 
 
 def test_an_id_without_version_is_the_latest(tmp_path: Path) -> None:
@@ -222,20 +234,6 @@ def test_a_later_version_without_abstract_does_not_displace_an_earlier_one(tmp_p
     assert rejects(papers) == {NO_ABSTRACT: 1}
 
 
-@given(st.integers(0, 9999), st.integers(0, 99999), st.none() | st.integers(1, 99))
-def test_prefixes_and_versions_are_split_off(month: int, number: int, version: int | None) -> None:
-    bare = f"{month:04d}.{number:05d}"
-    suffix = f"v{version}" if version else ""
-    for prefix in ("", "arXiv:", "http://arxiv.org/abs/", "https://export.arxiv.org/abs/"):
-        assert split_paper_id(prefix + bare + suffix) == (bare, version)
-    assert split_paper_id(f"https://arxiv.org/pdf/{bare}{suffix}.pdf") == (bare, version)
-
-
-@given(st.lists(st.from_regex(r"[a-z-]{2,8}(\.[A-Z]{2})?", fullmatch=True)))
-def test_categories_read_alike_from_text_and_list(names: list[str]) -> None:
-    assert parse_categories(" ".join(names)) == parse_categories(str(names)) == parse_categories(names) == names
-
-
 # Rows that are no papers
 
 
@@ -251,17 +249,23 @@ def test_each_bad_row_is_counted_with_its_reason(tmp_path: Path) -> None:
         b"5,Latin-1,caf\xe9,",
         b"6,NUL,before\x00after,",
         b"1,The same id,Another abstract.,",
-        b"8,Broken list,An abstract.,['cs.CL'",
+        b"8,Caf\xe9,An abstract.,['cs.CL'",
         b"9,Good too,Another abstract.,",
     ]
     path.write_bytes(HEADER.encode() + b"\n".join(lines) + b"\n")
     papers = read_papers(path)
-    assert papers.table()["paper_id"].to_pylist() == ["1", "9"]
-    expected = {MISSING_ID: 1, NO_ABSTRACT: 1, MALFORMED: 3, UNDECODABLE: 1, NOT_TEXT: 1, DUPLICATE_ID: 1}
+    assert papers.table()["paper_id"].to_pylist() == ["1", "8", "9"]
+    assert papers.table()["title"].to_pylist() == ["Good", None, "Good too"]
+    expected = {MISSING_ID: 1, NO_ABSTRACT: 1, MALFORMED: 2, UNDECODABLE: 1, NOT_TEXT: 1, DUPLICATE_ID: 1}
     assert rejects(papers) == expected
     assert papers.report.n_rows == len(lines) - 1  # a blank line is no row
     assert papers.report.n_accepted + papers.report.n_rejected == papers.report.n_rows
-    assert papers.report.rejected[MALFORMED]["first_ids"] == ["row 4", "row 5", "8"]
+    assert papers.report.rejected[MALFORMED] == {
+        "count": 2,
+        "first_ids": ["row 4", "row 5"],
+        "first_details": ["6 fields instead of 4", "2 fields instead of 4"],
+    }
+    assert set(papers.report.notes) == {WITHOUT_CATEGORIES, WITHOUT_TITLE}
     assert papers.report.rejected[UNDECODABLE]["first_ids"] == ["5"]
 
 
@@ -288,6 +292,11 @@ def test_bad_rows_of_jsonl(tmp_path: Path) -> None:
     papers = read_papers(path)
     assert rejects(papers) == {NUMERIC_ID: 1, NOT_TEXT: 1, UNDECODABLE: 1, MALFORMED: 3, NO_ABSTRACT: 1}
     assert papers.report.n_rows == 8
+    assert papers.report.rejected[MALFORMED]["first_details"] == [
+        "broken JSON: Expecting value",
+        "abstract is a list",
+        "a list instead of an object",
+    ]
 
 
 def test_text_of_parquet_that_is_not_utf8(tmp_path: Path) -> None:
@@ -353,7 +362,7 @@ def test_a_folder_with_nothing_in_it(tmp_path: Path) -> None:
         read_papers(tmp_path)
 
 
-@pytest.mark.parametrize("column", [pa.array([704.009]), pa.array([7040090])])
+@pytest.mark.parametrize("column", [pa.array([704.009]), pa.array([Decimal("704.009")])])
 def test_ids_that_are_numbers_already(column: pa.Array, tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": column, "abstract": ["A."]}), tmp_path / "papers.parquet")
     with pytest.raises(InputError, match="write the file again with ids as text"):
@@ -439,6 +448,7 @@ def test_papers_show_path_columns_report_and_the_first_three(tmp_path: Path) -> 
         "rows": "4 of 6 rows accepted",
         "rejected, duplicate id": "1: 2",
         "rejected, no abstract": "1: 0",
+        "note": "no paper has a year: no column has one of the usual names",
         "paper 1": f"1 {long_title}",
         "paper 2": "2 Two",
         "paper 3": "3 ",
@@ -478,6 +488,8 @@ def test_nothing_from_the_input_is_shown_as_html(tmp_path: Path) -> None:
         "other columns": f"{escaped}kept",
         "rows": "1 of 2 rows accepted",
         "rejected, no abstract": f"1: {escaped}2",
+        "note 1": "no paper has categories: no column has one of the usual names; name yours with --categories-column",
+        "note 2": "no paper has a year: no column has one of the usual names",
         "paper 1": f"{escaped}1 {escaped}title",
     }
     assert cells(papers.report) == {"accepted": "1 of 2 rows", "rejected, no abstract": f"1: {escaped}2"}
@@ -491,7 +503,11 @@ def test_nothing_from_the_input_is_shown_as_html(tmp_path: Path) -> None:
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1).filter(str.strip)
 
 
-@given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=8))
+TITLES = WORDS.filter(lambda text: text.strip().lower() not in MISSING_WORDS)
+ABSTRACTS = WORDS.filter(lambda text: not is_placeholder(collapse_white_space(text)))
+
+
+@given(st.lists(st.tuples(TITLES, ABSTRACTS), min_size=1, max_size=8))
 def test_any_text_survives_a_csv(texts: list[tuple[str, str]]) -> None:
     with fsspec.open("memory://property/papers.csv", "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
