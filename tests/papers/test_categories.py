@@ -84,7 +84,8 @@ def test_arxivs_way_of_writing_a_name_gives_its_code() -> None:
 
 
 def test_sets_have_one_order() -> None:
-    assert names_of({"stat.ML", "cs.LG"}) == ["cs.LG", "stat.ML"]
+    names = [f"name {letter}" for letter in "abcdefgh"]
+    assert names_of(set(names)) == names_of(frozenset(names)) == names
     assert names_of("{'stat.ML', 'cs.LG'}") == ["stat.ML", "cs.LG"]
 
 

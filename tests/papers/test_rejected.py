@@ -1,12 +1,16 @@
 """Rejected rows are told before a model is loaded, with the field and the reason, and too many stop the work."""
 
+import json
 import logging
 import resource
 import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from arxiv_embeddings.cli.main import app
@@ -115,6 +119,48 @@ def test_the_command_prints_columns_first_and_stops_in_one_line(papers: Path, tm
     assert last.startswith("error: 3 of 200 rows of")
     quiet = subprocess.run([*command, *options, "-q"], capture_output=True, text=True, check=False)
     assert quiet.stderr.splitlines() == [last]
+
+
+# Rows that nobody would write
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["7", "cs.LG", "\x00", "\ud83d"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+COLUMNS = (
+    "id",
+    "title",
+    "abstract",
+    "categories",
+    "primary_category",
+    "year",
+    "published",
+    "date",
+    "version",
+    "versions",
+)
+ROWS = st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys((*COLUMNS, "other", "Title"), VALUES)), max_size=4)
+
+
+@settings(max_examples=200)
+@given(ROWS)
+def test_no_row_ends_in_an_error_and_every_row_is_counted(rows: list[dict]) -> None:
+    good = dict.fromkeys(COLUMNS) | {"id": "good", "abstract": "Moths."}
+    with fsspec.open("memory://property/rows.jsonl", "w") as stream:
+        stream.write("".join(json.dumps(row) + "\n" for row in [good, *rows]))
+    papers = read_papers("memory://property/rows.jsonl")
+    report = papers.report
+    assert report.n_accepted + report.n_rejected == report.n_rows == len(rows) + 1
+    table = papers.table()
+    assert len(table) == report.n_accepted == len(set(table["paper_id"].to_pylist()))
+    json.dumps([report.rejected, report.notes], ensure_ascii=False).encode()
+    str(report).encode()
 
 
 # Abstracts that are none
