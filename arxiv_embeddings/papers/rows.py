@@ -5,16 +5,14 @@
 # %% auto #0
 __all__ = ['MISSING_ID', 'NUMERIC_ID', 'DAMAGED_ID', 'DUPLICATE_ID', 'OLDER_VERSION', 'NO_ABSTRACT', 'UNDECODABLE', 'NOT_TEXT',
            'MALFORMED', 'UNDECODED_BYTE', 'PLACEHOLDERS', 'LONGEST_PLACEHOLDER', 'N_FIRST_IDS', 'LONGEST_SHOWN',
-           'RejectedRow', 'collapse_white_space', 'is_placeholder', 'shorten', 'count_row', 'describe_rows',
-           'ReadReport', 'show_report']
+           'NOT_PRINTED', 'RejectedRow', 'collapse_white_space', 'is_placeholder', 'shorten', 'count_row',
+           'describe_rows', 'ReadReport', 'show_report']
 
 # %% ../../nbs/papers/10_rows.ipynb #10-rows-02
 import html
 import re
 from dataclasses import dataclass, field
 from typing import Any
-
-from ..files.paths import NUL_OR_SURROGATE
 
 # %% ../../nbs/papers/10_rows.ipynb #10-rows-05
 MISSING_ID, NUMERIC_ID = "missing id", "id is a number, not text"
@@ -71,14 +69,15 @@ def is_placeholder(
 # %% ../../nbs/papers/10_rows.ipynb #10-rows-16
 N_FIRST_IDS = 5
 LONGEST_SHOWN = 80  # characters of an id or a detail
+NOT_PRINTED = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def shorten(
     text: str,  # from an input
     longest: int = LONGEST_SHOWN,  # characters
 ) -> str:  # at most `longest` characters and `...`
-    "Shorten a text for a message, and mark characters that no file can store."
-    printed = NUL_OR_SURROGATE.sub("?", text[: longest + 1])
+    "Shorten a text for a message, without characters that no file can store or that steer a terminal."
+    printed = NOT_PRINTED.sub("?", text[: longest + 1])
     return printed if len(printed) <= longest else f"{printed[:longest]}..."
 
 
