@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OUTPUT_COLUMNS', 'CLASSES', 'WITHOUT_CATEGORIES', 'WITHOUT_TITLE', 'WITHOUT_VALUE', 'WITH_CLASSES', 'find_flaw',
-           'read_identity', 'read_abstract', 'read_title', 'read_categories', 'note_flaws', 'to_stored_text',
-           'parse_row']
+           'read_identity', 'join_inverted', 'read_abstract', 'read_title', 'read_categories', 'note_flaws',
+           'to_stored_text', 'parse_row']
 
 # %% ../../nbs/papers/18_parsing.ipynb #18-parsing-02
 import json
@@ -100,12 +100,22 @@ def _find_latest(versions: Any) -> int | None:
         return None
 
 # %% ../../nbs/papers/18_parsing.ipynb #18-parsing-15
+def join_inverted(
+    positions: dict[str, Any],  # word -> the list of its positions
+) -> str | None:  # the words in their order; `None` if this is another object
+    "Make text of an inverted index."
+    lists = positions.values()
+    if not all(isinstance(one, list) and all(isinstance(place, int) for place in one) for one in lists):
+        return None
+    return " ".join(word for _, word in sorted((place, word) for word, places in positions.items() for place in places))
+
+# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-16
 def read_abstract(
     value: Any,  # of the abstract's column
     paper_id: str,  # of the row
 ) -> str | RejectedRow:  # the abstract as in the file, or the reason why it is none
     "Read an abstract."
-    text = value if isinstance(value, str) else read_text(value)
+    text = join_inverted(value) if isinstance(value, dict) else read_text(value)
     if text is None and not is_missing(value):
         return RejectedRow(MALFORMED, paper_id, f"abstract is {name_type(value)}")
     if text and (flaw := find_flaw(text)):
@@ -115,7 +125,7 @@ def read_abstract(
         return RejectedRow(NO_ABSTRACT, paper_id, f"only {collapse_white_space(bare)!r}" if bare else None)
     return text
 
-
+# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-17
 def read_title(
     value: Any,  # of the title's column
     notes: list[tuple[str, str]],  # `WITHOUT_TITLE` is added if the title cannot be read
@@ -132,7 +142,7 @@ def read_title(
         return ""
     return "" if text.strip().lower() in MISSING_WORDS else text
 
-# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-19
+# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-21
 def read_categories(
     fields: dict[str, Any],  # the row's values by column name
     columns: dict[str, str],  # role -> column name, from `find_columns`
@@ -151,7 +161,7 @@ def read_categories(
     primary = parse_categories(fields.get(columns.get("primary_category"))).names
     return categories, next(iter((*primary, *categories.names)), None)
 
-# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-23
+# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-25
 def note_flaws(
     fields: dict[str, Any],  # the row's values by column name
     columns: dict[str, str],  # role -> column name, from `find_columns`
@@ -163,7 +173,7 @@ def note_flaws(
         if flawed and name not in columns.values():
             notes.append((WITHOUT_VALUE, f"{shorten(name)} is {find_flaw(value)}"))
 
-
+# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-26
 def to_stored_text(
     value: Any,  # of a column that is kept as text
 ) -> str | None:  # text as it is, other values as JSON; `None` if it is missing or cannot be stored
@@ -175,7 +185,7 @@ def to_stored_text(
     text = json.dumps(value, ensure_ascii=False)
     return json.dumps(value) if find_flaw(text) else text  # with escapes for what UTF-8 cannot encode
 
-# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-27
+# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-30
 def parse_row(
     fields: dict[str, Any],  # the row's values by column name
     columns: dict[str, str],  # role -> column name, from `find_columns`

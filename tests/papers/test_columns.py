@@ -183,6 +183,17 @@ def test_ten_thousand_columns_are_one_short_line() -> None:
     assert len(str(caught.value)) < 700
 
 
+def test_openalex_has_abstracts_as_positions_of_words(write_jsonl) -> None:
+    words = {"We": [0, 3], "study": [1], "moths.": [2], "find": [4], "owls.": [5]}
+    rows = [
+        {"id": "https://openalex.org/W1", "abstract_inverted_index": words},
+        {"id": "https://openalex.org/W2", "abstract_inverted_index": None},
+    ]
+    papers = read_papers(write_jsonl(*rows))
+    assert papers.table()["abstract"].to_pylist() == ["We study moths. We find owls."]
+    assert papers.report.rejected["no abstract"]["first_ids"] == ["https://openalex.org/W2"]
+
+
 # Kept columns
 
 
