@@ -46,7 +46,7 @@ LONGEST_ITEM = 1000  # characters of an item with several codes
 class NotUnderstood(ValueError):
     "A part of a value that is no category."
 
-# %% ../../nbs/papers/16_categories.ipynb #16-categories-10
+# %% ../../nbs/papers/16_categories.ipynb #16-categories-11
 def read_item(
     text: str,  # one item of a list
 ) -> tuple[list[str], list[str]]:  # names and classes; both empty for a missing value
@@ -70,7 +70,7 @@ def read_item(
         raise NotUnderstood(shorten(stripped))
     return [stripped], []
 
-# %% ../../nbs/papers/16_categories.ipynb #16-categories-14
+# %% ../../nbs/papers/16_categories.ipynb #16-categories-15
 LIST_TEXT = re.compile(
     r"(?:\w+(?:\.\w+)?\(\s*)?(?:\[(?P<list>.*)\]|\{(?P<set>.*)\}|\((?P<tuple>\s*['\"].*)\))\s*(?:,\s*dtype=\S+)?\)?",
     re.DOTALL,
@@ -109,7 +109,7 @@ def _choose_parsers(text: str) -> tuple[Callable[[str], Any], ...]:
         return (json.loads, ast.literal_eval) if ":" in text else ()
     return (json.loads,) if '"' in text else ()
 
-# %% ../../nbs/papers/16_categories.ipynb #16-categories-15
+# %% ../../nbs/papers/16_categories.ipynb #16-categories-16
 def split_text(
     text: str,  # of several categories
 ) -> Iterator[str]:  # items, for `read_item`
@@ -121,7 +121,7 @@ def split_text(
         else:
             yield part
 
-# %% ../../nbs/papers/16_categories.ipynb #16-categories-19
+# %% ../../nbs/papers/16_categories.ipynb #16-categories-20
 # arXiv's Atom feed (also through xmltodict), Semantic Scholar, OpenAlex, DBLP's corpus, PubMed
 NAME_KEYS = ("term", "@term", "category", "display_name", "name", "label", "descriptor_name", "value", "#text")
 DEEPEST = 4  # lists within lists
@@ -160,7 +160,7 @@ def _list_text_items(text: str, depth: int) -> Iterator[str | NotUnderstood]:
     else:
         yield from [text] if depth else split_text(text)
 
-# %% ../../nbs/papers/16_categories.ipynb #16-categories-20
+# %% ../../nbs/papers/16_categories.ipynb #16-categories-21
 class Categories(NamedTuple):
     "The categories of a paper."
 
@@ -168,7 +168,7 @@ class Categories(NamedTuple):
     classes: tuple[str, ...]  # of MSC and ACM
     not_understood: str | None  # the first part that is neither; `None` if everything was understood
 
-# %% ../../nbs/papers/16_categories.ipynb #16-categories-21
+# %% ../../nbs/papers/16_categories.ipynb #16-categories-22
 def parse_categories(
     value: Any,  # as in the file: text, a list, objects, or a list that was written as text
 ) -> Categories:  # maybe without any name

@@ -164,14 +164,14 @@ def choose_fullest(
         f"{show_name(first)} has only {n_filled[first]:,}{option}"
     )
 
-# %% ../../nbs/papers/17_columns.ipynb #17-columns-17
+# %% ../../nbs/papers/17_columns.ipynb #17-columns-18
 def show_name(
     name: str,  # of a column
 ) -> str:  # in quotes if it is empty or begins or ends with a blank
     "Make a column's name readable in a message."
     return shorten(name) if name and name == name.strip() else repr(name)
 
-# %% ../../nbs/papers/17_columns.ipynb #17-columns-21
+# %% ../../nbs/papers/17_columns.ipynb #17-columns-22
 @dataclass(frozen=True)
 class FoundColumns:
     "The columns of an input and their roles."
@@ -192,7 +192,7 @@ def _list_names(names: Iterable[str], n_shown: int = 30) -> str:
     shown = [show_name(name) for name in names]
     return ", ".join(shown[:n_shown]) + (f" and {len(shown) - n_shown:,} more" if len(shown) > n_shown else "")
 
-# %% ../../nbs/papers/17_columns.ipynb #17-columns-22
+# %% ../../nbs/papers/17_columns.ipynb #17-columns-23
 def find_columns(
     names: list[str],  # the input's column names
     rows: Iterable[dict[str, Any] | RejectedRow] = (),  # its first rows; read only if several columns could be meant
@@ -229,7 +229,7 @@ def _list_candidates(known: tuple[str, ...], names: list[str]) -> list[str]:
     found = [name for name in names if normalize_name(name) in order]
     return sorted(found, key=lambda name: (order[normalize_name(name)], name not in known))
 
-# %% ../../nbs/papers/17_columns.ipynb #17-columns-24
+# %% ../../nbs/papers/17_columns.ipynb #17-columns-25
 def find_given(
     wanted: str,  # the name that the user gave; may be empty, for a column without a name
     role: str,  # for the message
@@ -244,7 +244,7 @@ def find_given(
     several = f": {_list_names(alike)} could be meant" if alike else ""
     raise InputError(f"no column {wanted!r} for {role}{several}; the columns are: {_list_names(names)}")
 
-# %% ../../nbs/papers/17_columns.ipynb #17-columns-31
+# %% ../../nbs/papers/17_columns.ipynb #17-columns-32
 OWN_COLUMNS = ("paper_id", "arxiv_version", "title", "abstract", "categories", "primary_category", "year", "classes")
 RESERVED_COLUMNS = {*OWN_COLUMNS, "text_sha256", "embedding"}
 

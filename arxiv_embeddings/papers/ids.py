@@ -105,7 +105,7 @@ def is_missing(
     "Tell whether a value is missing."
     return value is None or (isinstance(value, float) and value != value)
 
-# %% ../../nbs/papers/15_ids.ipynb #15-ids-13
+# %% ../../nbs/papers/15_ids.ipynb #15-ids-14
 def read_text(
     value: Any,  # text or bytes
 ) -> str | None:  # text, with the marks of `surrogateescape` for bytes that are not UTF-8; `None`: something else
@@ -116,7 +116,7 @@ def read_text(
         bytes(value).decode("utf-8", "surrogateescape") if isinstance(value, bytes | bytearray | memoryview) else None
     )
 
-# %% ../../nbs/papers/15_ids.ipynb #15-ids-14
+# %% ../../nbs/papers/15_ids.ipynb #15-ids-15
 TYPE_NAMES = {"str": "text", "dict": "an object", "NoneType": "missing", "bool": "true or false", "float": "a number"}
 
 
@@ -127,7 +127,7 @@ def name_type(
     kind = type(value).__name__
     return TYPE_NAMES.get(kind, f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}")
 
-# %% ../../nbs/papers/15_ids.ipynb #15-ids-15
+# %% ../../nbs/papers/15_ids.ipynb #15-ids-16
 def read_id(
     value: Any,  # of the id's column
 ) -> str | RejectedRow:  # the id as text, not empty; or the reason why it is none
@@ -150,7 +150,7 @@ def _is_whole(value: Any) -> bool:
         return value.is_finite() and value == value.to_integral_value()
     return isinstance(value, int) and not isinstance(value, bool)
 
-# %% ../../nbs/papers/15_ids.ipynb #15-ids-19
+# %% ../../nbs/papers/15_ids.ipynb #15-ids-20
 def derive_year(
     paper_id: str,  # id without version
     published: Any = None,  # a date that begins with year and month (`2014-12`), or a year; other values are ignored
@@ -168,7 +168,7 @@ def derive_year(
     match = re.fullmatch(r"(\d{4})(?:\.0)?", str(given_year)) or re.match(r"(\d{4})(?!\d)", str(date or ""))
     return int(match[1]) if match else None
 
-# %% ../../nbs/papers/15_ids.ipynb #15-ids-23
+# %% ../../nbs/papers/15_ids.ipynb #15-ids-24
 NUMBER_TEXT = r"^(?:\d{4,}\.0|\d(?:\.\d+)?[eE]\+\d+)$"
 ZEROS_LOST = r"^(?:[789](?:0[1-9]|1[0-2])\.\d{1,4}|[12]\d(?:0[1-9]|1[0-2])\.\d{1,3})$"
 NEW_ARXIV_ID = r"^\d{4}\.\d{4,5}$"

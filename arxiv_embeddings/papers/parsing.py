@@ -109,7 +109,7 @@ def join_inverted(
         return None
     return " ".join(word for _, word in sorted((place, word) for word, places in positions.items() for place in places))
 
-# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-16
+# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-17
 def read_abstract(
     value: Any,  # of the abstract's column
     paper_id: str,  # of the row
@@ -125,7 +125,7 @@ def read_abstract(
         return RejectedRow(NO_ABSTRACT, paper_id, f"only {collapse_white_space(bare)!r}" if bare else None)
     return text
 
-# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-17
+# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-19
 def read_title(
     value: Any,  # of the title's column
     notes: list[tuple[str, str]],  # `WITHOUT_TITLE` is added if the title cannot be read
@@ -142,7 +142,7 @@ def read_title(
         return ""
     return "" if text.strip().lower() in MISSING_WORDS else text
 
-# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-21
+# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-23
 def read_categories(
     fields: dict[str, Any],  # the row's values by column name
     columns: dict[str, str],  # role -> column name, from `find_columns`
@@ -161,7 +161,7 @@ def read_categories(
     primary = parse_categories(fields.get(columns.get("primary_category"))).names
     return categories, next(iter((*primary, *categories.names)), None)
 
-# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-25
+# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-27
 def note_flaws(
     fields: dict[str, Any],  # the row's values by column name
     columns: dict[str, str],  # role -> column name, from `find_columns`
@@ -173,7 +173,7 @@ def note_flaws(
         if flawed and name not in columns.values():
             notes.append((WITHOUT_VALUE, f"{shorten(name)} is {find_flaw(value)}"))
 
-# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-26
+# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-29
 def to_stored_text(
     value: Any,  # of a column that is kept as text
 ) -> str | None:  # text as it is, other values as JSON; `None` if it is missing or cannot be stored
@@ -185,7 +185,7 @@ def to_stored_text(
     text = json.dumps(value, ensure_ascii=False)
     return json.dumps(value) if find_flaw(text) else text  # with escapes for what UTF-8 cannot encode
 
-# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-30
+# %% ../../nbs/papers/18_parsing.ipynb #18-parsing-33
 def parse_row(
     fields: dict[str, Any],  # the row's values by column name
     columns: dict[str, str],  # role -> column name, from `find_columns`

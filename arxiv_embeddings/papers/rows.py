@@ -80,7 +80,7 @@ def shorten(
     printed = NOT_PRINTED.sub("?", text[: longest + 1])
     return printed if len(printed) <= longest else f"{printed[:longest]}..."
 
-# %% ../../nbs/papers/10_rows.ipynb #10-rows-17
+# %% ../../nbs/papers/10_rows.ipynb #10-rows-18
 def count_row(
     entries: dict[str, dict[str, Any]],  # reason -> `count`, `first_ids` and, if there are details, `first_details`
     reason: str,  # to count under
@@ -97,7 +97,7 @@ def count_row(
         n_before = len(entry["first_ids"]) - 1
         entry.setdefault("first_details", [None] * n_before).append(shorten(detail) if detail else None)
 
-# %% ../../nbs/papers/10_rows.ipynb #10-rows-20
+# %% ../../nbs/papers/10_rows.ipynb #10-rows-21
 def describe_rows(
     entry: dict[str, Any],  # from `count_row`
 ) -> str:  # such as `2: row 3, 1503.0200 (abstract is a list)`
@@ -107,7 +107,7 @@ def describe_rows(
     more = ", ..." if entry["count"] > len(named) else ""
     return f"{entry['count']:,}: {', '.join(named)}{more}"
 
-# %% ../../nbs/papers/10_rows.ipynb #10-rows-24
+# %% ../../nbs/papers/10_rows.ipynb #10-rows-25
 @dataclass(repr=False)
 class ReadReport:
     "How many rows of an input are papers, and why the others are not."
@@ -159,7 +159,7 @@ class ReadReport:
         "Describe the report in one line, for an error message."
         return str(self).replace("\n", "; ")
 
-# %% ../../nbs/papers/10_rows.ipynb #10-rows-25
+# %% ../../nbs/papers/10_rows.ipynb #10-rows-26
 def show_report(
     report: ReadReport,  # of an input
 ) -> str:  # an HTML table, with everything from the input escaped
