@@ -95,8 +95,8 @@ def split_paper_id(
     return match["id"], int(match["version"]) if match["version"] else None
 
 # %% ../../nbs/papers/15_ids.ipynb #15-ids-12
-# pandas, NumPy, Python, SQL, R, Spark and spreadsheets, in lower case
-MISSING_WORDS = frozenset(("nan", "nat", "none", "null", "<na>", "n/a", "#n/a", "#n/d"))
+# pandas, NumPy, Python, SQL, R, spreadsheets and Hive (`\N`), in lower case
+MISSING_WORDS = frozenset(("nan", "nat", "none", "null", "<na>", "n/a", "#n/a", "\\n"))
 
 
 def is_missing(

@@ -16,7 +16,7 @@ from typing import Any
 
 # %% ../../nbs/papers/10_rows.ipynb #10-rows-05
 MISSING_ID, NUMERIC_ID = "missing id", "id is a number, not text"
-DAMAGED_ID = "id lost zeros as a number"
+DAMAGED_ID = "id went through a number: write ids as text"
 DUPLICATE_ID, OLDER_VERSION = "duplicate id", "older version"
 NO_ABSTRACT = "no abstract"
 UNDECODABLE, NOT_TEXT, MALFORMED = "not UTF-8", "NUL or lone surrogate", "malformed row"
@@ -50,11 +50,28 @@ PLACEHOLDERS = frozenset(
             "abstract unavailable",
         ),
         *("abstract is not available", "there is no abstract available", "not available", "abstract not provided"),
-        *("nan", "nat", "null", "none", "na", "n/a", "#n/a", "nil", "unknown", "undefined", "missing", "empty", "tbd"),
+        *("no abstract is available for this article", "no abstract available for this article", "abstract missing"),
+        *("no abstract is available", "this article has no abstract", "this paper has no abstract", "abstract"),
+        *(
+            "nan",
+            "nat",
+            "null",
+            "none",
+            "na",
+            "n/a",
+            "#n/a",
+            "\\n",
+            "nil",
+            "unknown",
+            "undefined",
+            "missing",
+            "empty",
+            "tbd",
+        ),
         *("-", "--", "---", "–", "—", "?", "...", "…"),
     )
 )
-LONGEST_PLACEHOLDER = 40  # characters
+LONGEST_PLACEHOLDER = 60  # characters
 
 
 def is_placeholder(
@@ -64,7 +81,7 @@ def is_placeholder(
     if len(text) > LONGEST_PLACEHOLDER:
         return False
     bare = text.strip("[](){}<>'\" ").casefold()
-    return bare in PLACEHOLDERS or bare.rstrip(".! ") in PLACEHOLDERS
+    return bare in PLACEHOLDERS or bare.rstrip(".:! ") in PLACEHOLDERS
 
 # %% ../../nbs/papers/10_rows.ipynb #10-rows-16
 N_FIRST_IDS = 5
