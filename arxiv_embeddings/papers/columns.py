@@ -22,9 +22,9 @@ from .rows import RejectedRow, collapse_white_space, is_placeholder, shorten
 # %% ../../nbs/papers/17_columns.ipynb #17-columns-05
 # source -> role -> its names there
 CORPORA: dict[str, dict[str, tuple[str, ...]]] = {
-    "arXiv's API, also as feedparser reads it, https://info.arxiv.org/help/api/user-manual.html": {
+    "arXiv's API, https://info.arxiv.org/help/api/user-manual.html": {
         **{"id": ("id", "entry_id"), "title": ("title",), "abstract": ("summary",)},
-        **{"categories": ("category", "categories", "tags")},
+        **{"categories": ("category", "categories")},
         **{"primary_category": ("arxiv:primary_category", "arxiv_primary_category", "primary_category")},
         **{"published": ("published",)},
     },
@@ -113,7 +113,7 @@ KNOWN_COLUMNS = {
     "title": ("title", "Article Title", "Document Title", "display_name", "TI"),
     "categories": (
         *("categories", "category", "WoS Categories", "WC", "Research Areas", "SC", "fieldsOfStudy"),
-        *("s2FieldsOfStudy", "mag_field_of_study", "fos", "topics", "concepts", "tags"),
+        *("s2FieldsOfStudy", "mag_field_of_study", "fos", "topics", "concepts"),
     ),
     "primary_category": ("primary_category", "arxiv:primary_category", "arxiv_primary_category", "primary_topic"),
     "year": ("year", "publication_year", "PY"),
