@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import hashlib
 import json
 import re
 from decimal import Decimal
@@ -536,3 +537,24 @@ def test_batches_are_slices(batch_size: int, start: int, limit: int | None) -> N
 
 SAMPLE = read_papers(sample_papers())
 SAMPLE_IDS = SAMPLE.table()["paper_id"].to_pylist()
+
+
+# Real files, which are not part of the repository
+
+
+@pytest.mark.parametrize(
+    ("name", "n_papers", "digest", "rejected"),
+    [
+        ("arxiv_cs_10k.csv", 10_000, "643dce948ec62cca", {}),
+        ("arxiv_120k.parquet", 119_999, "60ea23ca0777582f", {NO_ABSTRACT: 1}),  # math/9505201: No abstract available.
+    ],
+)
+def test_every_field_of_real_papers_stays(
+    name: str, n_papers: int, digest: str, rejected: dict, real_data: Path
+) -> None:
+    papers, sha256 = read_papers(real_data / name), hashlib.sha256()
+    assert (len(papers), rejects(papers), papers.report.notes) == (n_papers, rejected, {})
+    for batch in papers.batches(4096):
+        for paper in batch.to_pylist():
+            sha256.update(json.dumps([paper[name] for name in sorted(paper)], default=str).encode())
+    assert sha256.hexdigest().startswith(digest)
