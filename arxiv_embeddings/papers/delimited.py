@@ -351,4 +351,7 @@ def read_csv_rows(
     for values in rows:
         if not values:
             continue  # a blank line
-        yield dict(zip(header, values, strict=True)) if len(values) == len(header) else RejectedRow(MALFORMED)
+        if len(values) == len(header):
+            yield dict(zip(header, values, strict=True))
+        else:
+            yield RejectedRow(MALFORMED, None, f"{len(values)} fields instead of {len(header)}")
