@@ -62,7 +62,7 @@ class GroupedCommand(TyperCommand):
 RunFolder = Annotated[str, typer.Argument(help="Run folder, as made by embed.", metavar="RUN")]
 PapersFile = Annotated[
     str,
-    typer.Argument(help="CSV, JSONL (also gzipped) or Parquet file, folder of Parquet, or URI.", metavar="PAPERS"),
+    typer.Argument(help="CSV, JSON (also compressed) or Parquet file, a folder of them, or URI.", metavar="PAPERS"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="On an error, show the traceback.")]
@@ -162,7 +162,7 @@ class ChangeOptions:
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-13
 @dataclass(frozen=True)
 class ColumnOptions:
-    "The columns of an input, if they cannot be found by their usual names."
+    "The columns of an input and the way it is written, if they cannot be found in the input itself."
 
     id_column: Annotated[
         str | None,
@@ -176,6 +176,18 @@ class ColumnOptions:
     title_column: Annotated[str | None, typer.Option(help="Column with the titles.", rich_help_panel="Papers")] = None
     categories_column: Annotated[
         str | None, typer.Option(help="Column with the categories.", rich_help_panel="Papers")
+    ] = None
+    delimiter: Annotated[
+        str | None,
+        typer.Option(help="Between the fields of CSV, or tab; default: as in the file.", rich_help_panel="Papers"),
+    ] = None
+    quote: Annotated[
+        str | None,
+        typer.Option(help="Of CSV; also backslash, or none; default: as in the file.", rich_help_panel="Papers"),
+    ] = None
+    encoding: Annotated[
+        str | None,
+        typer.Option(help="Of CSV and JSON, such as cp1252 or utf-16; default: UTF-8.", rich_help_panel="Papers"),
     ] = None
 
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-14

@@ -10,6 +10,7 @@ __all__ = ['NO_VERSION', 'LOOKS_DAMAGED', 'CHANGE_TIMES', 'N_SHOWN', 'find_super
 # %% ../../nbs/papers/19_corpus.ipynb #19-corpus-02
 import html
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -21,13 +22,8 @@ import pyarrow.compute as pc
 
 from ..files.errors import InputError, StorageError
 from ..files.paths import atomic_file, resolve_path
-from arxiv_embeddings.papers.columns import (
-    N_LOOKED_AT,
-    WITH_OPTION,
-    FoundColumns,
-    find_columns,
-    name_kept_columns,
-)
+from .columns import N_LOOKED_AT, FoundColumns, find_columns, name_kept_columns
+from .delimited import ReadingOptions
 from .ids import find_damaged
 from .parsing import CLASSES, OUTPUT_COLUMNS, WITH_CLASSES, find_flaw, parse_row, to_stored_text
 from .readers import READ_ERRORS, InputFiles, find_files, find_schema, read_rows, take_table
@@ -199,8 +195,18 @@ def _make_batch(rows: list[dict[str, Any] | RejectedRow], papers: "Papers") -> p
     values = {name: [one[name] for one in parsed] for name in papers.schema.names if name in parsed[0]}
     for name, kept_name in papers.kept.items():
         values[kept_name] = [_to_kept(row.get(name), papers.files.format) for row in rows]
-    arrays = [pa.array(values[one.name], one.type) for one in papers.schema]
+    arrays = [_make_array(values[one.name], one) for one in papers.schema]
     return pa.RecordBatch.from_arrays(arrays, schema=papers.schema)
+
+
+def _make_array(values: list[Any], wanted: pa.Field) -> pa.Array:
+    "Convert values; raises `InputError` if one does not have the type of its column."
+    try:
+        return pa.array(values, wanted.type)
+    except pa.ArrowInvalid as error:
+        raise InputError(
+            f"column {wanted.name!r} has a value that is no {wanted.type} ({error}): leave it out"
+        ) from error
 
 
 def _to_kept(value: Any, file_format: str) -> Any:
@@ -268,7 +274,7 @@ def note_unfilled(
     for role in ("title", "categories", "year"):
         if role in unfilled:
             why = f"{columns[role]!r} is empty" if role in columns else "no column has one of the usual names"
-            option = f"; name yours with --{role}-column" if role in WITH_OPTION else ""
+            option = f"; name yours with --{role}-column" if role != "year" else ""
             notes.append(f"no paper has {'' if role == 'categories' else 'a '}{role}: {why}{option}")
     return notes
 
@@ -337,11 +343,17 @@ def open_papers(
     abstract_column: str | None = None,  # `None`: the same
     title_column: str | None = None,  # `None`: the same, if the input has one
     categories_column: str | None = None,  # `None`: the same, if the input has one
+    delimiter: str | None = None,  # between the fields of CSV: one character, or `tab`; `None`: seen in the file
+    quote: str
+    | None = None,  # one character, `backslash` for quotes written as `\"`, or `none`; `None`: seen in the file
+    encoding: str | None = None,  # of CSV and JSON, such as cp1252; `None`: UTF-8
 ) -> Papers:  # not scanned yet: columns are known, rows are not
     "Find an input and its columns; raises `InputError` if the input is missing, or has no ids or abstracts."
-    files = find_files(papers) if isinstance(papers, str | Path) else take_table(papers)
-    schema = find_schema(files)
+    options = ReadingOptions(delimiter, quote, encoding)
+    files = find_files(papers, options) if isinstance(papers, str | Path) else take_table(papers)
     named = {"id": id_column, "abstract": abstract_column, "title": title_column, "categories": categories_column}
+    files = replace(files, nested=tuple(name for name in named.values() if name and "." in name))
+    schema = find_schema(files)
     try:
         found = find_columns(schema.names, islice(read_rows(files), N_LOOKED_AT), **named)
     except InputError as error:

@@ -117,7 +117,9 @@ def find_files(
             file_format, names = _choose_format(names, resolved)
         else:
             file_format, names = _find_format(filesystem, root, resolved), [root]
-    if (file_format == "parquet" and options.given()) or (file_format == "jsonl" and (options.delimiter or options.quote)):
+    if (file_format == "parquet" and options.given()) or (
+        file_format == "jsonl" and (options.delimiter or options.quote)
+    ):
         raise InputError(f"--delimiter, --quote and --encoding are not for {file_format}: {resolved} needs none")
     return InputFiles(resolved, file_format, filesystem, names, None, options, (), root if is_folder else None)
 

@@ -6,12 +6,13 @@
 __all__ = ['log', 'PART_SIZE', 'N_CHECKED', 'MINIMUM_COSINE', 'COLUMN_OPTIONS', 'describe_input', 'Executor', 'describe_new_run',
            'embed_part', 'Local', 'pick_papers', 'encode_exactly', 'check_int8', 'EmbedJob', 'EmbedResult',
            'show_progress', 'is_watched', 'embed_missing', 'begin_run', 'check_same_input', 'continue_run',
-           'append_to_run', 'embed_papers']
+           'fit_numbers', 'append_to_run', 'embed_papers']
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-02
 import logging
 import os
 import platform
+import re
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -78,6 +79,7 @@ def describe_input(
         "path": papers.files.path,
         **digest,
         "columns": papers.columns,
+        **({"reading": papers.files.options.given()} if papers.files.options.given() else {}),
         "not_used": list(papers.found.not_used),
         "column_notes": papers.column_notes,
         "n_rows": papers.report.n_rows,
@@ -428,6 +430,21 @@ def continue_run(
     return embed_missing(job, run.folder, None, encoder)
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-36
+def fit_numbers(
+    papers: Papers,  # an input to be added; its schema is changed
+    known: dict[str, str],  # name -> type, of the run
+) -> None:
+    "Give columns of numbers the type that they have in the run; `Papers.batches` refuses a value that does not fit."
+    fields = list(papers.schema)
+    for place, one in enumerate(fields):
+        wanted = known.get(one.name, "")
+        if re.fullmatch(r"u?int\d+|float|double", wanted) and (
+            pa.types.is_integer(one.type) or pa.types.is_floating(one.type)
+        ):
+            fields[place] = one.with_type(pa.type_for_alias(wanted))
+    papers.schema = pa.schema(fields)
+
+
 def append_to_run(
     job: EmbedJob,  # the work
     run: Run,  # the existing run, of the same fingerprint
@@ -438,6 +455,7 @@ def append_to_run(
     with RunWriter(run.folder) as writer:
         recover_staging(writer)
         run, staging = open_run(run.folder), run.folder / STAGING_NAME
+        fit_numbers(papers, run.columns)
         join_columns(run.columns, list_columns(papers.schema), run.folder)
         if holds_run(staging):
             _check_same_append(open_run(staging), papers, job.digest, writer)
@@ -480,7 +498,8 @@ def _check_same_append(staged: Run, papers: Papers, digest: dict[str, Any], writ
         raise InputError(f"{unfinished}, and the run has changed since: {give_up}, and begin again")
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-38
-COLUMN_OPTIONS = ("id_column", "abstract_column", "title_column", "categories_column")  # of `open_papers`
+# of `open_papers`
+COLUMN_OPTIONS = ("id_column", "abstract_column", "title_column", "categories_column", "delimiter", "quote", "encoding")
 
 
 def embed_papers(

@@ -237,7 +237,8 @@ def open_input(
     if "sha256" not in record:
         raise InputError("the run was not made of files")
     roles = ("id", "abstract", "title", "categories")
-    papers = open_papers(record["path"], **{f"{role}_column": record["columns"].get(role) for role in roles})
+    columns = {f"{role}_column": record["columns"].get(role) for role in roles}
+    papers = open_papers(record["path"], **columns, **record.get("reading", {}))
     if hash_files(papers.files)["sha256"] != record["sha256"]:
         raise InputError(f"{record['path']} was changed since the run was made")
     return papers.scan()
