@@ -26,7 +26,15 @@ from .columns import N_LOOKED_AT, FoundColumns, find_columns, name_kept_columns
 from .delimited import ReadingOptions
 from .ids import find_damaged
 from .parsing import CLASSES, OUTPUT_COLUMNS, WITH_CLASSES, find_flaw, parse_row, to_stored_text
-from .readers import READ_ERRORS, InputFiles, find_files, find_schema, read_rows, take_table
+from arxiv_embeddings.papers.readers import (
+    READ_ERRORS,
+    InputFiles,
+    as_line,
+    find_files,
+    find_schema,
+    read_rows,
+    take_table,
+)
 from .rows import DAMAGED_ID, DUPLICATE_ID, OLDER_VERSION, ReadReport, RejectedRow, count_row
 
 # %% ../../nbs/papers/19_corpus.ipynb #19-corpus-06
@@ -202,6 +210,10 @@ def _make_batch(rows: list[dict[str, Any] | RejectedRow], papers: "Papers") -> p
 def _make_array(values: list[Any], wanted: pa.Field) -> pa.Array:
     "Convert values; raises `InputError` if one does not have the type of its column."
     try:
+        if pa.types.is_integer(wanted.type) and any(isinstance(one, float) for one in values):
+            return pa.array(values, pa.float64()).cast(
+                wanted.type
+            )  # `pa.array` alone would drop what is after the point
         return pa.array(values, wanted.type)
     except pa.ArrowInvalid as error:
         raise InputError(
@@ -359,7 +371,7 @@ def open_papers(
     except InputError as error:
         if str(error).startswith((files.path, *files.names)):
             raise
-        raise InputError(f"{files.path}: {error}") from error
+        raise InputError(f"{files.path}: {as_line(error)}") from error
     _refuse_numbers(files, schema, found.columns)
     return Papers(files, found, schema)
 

@@ -56,7 +56,7 @@ def read_lines(
         try:
             yield make_row(json.loads(line), line)
         except (ValueError, RecursionError) as error:
-            yield RejectedRow(MALFORMED, None, f"broken JSON: {str(error).partition(';')[0]}")
+            yield RejectedRow(MALFORMED, None, f"broken JSON: {getattr(error, 'msg', str(error).partition(';')[0])}")
 
 # %% ../../nbs/papers/12_json_rows.ipynb #12-json-rows-13
 CHUNK = 1 << 17  # characters
