@@ -381,8 +381,13 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz", "a.jsonl.zst", "a.zip"])
-@pytest.mark.parametrize("fill", ["letters", "quoted lines", "array", "blank lines"])
+@pytest.mark.parametrize(
+    ("name", "fill"),
+    [
+        *((name, "letters") for name in ("a.csv.gz", "a.jsonl.gz", "a.jsonl.zst", "a.zip")),
+        *((name, fill) for name in ("a.csv.gz", "a.jsonl.gz") for fill in ("quoted lines", "array", "blank lines")),
+    ],
+)
 def test_a_bomb_takes_little_memory(name: str, fill: str, tmp_path: Path) -> None:
     start, chunk = {
         "letters": (b'{"id": "1", "abstract": "', b"a" * (1 << 20)),
@@ -396,7 +401,8 @@ def test_a_bomb_takes_little_memory(name: str, fill: str, tmp_path: Path) -> Non
     else:
         packed = pa.compress(content, "zstd", asbytes=True) if name.endswith("zst") else gzip.compress(content, 1)
         path = write(tmp_path, name, packed)
-    done = subprocess.run([sys.executable, "-c", BOMB, path], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", BOMB, path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     *message, n_megabytes = done.stdout.splitlines()
     assert len(message) == 1
     assert int(n_megabytes) < 300
