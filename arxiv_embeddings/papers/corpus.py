@@ -22,7 +22,13 @@ import pyarrow.compute as pc
 
 from ..files.errors import InputError, StorageError
 from ..files.paths import atomic_file, resolve_path
-from .columns import N_LOOKED_AT, FoundColumns, find_columns, name_kept_columns
+from arxiv_embeddings.papers.columns import (
+    N_LOOKED_AT,
+    WITH_OPTION,
+    FoundColumns,
+    find_columns,
+    name_kept_columns,
+)
 from .delimited import ReadingOptions
 from .ids import find_damaged
 from .parsing import CLASSES, OUTPUT_COLUMNS, WITH_CLASSES, find_flaw, parse_row, to_stored_text
@@ -286,7 +292,7 @@ def note_unfilled(
     for role in ("title", "categories", "year"):
         if role in unfilled:
             why = f"{columns[role]!r} is empty" if role in columns else "no column has one of the usual names"
-            option = f"; name yours with --{role}-column" if role != "year" else ""
+            option = f"; name yours with --{role}-column" if role in WITH_OPTION else ""
             notes.append(f"no paper has {'' if role == 'categories' else 'a '}{role}: {why}{option}")
     return notes
 

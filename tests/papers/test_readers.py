@@ -288,13 +288,13 @@ def part(path: Path, **columns: list) -> Path:
 
 
 def test_parts_that_differ_are_joined(tmp_path: Path) -> None:
-    part(tmp_path / "a.parquet", comments=pa.nulls(1), cited=[1], tags=pa.array([[]], pa.list_(pa.null())))
-    part(tmp_path / "b.parquet", comments=["9 pages"], cited=[2.5], tags=[["x"]])
+    part(tmp_path / "a.parquet", comments=pa.nulls(1), cited=[1], marks=pa.array([[]], pa.list_(pa.null())))
+    part(tmp_path / "b.parquet", comments=["9 pages"], cited=[2.5], marks=[["x"]])
     part(tmp_path / "c.parquet")
     table = read_papers(tmp_path).table()
     assert table["comments"].to_pylist() == [None, "9 pages", None]
     assert table["cited"].to_pylist() == [1.0, 2.5, None]
-    assert table["tags"].to_pylist() == [[], ["x"], None]
+    assert table["marks"].to_pylist() == [[], ["x"], None]
 
 
 @pytest.mark.parametrize("other", [["many"], [b"7"], [[7]]])
