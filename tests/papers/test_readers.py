@@ -35,7 +35,7 @@ SPARK = rb"""id,title,abstract
 SECTIONS = b'{"id": "1", "meta": {"title": "Moths"}, "abstract": [{"section": "A", "text": "We study"}, {"text": "moths, at night."}]}'
 TEX = rb"""id,title,abstract
 1,Moths,"We study \\moths, at \alpha \"night\"."
-2,G\\odel,plain \\ text
+2,"G\"odel",plain \\ text
 3,"ends \\","""
 
 
@@ -47,6 +47,12 @@ def columns(kind: str) -> str:
 # name of the file, its content, options, and the papers in it
 READ = {
     "semicolons": ("a.csv", b'id;title;abstract\n1;Moths;We study moths, at night.\n2;"""Smart"" kettles";A survey.\n', {}, BOTH),
+    "more commas than semicolons in the header": (
+        "a.csv",
+        b"id;title;abstract;note, or two, or three, or more\n1;Moths;We study moths, at night.;x\n3;T;A.;y\n",
+        {},
+        [MOTHS, {"id": "3", "title": "T", "abstract": "A."}],
+    ),
     "tabs in .csv": ("a.csv", b'id\ttitle\tabstract\n1\tMoths\tWe study moths, at night.\n2\t"Smart" kettles\tA survey.\n', {}, BOTH),
     "bars": ("a.csv", b'id|title|abstract\n1|Moths|We study moths, at night.\n2|"""Smart"" kettles"|A survey.\n', {}, BOTH),
     "commas in .tsv": ("a.tsv", b'id,title,abstract\n1,Moths,"We study moths, at night."\n', {}, [MOTHS]),
@@ -79,7 +85,7 @@ READ = {
         {},
         [
             {"id": "1", "title": "Moths", "abstract": 'We study \\moths, at \\alpha "night".'},
-            {"id": "2", "title": "G\\\\odel", "abstract": "plain \\\\ text"},
+            {"id": "2", "title": 'G"odel', "abstract": "plain \\\\ text"},
             {"id": "3", "title": "ends \\", "abstract": "A"},
         ],
     ),
