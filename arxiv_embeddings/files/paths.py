@@ -299,8 +299,7 @@ def cache_folder() -> Path:  # absolute; may be missing
 def _find_writable(wanted: Path) -> Path:
     "Get a folder if files can be written to it, else a temporary one, which is removed when the process ends."
     try:
-        wanted.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=wanted):
+        with tempfile.TemporaryFile(dir=next(one for one in (wanted, *wanted.parents) if one.exists())):
             return wanted
     except OSError as error:
         temporary = tempfile.mkdtemp(prefix="arxiv_embeddings-")
