@@ -7,7 +7,6 @@ __all__ = ['NEAR_DUPLICATE', 'MOST_COMPARED', 'WITHDRAWN', 'find_duplicate_texts
            'Description', 'describe_run', 'summarize_run']
 
 # %% ../../nbs/explore/63_describe.ipynb #63-describe-02
-import html
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 from ..encoders.vectors import l2_normalize
 from .similarity import measure_spread, summarize_spread
 from ..files.errors import InputError
+from ..files.show import facts_to_html
 from ..runs.store import Run
 
 # %% ../../nbs/explore/63_describe.ipynb #63-describe-05
@@ -80,12 +80,7 @@ class Description(dict):
 
     def _repr_html_(self) -> str:
         "An HTML table. Names and values come from the corpus and are escaped."
-        rows = "".join(
-            f'<tr><th style="text-align: left">{html.escape(str(name).replace("_", " "))}</th>'
-            f'<td style="text-align: left">{html.escape(_as_text(value))}</td></tr>'
-            for name, value in self.items()
-        )
-        return f"<table><tbody>{rows}</tbody></table>"
+        return facts_to_html((str(name).replace("_", " "), _as_text(value)) for name, value in self.items())
 
 
 def _as_text(value: Any) -> str:

@@ -8,7 +8,6 @@ __all__ = ['NO_VERSION', 'LOOKS_DAMAGED', 'CHANGE_TIMES', 'N_SHOWN', 'find_super
            'open_papers', 'read_papers', 'sample_papers', 'sample_relations', 'copy_sample']
 
 # %% ../../nbs/papers/19_corpus.ipynb #19-corpus-02
-import html
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import resources
@@ -22,6 +21,7 @@ import pyarrow.compute as pc
 
 from ..files.errors import InputError, StorageError
 from ..files.paths import atomic_file, resolve_path
+from ..files.show import facts_to_html
 from arxiv_embeddings.papers.columns import (
     N_LOOKED_AT,
     WITH_OPTION,
@@ -258,8 +258,7 @@ def _show_papers(papers: "ShownPapers") -> str:
             rows |= {f"paper {n}": f"{one['paper_id']} {one['title'] or ''}" for n, one in enumerate(shown, 1)}
         except (InputError, StorageError) as error:
             rows |= {"papers cannot be shown": str(error)}
-    cells = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
-    return f"<table>{''.join(cells)}</table>"
+    return facts_to_html(rows.items())
 
 
 class ShownPapers:

@@ -9,10 +9,11 @@ __all__ = ['MISSING_ID', 'NUMERIC_ID', 'DAMAGED_ID', 'DUPLICATE_ID', 'OLDER_VERS
            'describe_rows', 'ReadReport', 'show_report']
 
 # %% ../../nbs/papers/10_rows.ipynb #10-rows-02
-import html
 import re
 from dataclasses import dataclass, field
 from typing import Any
+
+from ..files.show import facts_to_html
 
 # %% ../../nbs/papers/10_rows.ipynb #10-rows-05
 MISSING_ID, NUMERIC_ID = "missing id", "id is a number, not text"
@@ -184,5 +185,4 @@ def show_report(
     rows = [("accepted", f"{report.n_accepted:,} of {report.n_rows:,} rows")]
     rows += [(f"rejected, {reason}", line) for reason, line in report.rejected_lines().items()]
     rows += [("note", line) for line in report.note_lines()]
-    cells = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in rows)
-    return f"<table>{''.join(cells)}</table>"
+    return facts_to_html(rows)
