@@ -17,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 
 from ..encoders.vectors import l2_normalize
+from ..files.documents import read_manifest
 from ..files.errors import InputError
 from arxiv_embeddings.files.paths import (
     AnyPath,
     atomic_file,
     cache_folder,
     make_local,
-    read_manifest,
     remove_unfinished,
     utc_now,
 )

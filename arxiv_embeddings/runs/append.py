@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from ..files import paths
-from ..files.paths import AnyPath, list_folder, read_manifest
+from ..files.documents import read_manifest
+from ..files.paths import AnyPath, list_folder
 from .format import METADATA_NAME, PART_NAME, Part, join_columns, list_parts, to_vectors
 from .prepare import LATEST, KnownPapers, key_papers, look_up
 from .store import STAGING_NAME, Run, RunWriter, open_run, replace_parts, write_successor

@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 
 from ..encoders.vectors import paired_cosines
 from ..files import paths
+from ..files.documents import read_manifest
 from ..files.errors import InputError
 from arxiv_embeddings.files.paths import (
     AnyPath,
     atomic_file,
     atomic_folder,
-    read_manifest,
     remove_folder,
     remove_unfinished,
 )

@@ -21,10 +21,11 @@ import numpy as np
 import pyarrow as pa
 
 from ..files import paths
+from ..files.documents import read_manifest
 from ..files.errors import InputError, StorageError
 from ..files.hashes import hash_settings, hash_stream
 from ..files.locks import LOCK_NAME, OWNER_NAME, make_lock
-from ..files.paths import AnyPath, list_folder, read_manifest, resolve_folder, unfinished_name
+from ..files.paths import AnyPath, list_folder, resolve_folder, unfinished_name
 from arxiv_embeddings.runs.format import (
     COPY_NAME,
     FORMAT,

@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..files.documents import read_manifest
 from ..files.errors import InputError
-from ..files.paths import AnyPath, list_folder, read_manifest
+from ..files.paths import AnyPath, list_folder
 from arxiv_embeddings.runs.format import (
     COPY_NAME,
     METADATA_NAME,
