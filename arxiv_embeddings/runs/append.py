@@ -83,11 +83,13 @@ def recover_staging(
     if not folder.exists():
         return
     staged, live = list_staged(writer.folder), {part.name for part in writer.parts}
+    if staged is None:  # damaged: an append will say so, and nothing else needs it
+        return
     is_empty = not any(PART_NAME.fullmatch(path.name) for path in list_folder(inner_folder(folder, "parts")))
-    if is_empty and all(part.name in live for part in staged or ()):  # committed, or without a first part
+    if is_empty and all(part.name in live for part in staged):  # committed, or without a first part
         remove_staging(writer.folder)
         return
-    for part in staged or ():
+    for part in staged:
         moved = writer.folder / "parts" / part.name
         if moved.exists() and not (folder / "parts" / part.name).exists() and is_of_this_run(moved, writer.metadata):
             moved.rename(folder / "parts" / part.name)
