@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -22,12 +23,13 @@ from typer.testing import CliRunner
 from arxiv_embeddings.cli.main import app
 from arxiv_embeddings.encoders.model_folder import write_manifest
 from arxiv_embeddings.explore.index import build_index
+from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.runs import run_model
 from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.runs.export import EXPORTS, export_run
 from arxiv_embeddings.runs.format import FOOTER_KEY, hash_fingerprint, seal_metadata
-from arxiv_embeddings.runs.store import VOLATILE_FIELDS
+from arxiv_embeddings.runs.store import VOLATILE_FIELDS, open_run
 from tests.fakes.letters import LetterEncoder
 
 MISSING, TWICE = object(), object()  # the field is taken away; the field is there two times
@@ -101,7 +103,7 @@ VALUES: dict[str, Callable[[Any, Path], Any]] = {
     "outside": lambda value, base: "../../canary/victim.txt",
     "absolute": lambda value, base: str(base / "canary" / "victim.txt"),
     "part outside": lambda value, base: "../../canary/part-000000000-00000000.parquet",
-    "pipe": lambda value, base: str(base / "canary" / "pipe"),
+    "pipe": lambda value, base: str(base / "canary" / "pipe.csv"),
     "device": lambda value, base: "/dev/zero",
     "package": lambda value, base: "package:this",
     "NUL": lambda value, base: Raw('"a\\u0000b"'),
@@ -145,7 +147,7 @@ FILES: dict[str, Callable[[Path, Path], Any]] = {
     "a link to another run": lambda path, base: path.symlink_to(base / "canary" / "run" / path.name),
     "a link to itself": lambda path, base: path.symlink_to(path),
     "a link to a device": lambda path, base: path.symlink_to("/dev/zero"),
-    "a link to a pipe": lambda path, base: path.symlink_to(base / "canary" / "pipe"),
+    "a link to a pipe": lambda path, base: path.symlink_to(base / "canary" / "pipe.csv"),
     "a pipe": lambda path, base: os.mkfifo(path),
     "a socket": _make_socket,
     "a folder": lambda path, base: path.mkdir(),
@@ -190,7 +192,7 @@ def make_base(base: Path) -> None:
     (canary / "folder").mkdir()
     for name in ("victim.txt", "folder/victim.txt", "part-000000000-00000000.parquet"):
         (canary / name).write_text("not yours")
-    os.mkfifo(canary / "pipe")
+    os.mkfifo(canary / "pipe.csv")
 
 
 def _fill_model(folder: Path) -> None:
@@ -392,10 +394,25 @@ def run_command(folder: Path, name: str) -> str:
     if "should not have happened" in result.stderr:
         return errors[0][:300]
     if result.exit_code == 0:
-        return ""
+        return _check_counts(folder)
     if result.exit_code == 1 and (len(errors) == 1 or (not errors and name.startswith("verify") and result.stdout)):
         return ""
     return f"exit code {result.exit_code}, {len(errors)} errors: {result.output[-200:]!r}"
+
+
+def _check_counts(folder: Path) -> str:
+    "Whether a run, with which a command was content, has the papers that it states."
+    try:
+        run = open_run(folder)
+    except InputError as error:
+        return f"was content with a run that cannot be opened: {error}"
+    rows = [pq.read_metadata(path).num_rows for part in run.parts if _is_parquet(path := run.part_path(part))]
+    n_papers = sum(rows) if len(rows) == len(run.parts) else run.n_papers
+    return "" if run.n_papers == n_papers else f"was content with {run.n_papers} papers, and there are {n_papers}"
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and path.read_bytes()[-4:] == b"PAR1"
 
 
 def _stop(*_: Any) -> None:
@@ -428,14 +445,25 @@ def _remove(folder: Path) -> None:
 
 
 def draw_changes(changes: list[Change], n_drawn: int, seed: int) -> list[Change]:
-    "Draw changes at random, as many of each file as of every other, if there are so many."
+    "Draw changes at random, as many of each document as of every other, if there are so many."
     generator = random.Random(seed)
-    groups: dict[tuple[str, bool], list[Change]] = {}
+    groups: dict[str, list[Change]] = {}
     for change in changes:
-        groups.setdefault((change.file if change.place else "", change.kind in FILES), []).append(change)
+        groups.setdefault("files" if change.kind in FILES else change.file, []).append(change)
     for group in groups.values():
         generator.shuffle(group)
     drawn = []
     while len(drawn) < min(n_drawn, len(changes)):
         drawn += [group.pop() for group in groups.values() if group]
     return drawn[:n_drawn]
+
+
+def draw_one_of_each(changes: list[Change], seed: int) -> list[Change]:
+    "Draw one change of each field and of each file; the entries of a list, and the parts of a run, count as one."
+    generator = random.Random(seed)
+    alike: dict[tuple[Any, ...], list[Change]] = {}
+    for change in changes:
+        place = tuple("*" if isinstance(one, int) else one for one in change.place)
+        file = re.sub(r"part-[^/]*", "*", change.file)
+        alike.setdefault((file, place, change.kind in FILES), []).append(change)
+    return [generator.choice(group) for group in alike.values()]
