@@ -30,8 +30,6 @@ from arxiv_embeddings.runs.format import (
     INDEX_NOTE_NAME,
     METADATA_NAME,
     PART_ERRORS,
-    PART_NAME,
-    UNFINISHED_PART,
     Part,
     describe_content,
     find_differences,
@@ -41,7 +39,7 @@ from arxiv_embeddings.runs.format import (
     read_index_note,
 )
 from .run_model import open_kept_model
-from .store import STAGING_NAME, Run, was_changed
+from .store import STAGING_NAME, Run, is_removable, was_changed
 
 # %% ../../nbs/runs/47_verify.ipynb #47-verify-05
 N_NAMED = 5  # papers that a problem names at most
@@ -145,9 +143,9 @@ def check_orphans(
     live = {part.name for part in run.parts}
     for path in list_folder(run.folder / "parts"):
         if path.name not in live:
-            ours = PART_NAME.fullmatch(path.name) or UNFINISHED_PART.fullmatch(path.name)
             of_a_change = "belongs to a change that was interrupted or is under way: the next writer removes it"
-            what = of_a_change if ours else "is not part of the run: move it elsewhere"
+            foreign = "is not part of the run: move it elsewhere"
+            what = of_a_change if is_removable(path, run.metadata) else foreign
             yield Problem(f"parts/{path.name}", what, "orphan")
 
 # %% ../../nbs/runs/47_verify.ipynb #47-verify-26

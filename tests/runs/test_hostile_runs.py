@@ -118,9 +118,7 @@ def test_the_trial_itself_notices(base: Path, monkeypatch: pytest.MonkeyPatch) -
     assert try_change(base, change, ("describe",)) == [f"{change} describe: hangs"]
 
 
-@pytest.mark.parametrize(
-    "name", ["../../canary/victim.txt", "ABSOLUTE", "../../canary/part-000000000-00000000.parquet"]
-)
+@pytest.mark.parametrize("name", ["../../canary/victim.txt", "ABSOLUTE", "TWIN"])
 def test_a_name_outside_the_run_is_neither_read_nor_removed(name: str, base: Path, run_folder: Path) -> None:
     parts = read_document(run_folder, "metadata.json")["parts"]
     twin = f"../../canary/run/parts/{parts[0]['name']}"  # the same part, in the tree beside the run
@@ -192,6 +190,16 @@ def test_no_vectors_but_those_of_the_parts(run_folder: Path) -> None:
     assert len(vectors) == 14
 
 
+@pytest.mark.parametrize("n_papers", [13, 15, 10**12])
+def test_more_or_fewer_papers_than_the_parts_have(n_papers: int, run_folder: Path) -> None:
+    rewrite(run_folder, n_papers=n_papers)
+    with pytest.raises(InputError, match=f"n_papers is {n_papers}, and the parts have 14 papers"):
+        open_run(run_folder)
+    for command in ("describe", "index", "export", "evaluate"):
+        assert run_command(run_folder, command) == ""
+    assert not list((run_folder / "export").glob(".*"))
+
+
 def test_a_part_with_vectors_of_another_type(run_folder: Path) -> None:
     part = open_run(run_folder).parts[0]
     path = run_folder / "parts" / part.name
@@ -216,8 +224,8 @@ def test_damaged_staging_stops_no_command_that_does_not_need_it(content: str, ru
         if command not in ("append", "plot"):
             assert run_command(run_folder, command) == ""
         assert open_run(run_folder).n_papers == n_papers
-    assert run_command(run_folder, "append") == ""  # one line: it names the folder
     assert (run_folder / "parts" / staged).exists()  # the papers of the append are not lost
+    assert run_command(run_folder, "append") == ""  # one line: it names the folder
 
 
 def test_a_staging_folder_with_files_of_somebody_stays(run_folder: Path) -> None:
