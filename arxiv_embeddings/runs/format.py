@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['FORMAT', 'FOOTER_KEY', 'ROW_GROUP_SIZE', 'PART_NAME', 'EMBEDDING_TYPE', 'COUNT_NAME', 'UNFINISHED_PART',
            'PART_ERRORS', 'MOST_NUMBERS', 'PIECE_SCHEMA', 'PART_SCHEMA', 'FOOTER_SCHEMA', 'METADATA_NAME', 'COPY_NAME',
-           'FINGERPRINT_SCHEMA', 'INPUT_SCHEMA', 'METADATA_SCHEMA', 'COLUMN_TYPES', 'INDEX_NAME', 'INDEX_NOTE_NAME',
-           'INDEX_SCHEMA', 'open_part', 'read_schema', 'read_parquet', 'hash_fingerprint', 'compare_fingerprints',
-           'Piece', 'Part', 'check_embeddings', 'hash_papers', 'encode_part', 'read_footer', 'find_differences',
-           'has_vectors', 'to_vectors', 'fill_columns', 'list_columns', 'join_columns', 'NewerFormatError',
-           'list_parts', 'find_wrong_types', 'check_metadata', 'seal_metadata', 'parse_metadata', 'read_metadata',
-           'refuse_lost_metadata', 'write_metadata', 'renew_copy', 'read_index_note', 'describe_content']
+           'FINGERPRINT_SCHEMA', 'COUNT_SCHEMA', 'INPUT_SCHEMA', 'METADATA_SCHEMA', 'COLUMN_TYPES', 'INDEX_NAME',
+           'INDEX_NOTE_NAME', 'INDEX_SCHEMA', 'open_part', 'read_schema', 'read_parquet', 'hash_fingerprint',
+           'compare_fingerprints', 'Piece', 'Part', 'check_embeddings', 'hash_papers', 'encode_part', 'read_footer',
+           'find_differences', 'has_vectors', 'to_vectors', 'fill_columns', 'list_columns', 'join_columns',
+           'NewerFormatError', 'list_parts', 'find_wrong_types', 'check_metadata', 'seal_metadata', 'parse_metadata',
+           'read_metadata', 'refuse_lost_metadata', 'write_metadata', 'renew_copy', 'read_index_note',
+           'describe_content']
 
 # %% ../../nbs/runs/40_format.ipynb #40-format-02
 import json
@@ -398,6 +399,7 @@ FINGERPRINT_SCHEMA = Record(
         "precision": Choice(("float32", "bfloat16", "float16", "int8")),
     },
 )
+COUNT_SCHEMA = Record({"count": Whole(), "first_ids": ListOf(Text())}, {"first_details": ListOf(OrNull(Text()))})
 INPUT_SCHEMA = Record(
     {},
     {
@@ -406,7 +408,8 @@ INPUT_SCHEMA = Record(
         **dict.fromkeys(("n_new", "n_changed", "n_unchanged", "n_older", "n_pruned"), Whole()),
         "files": ListOf(Record({"name": LINE, "n_bytes": Whole(), "sha256": SHA256})),
         "columns": MapOf(OrNull(Text())),
-        "rejected": MapOf(Record({"count": Whole(), "first_ids": ListOf(Text())})),
+        **dict.fromkeys(("rejected", "notes"), MapOf(COUNT_SCHEMA)),
+        **dict.fromkeys(("not_used", "column_notes"), ListOf(Text())),
         "settings": MapOf(),
     },
 )
