@@ -193,7 +193,7 @@ def compact(run: RunFolder, output: ResultOptions) -> None:
 
     with RunWriter(run) as writer:
         recover_staging(writer)
-        n_less = compact_run(writer, writer.metadata["batching"]["part_size"])
+        n_less = compact_run(writer, writer.part_size)
         n_parts = len(writer.metadata["parts"])
     if output.as_json:
         return print_json({"n_parts": n_parts, "n_parts_less": n_less})

@@ -209,7 +209,7 @@ class OutputOptions:
         if self.quiet:
             logging.getLogger("arxiv_embeddings").setLevel(logging.WARNING)
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-result-options
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-15
 @dataclass(frozen=True)
 class ResultOptions:
     "In which form a result is printed, for commands without a progress bar."
@@ -217,7 +217,7 @@ class ResultOptions:
     as_json: AsJson = False
     debug: Debug = False
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-find-options
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-16
 @dataclass(frozen=True)
 class FindOptions:
     "How many papers a search finds, and among which."
@@ -225,7 +225,7 @@ class FindOptions:
     k: HowMany = 5
     category: Category = None
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-15
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-17
 def takes_options(
     command: Callable[..., None],  # parameters annotated with a dataclass of options, among others
 ) -> Callable[..., None]:  # the same, for Typer: with the fields of the dataclasses as parameters
@@ -251,7 +251,7 @@ def takes_options(
     run_command.__annotations__ = {one.name: one.annotation for one in parameters}
     return run_command
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-20
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-22
 def describe_error(
     error: BaseException,  # that ended a command
 ) -> str:  # one line
@@ -270,7 +270,7 @@ def describe_error(
         )
     return " ".join(text.split())
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-22
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-24
 def reports_errors(
     command: Callable[..., None],  # a command with a `debug` option
 ) -> Callable[..., None]:  # the same, ending in one line on stderr and exit code 1 if it fails
@@ -296,28 +296,28 @@ def reports_errors(
 
     return run_command
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-24
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-26
 def print_json(
     value: Any,  # dictionaries, lists, texts and numbers
 ) -> None:
     "Print a result for programs."
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-25
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-27
 def as_plain(
     value: Any,  # anything that came from a corpus
 ) -> str:  # one line without control characters, which could steer a terminal
     "Make a value safe to print; `None` becomes an empty text."
     return "" if value is None else re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", str(value))
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-width
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-31
 def find_width() -> int | None:  # columns, 40 or more; `None` for a pipe, if `COLUMNS` is not set
     "Find the width of the output."
     if sys.stdout.isatty() or "COLUMNS" in os.environ:
         return max(shutil.get_terminal_size().columns, 40)
     return None
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-print-text
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-32
 def wrap_text(
     text: str,  # may come from a corpus
     indent: int = 0,  # columns before each line; those of the first line hold something else
@@ -329,7 +329,7 @@ def wrap_text(
     lines = textwrap.wrap(plain, max(width - indent, 20), break_long_words=False, break_on_hyphens=False)
     return ("\n" + " " * indent).join(lines)
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-print-facts
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-33
 def print_facts(
     facts: dict[str, str],  # name -> value, which may come from a corpus
 ) -> None:
@@ -337,7 +337,7 @@ def print_facts(
     indent = max(map(len, facts), default=0) + 2
     typer.echo("\n".join(f"{name + ':':{indent}}{wrap_text(value, indent)}" for name, value in facts.items()))
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-28
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-37
 WRAPPED = ("title", "categories", "description")  # columns of words, which are broken into lines first
 
 
@@ -367,7 +367,7 @@ def print_table(
     piped = not sys.stdout.isatty()
     Console(width=width, no_color=piped, color_system=None if piped else "auto", force_jupyter=False).print(table)
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-30
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-41
 def _print_files(paths: list[Any], as_json: bool) -> None:
     "Print the names of written files and their sizes."
     files = [{"file": str(path), "n_bytes": path.stat().st_size} for path in paths]
@@ -376,7 +376,7 @@ def _print_files(paths: list[Any], as_json: bool) -> None:
     for one in files:
         typer.echo(f"{as_plain(one['file'])}: {one['n_bytes'] / 1e6:.2f} MB")
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-32
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-43
 REPORTED = ("n_rows", "n_accepted", "n_white_space_collapsed", "rejected")
 FOUND = ("columns", "not_used", "column_notes", "notes")  # of the input, beside its rows
 COUNTED = ("n_truncated", "n_in_windows", "n_unknown", "n_recomputed")
@@ -393,7 +393,9 @@ def print_embedded(
         done = {"n_embedded": result.n_embedded, "seconds": round(result.seconds, 1), "n_papers": run.n_papers}
         facts = {"int8_check": run.metadata.get("int8_check"), "changes": result.changes}
         state = {"folder": str(run.folder), **done, **counts, **facts, "complete": run.metadata["complete"]}
-        return print_json(state | {name: kept[name] for name in REPORTED} | {name: kept.get(name) for name in FOUND})
+        return print_json(
+            state | {name: kept.get(name) for name in REPORTED} | {name: kept.get(name) for name in FOUND}
+        )
     for line in [*_list_rows(kept), *_list_work(result), *_list_counts(run, counts)]:
         typer.echo(as_plain(line))
 
@@ -401,7 +403,7 @@ def print_embedded(
 def _list_rows(kept: dict[str, Any]) -> list[str]:
     from arxiv_embeddings.papers.rows import ReadReport
 
-    return str(ReadReport(*(kept[name] for name in REPORTED), kept.get("notes") or {})).splitlines()
+    return str(ReadReport(**{name: kept[name] for name in (*REPORTED, "notes") if kept.get(name)})).splitlines()
 
 
 def _list_work(result: Any) -> list[str]:

@@ -14,9 +14,8 @@ import pyarrow.compute as pc
 
 from ..encoders.vectors import l2_normalize
 from .similarity import measure_spread, summarize_spread
-from ..files.errors import InputError
 from ..files.show import facts_to_html
-from ..runs.store import Run
+from ..runs.store import Run, require_fields
 
 # %% ../../nbs/explore/63_describe.ipynb #63-describe-05
 def find_duplicate_texts(
@@ -102,8 +101,9 @@ def describe_run(
 ) -> Description:  # metadata, `categories`, `random_cosines` of `measure_spread`, duplicates and withdrawn papers
     "Describe a run; raises `InputError` if `embed` did not make it."
     kept = run.metadata
-    if missing := {"inputs", "settings", "complete"} - kept.keys():
-        raise InputError(f"{run.folder} was not made by embed: its metadata has no {', '.join(sorted(missing))}")
+    shown = ("path", "n_rows", "n_accepted", "rejected")
+    run.require("settings.engine", *(f"fingerprint.{name}" for name in ("pooling", "text", "max_tokens", "long_text")))
+    require_fields(run.input, run.folder, *shown)
     categories = pc.value_counts(run.read(["primary_category"])["primary_category"]).to_pylist()
     look = run.n_papers <= MOST_COMPARED if near_duplicates is None else near_duplicates
     by_count = sorted(categories, key=lambda one: (-one["counts"], str(one["values"])))
@@ -113,10 +113,10 @@ def describe_run(
         "fingerprint": kept["fingerprint"],
         "settings": kept["settings"],
         "int8_check": kept.get("int8_check"),
-        "input": {name: run.input[name] for name in ("path", "n_rows", "n_accepted", "rejected")},
+        "input": {name: run.input[name] for name in shown},
         "n_inputs": len(kept["inputs"]),
         "n_parts": len(kept["parts"]),
-        **{name: sum(part[name] for part in kept["parts"]) for name in ("n_bytes", "n_truncated", "n_tokens")},
+        **{name: sum(part.get(name, 0) for part in kept["parts"]) for name in ("n_bytes", "n_truncated", "n_tokens")},
         "categories": {one["values"] or "none": one["counts"] for one in by_count},
         "duplicate_texts": find_duplicate_texts(run),
         "near_duplicates": _name_pairs(run) if look else None,
@@ -132,7 +132,7 @@ def _name_pairs(run: Run) -> list[dict[str, Any]]:
         {"paper_ids": [run.paper_ids[left], run.paper_ids[right]], "cosine": cosine} for left, right, cosine in pairs
     ]
 
-# %% ../../nbs/explore/63_describe.ipynb #63-describe-summarize-run
+# %% ../../nbs/explore/63_describe.ipynb #63-describe-21
 def summarize_run(
     described: dict[str, Any],  # from `describe_run`
 ) -> dict[str, str]:  # name -> short text, in reading order
@@ -151,7 +151,7 @@ def _summarize_input(described: dict[str, Any]) -> dict[str, str]:
         "input": source["path"] + (f", the last of {n_inputs}" if n_inputs > 1 else ""),
     }
 
-# %% ../../nbs/explore/63_describe.ipynb #63-describe-summarize-vectors
+# %% ../../nbs/explore/63_describe.ipynb #63-describe-22
 def _summarize_vectors(described: dict[str, Any]) -> dict[str, str]:
     "Model, text and engine; how near int8 is to float32, if the run is of int8."
     rules, settings, check = described["fingerprint"], described["settings"], described["int8_check"]
@@ -172,7 +172,7 @@ def _summarize_vectors(described: dict[str, Any]) -> dict[str, str]:
         "parts": f"{described['n_parts']:,}, {described['n_bytes'] / 1e6:,.1f} MB",
     }
 
-# %% ../../nbs/explore/63_describe.ipynb #63-describe-summarize-papers
+# %% ../../nbs/explore/63_describe.ipynb #63-describe-23
 def _summarize_papers(described: dict[str, Any]) -> dict[str, str]:
     "Categories, the distribution of cosines, duplicates and withdrawn papers."
     categories, near = list(described["categories"].items()), described["near_duplicates"]

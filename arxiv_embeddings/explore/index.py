@@ -17,17 +17,17 @@ import numpy as np
 import pyarrow as pa
 
 from ..encoders.vectors import l2_normalize
+from ..files.documents import check_regular
 from ..files.errors import InputError
 from arxiv_embeddings.files.paths import (
     AnyPath,
     atomic_file,
     cache_folder,
     make_local,
-    read_manifest,
     remove_unfinished,
     utc_now,
 )
-from ..runs.format import describe_content
+from ..runs.format import INDEX_NAME, INDEX_NOTE_NAME, describe_content, read_index_note
 from ..runs.store import Run
 
 # %% ../../nbs/explore/61_index.ipynb #61-index-04
@@ -51,7 +51,7 @@ def build_index(
     "Write the index of a run, and beside it the hash of the content that it belongs to."
     import faiss
 
-    index, path, note = make_index(run), run.folder / "index.faiss", run.folder / "index.json"
+    index, path, note = make_index(run), run.folder / INDEX_NAME, run.folder / INDEX_NOTE_NAME
     note.unlink(missing_ok=True)
     for one in (path, note):
         remove_unfinished(one)
@@ -114,11 +114,10 @@ class SearchIndex:
 # %% ../../nbs/explore/61_index.ipynb #61-index-09
 def fetch_index(
     path: AnyPath,  # `RUN/index.faiss`
-    note: AnyPath,  # `RUN/index.json`
+    about: dict[str, Any],  # its note, from `read_index_note`
 ) -> Path:  # a file on the disk, which FAISS can map into memory
     "Find an index on the disk, or copy it there from HDFS, once for each that was written."
-    about = read_manifest(note)
-    return make_local(path, cache_folder() / "copies", about.get("sha256", about["content_sha256"])[:16])
+    return make_local(path, cache_folder() / "copies", about["sha256"][:16])
 
 # %% ../../nbs/explore/61_index.ipynb #61-index-11
 def open_index(
@@ -127,17 +126,20 @@ def open_index(
     "Open the stored index, memory-mapped, or make one in memory; raises `InputError` for one of another state of the run."
     import faiss
 
-    path, note = run.folder / "index.faiss", run.folder / "index.json"
-    if not (path.exists() and note.exists()):
+    path, note = run.folder / INDEX_NAME, read_index_note(run.folder)
+    if not (path.exists() and note):
         return SearchIndex(run, make_index(run), stored=False)
+    check_regular(path)
     advice = f"make it again with: arxiv-embeddings index {run.folder}"
-    if read_manifest(note).get("content_sha256") != run.content_sha256:
+    if note["content_sha256"] != run.content_sha256:
         raise InputError(f"{path} is stale, the run has changed since: {advice}")
+    if note["n_bytes"] != path.stat().st_size:
+        raise InputError(f"{path} is damaged, it has not the {note['n_bytes']} bytes that were written: {advice}")
     try:
         index = faiss.read_index(str(fetch_index(path, note)), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:  # faiss raises it for every fault
         raise InputError(f"{path} is damaged: {advice}") from error
-    if (index.ntotal, index.d) != (run.n_papers, run.dim):
+    if not isinstance(index, faiss.IndexFlat) or (index.ntotal, index.d) != (run.n_papers, run.dim):
         raise InputError(f"{path} is damaged, it holds {index.ntotal} vectors of {index.d} numbers: {advice}")
     return SearchIndex(run, index, stored=True)
 

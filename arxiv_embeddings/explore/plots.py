@@ -21,6 +21,7 @@ import numpy as np
 
 from ..encoders.vectors import l2_normalize
 from .similarity import find_neighbors, measure_spread, sample_random_cosines
+from ..files.documents import inner_folder
 from ..files.errors import InputError
 from ..files.paths import AnyPath, atomic_file, remove_unfinished
 from ..runs.store import Run
@@ -245,7 +246,7 @@ def plot_run(
     "Draw a run's three pictures and write them beside it; raises `InputError` for a run of fewer than 4 papers."
     if run.n_papers < 4:
         raise InputError(f"{run.folder} has {run.n_papers} papers: 4 or more are needed for pictures")
-    folder = run.folder / "figures"
+    folder = inner_folder(run.folder, "figures")
     folder.mkdir(exist_ok=True)
     figures = {
         "cosine_spread.png": plot_cosine_spread(run.embeddings(), run.metadata["model"]),

@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['log', 'NUL_OR_SURROGATE', 'FILE_URI', 'AnyPath', 'UNFINISHED', 'resolve_path', 'resolve_folder', 'is_reachable',
            'list_folder', 'force_to_disk', 'sync_folder', 'atomic_file', 'write_staged', 'unfinished_name',
-           'remove_unfinished', 'remove_folder', 'atomic_folder', 'copy_file', 'copy_folder', 'make_local',
-           'read_manifest', 'utc_now', 'cache_folder']
+           'remove_unfinished', 'remove_folder', 'atomic_folder', 'copy_file', 'copy_folder', 'make_local', 'utc_now',
+           'cache_folder']
 
 # %% ../../nbs/files/04_paths.ipynb #04-paths-02
 import atexit
 import functools
-import json
 import logging
 import os
 import re
@@ -271,22 +270,11 @@ def make_local(
     return copy
 
 # %% ../../nbs/files/04_paths.ipynb #04-paths-65
-def read_manifest(
-    path: AnyPath,  # a small JSON file
-) -> dict[str, Any]:  # its content; empty if the file is missing, unreadable or not a JSON object
-    "Read a small JSON file that describes its neighbors."
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-# %% ../../nbs/files/04_paths.ipynb #04-paths-68
 def utc_now() -> str:  # for example 2026-01-31T12:00:00Z
     "Get the current time in UTC, to the second."
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
-# %% ../../nbs/files/04_paths.ipynb #04-paths-71
+# %% ../../nbs/files/04_paths.ipynb #04-paths-68
 def cache_folder() -> Path:  # absolute; may be missing
     "Get the folder for converted models and other files that can be made again."
     import platformdirs

@@ -14,10 +14,21 @@ import numpy as np
 import pyarrow as pa
 
 from ..files import paths
-from ..files.paths import AnyPath, list_folder, read_manifest
-from .format import METADATA_NAME, PART_NAME, Part, join_columns, list_parts, to_vectors
+from ..files.documents import inner_folder
+from ..files.paths import list_folder
+from .format import PART_NAME, Part, join_columns, to_vectors
 from .prepare import LATEST, KnownPapers, key_papers, look_up
-from .store import STAGING_NAME, Run, RunWriter, open_run, replace_parts, write_successor
+from arxiv_embeddings.runs.store import (
+    STAGING_NAME,
+    Run,
+    RunWriter,
+    is_of_this_run,
+    list_staged,
+    open_run,
+    remove_staging,
+    replace_parts,
+    write_successor,
+)
 
 # %% ../../nbs/runs/44_append.ipynb #44-append-06
 @dataclass(frozen=True)
@@ -68,26 +79,20 @@ def recover_staging(
     writer: RunWriter,  # of the run, holding its lock
 ) -> None:
     "Undo or finish the append of a killed writer: move staged parts back, or remove a used up `RUN/staging/`."
-    folder = writer.folder / STAGING_NAME
+    folder = inner_folder(writer.folder, STAGING_NAME)
     if not folder.exists():
         return
-    staged, live = _list_staged(folder), {part.name for part in writer.parts}
-    is_empty = not any(PART_NAME.fullmatch(path.name) for path in list_folder(folder / "parts"))
+    staged, live = list_staged(writer.folder), {part.name for part in writer.parts}
+    if staged is None:  # damaged: an append will say so, and nothing else needs it
+        return
+    is_empty = not any(PART_NAME.fullmatch(path.name) for path in list_folder(inner_folder(folder, "parts")))
     if is_empty and all(part.name in live for part in staged):  # committed, or without a first part
-        paths.remove_folder(folder)
+        remove_staging(writer.folder)
         return
     for part in staged:
         moved = writer.folder / "parts" / part.name
-        if moved.exists() and not (folder / "parts" / part.name).exists():
+        if moved.exists() and not (folder / "parts" / part.name).exists() and is_of_this_run(moved, writer.metadata):
             moved.rename(folder / "parts" / part.name)
-
-
-def _list_staged(folder: AnyPath) -> list[Part]:
-    "The parts that the metadata of a staging folder name; none if they cannot be read."
-    try:
-        return list_parts(read_manifest(folder / METADATA_NAME))
-    except (KeyError, ValueError):
-        return []
 
 # %% ../../nbs/runs/44_append.ipynb #44-append-16
 N_WITHOUT = 256  # dropped papers that a part remembers; with more, a repair can only use the part itself
@@ -137,7 +142,7 @@ def commit_append(
         inputs = [*writer.metadata["inputs"], record]
         writer.commit([*kept, *staged], inputs=inputs, columns=columns, complete=True)
     if folder.exists():
-        paths.remove_folder(folder)
+        remove_staging(writer.folder)
 
 # %% ../../nbs/runs/44_append.ipynb #44-append-27
 def compact_run(

@@ -64,6 +64,7 @@ from arxiv_embeddings.runs.store import (
     holds_leftovers,
     holds_run,
     open_run,
+    require_fields,
 )
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-03
@@ -346,13 +347,15 @@ def embed_missing(
 ) -> EmbedResult:  # the run and what was done
     "Embed the papers that a run does not have yet."
     started, executor = time.monotonic(), job.executor
-    executor.prepare(encoder, (description or open_run(out).metadata)["batching"])
+    existing = description or open_run(out).metadata
+    require_fields(existing, out, "batching.part_size")
+    executor.prepare(encoder, existing["batching"])
     with RunWriter(out, description) as writer:
         n_there = writer.metadata["n_papers"]
         _check_same_papers(job.papers, writer)
         if not base:  # an append's run has the model already
             keep_model(encoder, writer.folder)
-        part_size = writer.metadata["batching"]["part_size"]
+        part_size = writer.part_size
         batches = job.papers.batches(part_size, start=n_there, limit=job.n_wanted)
         with show_progress(job.n_wanted, n_there, job.progress) as bar:
             executor.write_parts(batches, encoder, writer, bar, base)
@@ -400,7 +403,7 @@ def check_same_input(
 ) -> None:
     "Raise `InputError` if a run was made of another input."
     theirs = run.input
-    if "sha256" not in theirs:
+    if {"sha256", "path", "columns"} - theirs.keys():
         raise InputError(
             f"{run.folder} was not made by embed, which could go on with it: name another folder with --out"
         )
@@ -480,6 +483,7 @@ def _embed_staging(job: EmbedJob, run: Run, first_position: int) -> tuple[EmbedR
     "Embed the new and changed papers into `staging/`; the result and the settings that were used."
     encoder = job.source.load(run)
     check_same_fingerprint(run, job.executor.fingerprint(encoder.fingerprint))
+    run.require("batching.part_size")
     part_size = run.metadata["batching"]["part_size"]
     description = describe_new_run(job.papers, job.digest, encoder, job.executor, part_size)
     description |= {"first_position": first_position}
@@ -491,10 +495,10 @@ def _embed_staging(job: EmbedJob, run: Run, first_position: int) -> tuple[EmbedR
 def _check_same_append(staged: Run, papers: Papers, digest: dict[str, Any], writer: RunWriter) -> None:
     "An append that was interrupted is finished before another begins."
     give_up = f"give it up by deleting the folder {staged.folder}"
-    unfinished = f"an append of {staged.input['path']} to {writer.folder} is not finished, {staged.n_papers:,} papers are embedded"
-    if staged.input["sha256"] != digest["sha256"] or staged.input["columns"] != papers.columns:
+    unfinished = f"an append of {staged.input.get('path')} to {writer.folder} is not finished, {staged.n_papers:,} papers are embedded"
+    if staged.input.get("sha256") != digest["sha256"] or staged.input.get("columns") != papers.columns:
         raise InputError(f"{unfinished}: give its command again, with the same columns, or {give_up}")
-    if staged.metadata["first_position"] != writer.end_position:
+    if staged.metadata.get("first_position") != writer.end_position:
         raise InputError(f"{unfinished}, and the run has changed since: {give_up}, and begin again")
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-38

@@ -118,18 +118,19 @@ class KnownPapers:
         batches: Iterable[pa.Table | pa.RecordBatch],  # with the columns that `key_papers` reads
         n_papers: int,  # in all batches together
     ):
-        keys, versions = np.empty(n_papers, "S16"), np.empty(n_papers, np.int32)
-        texts, start = np.empty(n_papers, np.uint64), 0
-        for batch in batches:
-            here = slice(start, start + len(batch))
-            keys[here], versions[here], texts[here] = key_papers(batch)
-            start += len(batch)
+        # memory grows with what is read: the number of papers that a run states may be wrong
+        empty = (np.empty(0, "S16"), np.empty(0, np.int32), np.empty(0, np.uint64))
+        of_batches = [empty, *map(key_papers, batches)]
+        keys, versions, texts = (np.concatenate(column) for column in zip(*of_batches, strict=True))
+        del of_batches
+        if len(keys) != n_papers:
+            raise ValueError(f"{len(keys)} papers were read, not {n_papers}")
         self.rows = np.argsort(keys)
         self.versions, self.texts = versions[self.rows], texts[self.rows]
         keys.sort()  # in place: a second copy would be the peak of an append's memory
         self.keys = keys
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-13
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-14
 class SeenTexts:
     "The texts of a run and the first row of each: 16 bytes a paper."
 
@@ -160,7 +161,7 @@ class SeenTexts:
         self.n_rows += len(keys)
         return first_rows[inverse]
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-18
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-19
 def add_hashes(
     batch: pa.RecordBatch,  # papers
     texts: list[str],  # the text of each paper, as the model reads it
@@ -169,7 +170,7 @@ def add_hashes(
     field = pa.field("text_sha256", pa.string(), nullable=False)
     return pa.Table.from_batches([batch]).append_column(field, pa.array([hash_text(text) for text in texts]))
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-19
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-20
 def stream_hashed(
     papers: Papers,  # scanned
     spec: ModelSpec,  # of the model, with every option resolved
@@ -179,7 +180,7 @@ def stream_hashed(
     for batch in papers.batches(**some):
         yield add_hashes(batch, spec.texts_of(batch))
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-21
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-22
 def count_tokens(
     tokenized: TokenizedTexts,  # of a part's papers
     seconds: float,  # that embedding took
@@ -193,7 +194,7 @@ def count_tokens(
         "seconds": round(seconds, 3),
     }
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-22
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-23
 @dataclass(frozen=True)
 class PreparedPart:
     "Papers that are embedded together and become a part of a run."
@@ -225,7 +226,7 @@ class PreparedPart:
         "Count what happened to the texts of the part."
         return count_tokens(self.tokenized, seconds) | {"n_repeated": len(self.papers) - len(self.fresh)}
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-23
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-24
 def name_unknown(
     paper_ids: pa.ChunkedArray,  # of papers whose text has no known token
 ) -> InputError:  # to be raised
@@ -236,7 +237,7 @@ def name_unknown(
         "a model with another vocabulary, or embed them nevertheless with --allow-unknown, counted"
     )
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-24
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-25
 def prepare_part(
     batch: pa.RecordBatch,  # papers
     spec: ModelSpec,  # decides which text the model reads of a paper
@@ -254,7 +255,7 @@ def prepare_part(
         raise name_unknown(papers["paper_id"].take(pa.array(fresh[error.positions]))) from error
     return PreparedPart(papers, first_rows, n_before, fresh, tokenized)
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-29
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-30
 def tokenize_ahead(
     batches: Iterator[pa.RecordBatch],  # the papers of each part
     encoder: Encoder,  # makes the vectors

@@ -12,8 +12,11 @@ __all__ = ['log', 'DAMAGED_NAME', 'position_in_name', 'read_file_of_part', 'read
 import functools
 import hashlib
 import logging
+import os
+import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -23,7 +26,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..encoders.base import Encoder
+from ..encoders.models import ModelSpec
 from ..files import paths
+from ..files.documents import MOST_BYTES, inner_folder, open_regular
 from ..files.errors import InputError
 from ..files.hashes import hash_text
 from ..files.locks import make_lock
@@ -39,6 +44,7 @@ from arxiv_embeddings.runs.format import (
     NewerFormatError,
     Part,
     Piece,
+    find_wrong_types,
     hash_fingerprint,
     hash_papers,
     join_columns,
@@ -53,7 +59,15 @@ from arxiv_embeddings.runs.format import (
 )
 from .prepare import count_tokens, hash_ids, look_up, stream_hashed
 from .run_model import check_same_fingerprint, read_spec
-from .store import STAGING_NAME, Run, RunWriter, open_run, replace_parts, write_successor
+from arxiv_embeddings.runs.store import (
+    DESCRIPTION_SCHEMA,
+    STAGING_NAME,
+    Run,
+    RunWriter,
+    open_run,
+    replace_parts,
+    write_successor,
+)
 from .verify import check_part
 from .wrong_vectors import find_wrong, load_checked
 
@@ -72,7 +86,10 @@ def read_file_of_part(
 ) -> tuple[Part, dict[str, Any]] | None:  # the part, `sha256=None` if damaged; its run; `None`: unreadable
     "Describe a part by its footer."
     try:
-        content, footer = path.read_bytes(), read_footer(read_schema(path))
+        with open_regular(path, path.parent.parent) as stream:
+            content = stream.read()
+        footer = read_footer(read_schema(path))
+        DESCRIPTION_SCHEMA.check(footer["run"])
         digest = hashlib.sha256(content).hexdigest()
         of_file = {"name": path.name, "n_bytes": len(content), "sha256": digest if digest[:8] in path.name else None}
         part, run = Part.from_json(footer["part"] | of_file), footer["run"]
@@ -90,7 +107,7 @@ def read_footers(
     "Read the footers of all parts, without those that another part has replaced."
     found: list[tuple[Part, dict]] = []
     unreadable = []
-    for path in list_folder(folder / "parts"):
+    for path in list_folder(inner_folder(folder, "parts")):
         if PART_NAME.fullmatch(path.name):
             described = read_file_of_part(path)
             found.append(described) if described else unreadable.append(path.name)
@@ -142,7 +159,7 @@ def refuse_two_states(
     seen: dict[str, str] = {}
     for part in parts:
         try:
-            ids = read_parquet(folder / "parts" / part.name, ["paper_id"])["paper_id"].to_pylist()
+            ids = read_parquet(folder / "parts" / part.name, ["paper_id"])["paper_id"].cast(pa.string()).to_pylist()
         except PART_ERRORS:
             continue
         for paper_id in ids:
@@ -205,6 +222,7 @@ def repair_metadata(
     folder: AnyPath,  # a run folder
 ) -> bool:  # whether metadata.json was lost or damaged, and is restored
     "Restore metadata.json from its copy or from the footers; raises `InputError` if neither suffices."
+    inner_folder(folder, "parts")
     try:
         read_metadata(folder)
         return False
@@ -220,28 +238,42 @@ def repair_metadata(
             restored = parse_metadata(folder / COPY_NAME)
         except InputError:
             restored = rebuild_from_footers(folder)
-        if (folder / METADATA_NAME).exists():
-            left = (folder / METADATA_NAME).read_bytes()
-            with atomic_file(folder / DAMAGED_NAME) as stream:
-                stream.write(left)
+        _keep_damaged(folder)
         write_metadata(folder, restored)
     finally:
         lock.release()
     return True
+
+
+def _keep_damaged(folder: AnyPath) -> None:
+    "Copy damaged metadata to a file beside it; what is no file is not kept."
+    with suppress(InputError, FileNotFoundError), open_regular(folder / METADATA_NAME) as stream:
+        left = stream.read(MOST_BYTES)
+        with atomic_file(folder / DAMAGED_NAME) as kept:
+            kept.write(left)
 
 # %% ../../nbs/runs/49_repair.ipynb #49-repair-34
 def open_input(
     record: dict[str, Any],  # one of the metadata's `inputs`
 ) -> Papers:  # scanned
     "Open an input that a run was made of; raises `InputError` if it is gone or was changed."
-    if "sha256" not in record:
+    if {"sha256", "path", "columns"} - record.keys():
         raise InputError("the run was not made of files")
+    _refuse_device(record["path"])
     roles = ("id", "abstract", "title", "categories")
     columns = {f"{role}_column": record["columns"].get(role) for role in roles}
     papers = open_papers(record["path"], **columns, **record.get("reading", {}))
     if hash_files(papers.files)["sha256"] != record["sha256"]:
         raise InputError(f"{record['path']} was changed since the run was made")
     return papers.scan()
+
+
+def _refuse_device(path: str) -> None:
+    "Raise `InputError` if a path leads to a pipe or a device: a run can name any, and reading it may never end."
+    with suppress(FileNotFoundError, NotADirectoryError):
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise InputError(f"{path} is not a file of papers, and is not opened")
 
 # %% ../../nbs/runs/49_repair.ipynb #49-repair-35
 class Inputs:
@@ -251,9 +283,14 @@ class Inputs:
         self,
         run: Run,  # an opened run
     ):
-        self.run, self.spec = run, read_spec(run)
+        self.run = run
         self.opened: list[Papers] | None = None  # inputs that can be opened, first to last
         self.reasons: list[str] = []  # why others cannot
+
+    @functools.cached_property
+    def spec(self) -> ModelSpec:  # with every option resolved
+        "The model of the run; raises `InputError` if the run does not state it."
+        return read_spec(self.run)
 
     def __iter__(self) -> Iterator[Papers]:
         if self.opened is None:
@@ -281,7 +318,10 @@ def read_own_papers(
     "Read the papers of a part from the part itself."
     path, spec = run.part_path(part), read_spec(run)
     try:
-        names = [name for name in read_schema(path).names if name != "embedding"]
+        schema = read_schema(path)
+        names = [name for name in schema.names if name != "embedding"]
+        if find_wrong_types(schema):
+            return None
         papers = read_parquet(path, names).replace_schema_metadata(None).combine_chunks()
         texts = spec.texts_of(papers)
         same = [hash_text(text) for text in texts] == papers["text_sha256"].to_pylist()
@@ -304,7 +344,7 @@ def find_by_place(
     inputs: Inputs,  # of the run
 ) -> pa.Table | None:  # its papers with `text_sha256`; `None`: the first input is gone or was changed
     "Find the papers of an unreadable part of a run that was never changed: the rows of the first input."
-    path = inputs.run.metadata["inputs"][0]["path"]
+    path = inputs.run.metadata["inputs"][0].get("path")
     first = next((papers for papers in inputs if papers.files.path == path), None)
     if first is None:
         return None

@@ -24,6 +24,7 @@ from arxiv_embeddings.encoders.models import (
 )
 from ..encoders.onnx_engine import OnnxEncoder
 from ..encoders.openvino_engine import OpenVINOEncoder
+from ..files.documents import inner_folder
 from ..files.errors import InputError
 from ..files.paths import AnyPath, cache_folder, copy_folder, make_local
 from .format import compare_fingerprints, describe_content
@@ -46,7 +47,7 @@ def open_kept_model(
     folder: AnyPath,  # a run folder with `model/`
 ) -> ModelFolder:  # on the disk, every file checked
     "Open the model in a run's folder; raises `InputError` if a file is missing or changed."
-    kept = folder / "model"
+    kept = inner_folder(folder, "model")
     on_disk = make_local(kept, cache_folder() / "copies", describe_content(kept)["sha256"][:16])
     return open_model_folder(on_disk)
 
@@ -58,7 +59,7 @@ def keep_model(
     "Copy a quantized or exported model into the run's folder, whole or not at all; other models need no copy."
     model = getattr(encoder, "model_folder", None)
     made_by_us = model and (model.kind == "onnx" or model.manifest["precision"] == "int8")
-    if made_by_us and not (folder / "model").exists():
+    if made_by_us and not inner_folder(folder, "model").exists():
         copy_folder(model.folder, folder / "model")
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-09
@@ -66,26 +67,26 @@ def read_batching(
     run: Run,  # an opened run
 ) -> dict[str, Any]:  # options of an encoder, such as `token_budget`
     "Read from a run's metadata in which batches its vectors were made."
+    run.require("batching")
     # the number of model copies side by side is for each machine to choose, and changes no batch
-    left_out = ("part_size", "streams")
-    return {name: value for name, value in run.metadata["batching"].items() if name not in left_out}
+    decisive = ("token_budget", "length_multiple")
+    return {name: value for name, value in run.metadata["batching"].items() if name in decisive}
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-10
 def read_spec(
     run: Run,  # an opened run
 ) -> ModelSpec:  # with every option resolved
-    "Read from a run's metadata which model made it."
-    kept, fingerprint = run.metadata, run.metadata["fingerprint"]
+    "Read from a run's metadata which model made it; raises `InputError` if they do not state it."
     names = ("adapter", "adapter_revision", "query_adapter", "query_adapter_revision")
+    decisive = ("pooling", "text", "separator", "max_tokens")
+    run.require("model_source", "model_revision", *names, *(f"fingerprint.{name}" for name in decisive))
+    kept, fingerprint = run.metadata, run.metadata["fingerprint"]
     return ModelSpec(
         name=kept["model"],
         source=kept["model_source"],
         revision=kept["model_revision"],
         **{name: kept[name] for name in names},
-        pooling=fingerprint["pooling"],
-        text=fingerprint["text"],
-        separator=fingerprint["separator"],
-        max_tokens=fingerprint["max_tokens"],
+        **{name: fingerprint[name] for name in decisive},
     )
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-11
@@ -215,6 +216,7 @@ def load_run_encoder(
     device: str | None = None,  # `cpu`, `cuda`, ...; `None`: a GPU if there is one
 ) -> Encoder:  # makes the run's vectors again
     "Load the encoder that made a run's vectors; raises `InputError` if the model found now is another one."
+    run.require("fingerprint.precision", "fingerprint.long_text")
     precision, long_text = (run.metadata["fingerprint"][name] for name in ("precision", "long_text"))
     # a text that the run has accepted can be embedded again
     options = EncoderOptions(None, precision, device, long_text, allow_unknown=True)
@@ -228,6 +230,7 @@ def load_query_encoder(
     device: str | None = None,  # `cpu`, `cuda`, ...; `None`: a GPU if there is one
 ) -> Encoder:  # its vectors of text queries can be compared with the run's papers
     "Load the encoder for text queries against a run; raises `InputError` if the model found now is another one."
+    run.require("fingerprint.precision", "fingerprint.long_text")
     spec, theirs = read_spec(run), run.metadata["fingerprint"]
     query_spec = find_query_model(spec)
     if (theirs["precision"] == "int8" or theirs["pooling"] == "first_subword") and not query_spec:

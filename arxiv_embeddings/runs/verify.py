@@ -20,22 +20,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..files.documents import inner_folder, open_regular
 from ..files.errors import InputError
-from ..files.paths import AnyPath, list_folder, read_manifest
+from ..files.paths import AnyPath, list_folder
+from .export import MANIFEST_NAME, read_exports
 from arxiv_embeddings.runs.format import (
     COPY_NAME,
+    INDEX_NAME,
+    INDEX_NOTE_NAME,
     METADATA_NAME,
     PART_ERRORS,
-    PART_NAME,
-    UNFINISHED_PART,
     Part,
     describe_content,
     find_differences,
+    find_wrong_types,
     parse_metadata,
     read_footer,
+    read_index_note,
 )
 from .run_model import open_kept_model
-from .store import STAGING_NAME, Run, was_changed
+from .store import STAGING_NAME, Run, is_removable, was_changed
 
 # %% ../../nbs/runs/47_verify.ipynb #47-verify-05
 N_NAMED = 5  # papers that a problem names at most
@@ -57,8 +61,10 @@ def find_bad_vectors(
     dim: int,  # numbers that a vector must have
 ) -> list[int]:  # rows of vectors that have another length, or hold NaN or infinity
     "Find rows that are not vectors."
+    if not pa.types.is_list(embeddings.type) or embeddings.type.value_type != pa.float32():
+        return list(range(len(embeddings)))
     lists = embeddings.combine_chunks()
-    numbers, offsets = lists.flatten().to_numpy(), lists.offsets.to_numpy()
+    numbers, offsets = lists.flatten().to_numpy(zero_copy_only=False), lists.offsets.to_numpy()
     if len(numbers) == len(lists) * dim and np.isfinite(numbers).all():
         wrong = np.diff(offsets) != dim
     else:
@@ -81,13 +87,12 @@ def check_part(
         return Problem(where, what, "damage", tuple(named[:N_NAMED]), len(named) or part.n_papers)
 
     try:
-        content = run.part_path(part).read_bytes()
-    except OSError as error:
-        return ids, [damage(f"cannot be read: {error.strerror}")]
+        with open_regular(run.part_path(part), run.folder) as stream:
+            content = stream.read()
+    except (InputError, OSError) as error:
+        return ids, [damage(f"cannot be read: {getattr(error, 'strerror', error)}")]
     try:
-        table = _parse_checked(content, ["paper_id"])
-        table["paper_id"].to_pylist()  # raises for bytes that are not text
-        ids, problems = table["paper_id"], []
+        ids, problems = _parse_ids(content), []
         table = _parse_checked(content, ["paper_id", "embedding"])
     except PART_ERRORS as error:
         return ids, [damage(f"cannot be read any more: {str(error).splitlines()[0]}")]
@@ -99,6 +104,16 @@ def check_part(
     if bad := find_bad_vectors(table["embedding"], run.dim):
         problems.append(damage(f"has vectors without {run.dim} finite numbers", [ids[row].as_py() for row in bad]))
     return ids, problems
+
+
+def _parse_ids(content: bytes) -> pa.ChunkedArray:
+    "Read the ids of a part; raises `ValueError` if one is missing or no text."
+    table = _parse_checked(content, ["paper_id"])
+    if wrong := find_wrong_types(pq.read_schema(pa.BufferReader(content))):
+        raise ValueError(f"column {wrong[0]} has another type than in any run")
+    if None in table["paper_id"].to_pylist():  # raises for bytes that are not text
+        raise ValueError("a paper has no id")
+    return table["paper_id"].cast(pa.string())
 
 
 def _parse_checked(content: bytes, columns: list[str]) -> pa.Table:
@@ -128,9 +143,9 @@ def check_orphans(
     live = {part.name for part in run.parts}
     for path in list_folder(run.folder / "parts"):
         if path.name not in live:
-            ours = PART_NAME.fullmatch(path.name) or UNFINISHED_PART.fullmatch(path.name)
             of_a_change = "belongs to a change that was interrupted or is under way: the next writer removes it"
-            what = of_a_change if ours else "is not part of the run: move it elsewhere"
+            foreign = "is not part of the run: move it elsewhere"
+            what = of_a_change if is_removable(path, run.metadata) else foreign
             yield Problem(f"parts/{path.name}", what, "orphan")
 
 # %% ../../nbs/runs/47_verify.ipynb #47-verify-26
@@ -147,8 +162,16 @@ def check_made(
     for file, content in files.items():
         if not (folder / file).exists():
             yield Problem(where, f"{file} is gone: make it again", "stale")
-        elif content != describe_content(folder / file):
+        elif content != _describe_safely(folder / file):
             yield Problem(where, f"{file} is not what was written: make it again", "stale")
+
+
+def _describe_safely(path: AnyPath) -> dict[str, Any]:
+    "Measure and hash a file or a folder; empty for a link, a pipe or a device."
+    try:
+        return describe_content(path)
+    except InputError:
+        return {}
 
 # %% ../../nbs/runs/47_verify.ipynb #47-verify-28
 def check_side_files(
@@ -167,21 +190,34 @@ def check_side_files(
                 yield Problem("model", "is not the model that made the vectors", "damage")
         except InputError as error:
             yield Problem("model", f"cannot be used: {error}", "damage")
-    manifest = read_manifest(run.folder / "index.json")
-    if manifest or (run.folder / "index.faiss").exists():
-        content = {name: manifest.get(name) for name in ("n_bytes", "sha256")}
-        yield from check_made(run, run.folder, "index.faiss", manifest, {"index.faiss": content})
+    yield from _check_index(run)
     yield from _check_exports(run)
+
+
+def _check_index(run: Run) -> Iterator[Problem]:
+    "Check the index, if there is one."
+    try:
+        note = read_index_note(run.folder)
+    except InputError as error:
+        yield Problem(INDEX_NOTE_NAME, f"cannot be used: {error}", "stale")
+        return
+    if note or (run.folder / INDEX_NAME).exists():
+        content = {name: note.get(name) for name in ("n_bytes", "sha256")}
+        yield from check_made(run, run.folder, INDEX_NAME, note, {INDEX_NAME: content})
 
 
 def _check_exports(run: Run) -> Iterator[Problem]:
     "Check every export that export.json lists, and that it lists all."
-    folder, known = run.folder / "export", {"export.json"}
-    for name, entry in read_manifest(folder / "export.json").items():
-        manifest = entry if isinstance(entry, dict) else {}
-        files = manifest.get("files") or {name: {}}
-        known |= files.keys()
-        yield from check_made(run, folder, f"export/{name}", manifest, files)
+    known = {MANIFEST_NAME}
+    try:
+        folder = inner_folder(run.folder, "export")
+        exports = read_exports(folder)
+    except InputError as error:
+        yield Problem("export", f"cannot be used: {error}", "stale")
+        return
+    for name, entry in exports.items():
+        known |= entry["files"].keys()
+        yield from check_made(run, folder, f"export/{name}", entry, entry["files"])
     for path in list_folder(folder):
         if path.name not in known:
             yield Problem(f"export/{path.name}", "is not listed in export.json: make it again, or remove it", "stale")

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+from ..files.documents import read_manifest
 from ..files.errors import InputError
 from ..files.locks import find_start
-from ..files.paths import atomic_file, cache_folder, copy_file, read_manifest
+from ..files.paths import atomic_file, cache_folder, copy_file
 from .session import find_java, pyspark_jars
 
 # %% ../../nbs/spark/52_minicluster.ipynb #52-minicluster-06

@@ -16,7 +16,7 @@ from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.runs.export import export_run
-from arxiv_embeddings.runs.format import COPY_NAME, write_metadata
+from arxiv_embeddings.runs.format import COPY_NAME, to_vectors
 from arxiv_embeddings.runs.repair import repair_run
 from arxiv_embeddings.runs.store import RunWriter, open_run
 from arxiv_embeddings.runs.verify import verify_run
@@ -141,10 +141,9 @@ def test_what_lies_among_the_parts(folder: Path) -> None:
 
 
 def test_a_paper_that_is_there_twice(folder: Path) -> None:
-    metadata = open_run(folder).metadata
-    metadata["parts"].append(metadata["parts"][0])
-    metadata["n_papers"] += 30
-    write_metadata(folder, metadata)
+    with RunWriter(folder) as writer:
+        table = open_run(folder).read_part(writer.parts[0])
+        writer.add_part(table.drop_columns("embedding").replace_schema_metadata(None), to_vectors(table, 4))
     (problem,) = verify_run(open_run(folder))["problems"]
     assert (problem["what"], problem["n_papers"]) == ("papers are there more than once", 30)
     with pytest.raises(InputError, match="30 papers are in more than one sound part"):
