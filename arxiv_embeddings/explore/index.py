@@ -19,6 +19,7 @@ import pyarrow as pa
 from ..encoders.vectors import l2_normalize
 from ..files.documents import check_regular
 from ..files.errors import InputError
+from ..files.locks import holding_lock
 from arxiv_embeddings.files.paths import (
     AnyPath,
     atomic_file,
@@ -48,15 +49,10 @@ def make_index(
 def build_index(
     run: Run,  # an opened run
 ) -> AnyPath:  # `RUN/index.faiss`
-    "Write the index of a run, and beside it the hash of the content that it belongs to."
+    "Write the index of a run and its note; raises `InputError` if another process writes it at the same time."
     import faiss
 
     index, path, note = make_index(run), run.folder / INDEX_NAME, run.folder / INDEX_NOTE_NAME
-    note.unlink(missing_ok=True)
-    for one in (path, note):
-        remove_unfinished(one)
-    with atomic_file(path) as stream:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))
     content = {
         "content_sha256": run.content_sha256,
         "n_papers": run.n_papers,
@@ -65,10 +61,16 @@ def build_index(
         "rows": "row i is paper i of the run, in the order of its parts",
         "faiss": faiss.__version__,
         "date_generated": utc_now(),
-        **describe_content(path),
     }
-    with atomic_file(note) as stream:
-        stream.write(json.dumps(content, indent=1).encode())
+    with holding_lock(run.folder, path.name):
+        note.unlink(missing_ok=True)
+        for one in (path, note):
+            remove_unfinished(one)
+        with atomic_file(path) as stream:
+            faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))
+        content |= describe_content(path)
+        with atomic_file(note) as stream:
+            stream.write(json.dumps(content, indent=1).encode())
     return path
 
 # %% ../../nbs/explore/61_index.ipynb #61-index-08
@@ -124,11 +126,27 @@ def open_index(
     run: Run,  # an opened run
 ) -> SearchIndex:  # ready to search
     "Open the stored index, memory-mapped, or make one in memory; raises `InputError` for one of another state of the run."
+    while True:
+        note = read_index_note(run.folder)
+        try:
+            found = _open_stored(run, note)
+        except InputError:
+            if read_index_note(run.folder) == note:
+                raise
+            continue
+        if not found:
+            return SearchIndex(run, make_index(run), stored=False)
+        if read_index_note(run.folder) == note:
+            return found
+
+
+def _open_stored(run: Run, note: dict[str, Any]) -> SearchIndex | None:
+    "Open the index that a note describes; `None` if there is no index, or no note yet."
     import faiss
 
-    path, note = run.folder / INDEX_NAME, read_index_note(run.folder)
+    path = run.folder / INDEX_NAME
     if not (path.exists() and note):
-        return SearchIndex(run, make_index(run), stored=False)
+        return None
     check_regular(path)
     advice = f"make it again with: arxiv-embeddings index {run.folder}"
     if note["content_sha256"] != run.content_sha256:

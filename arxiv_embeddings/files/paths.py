@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['log', 'NUL_OR_SURROGATE', 'FILE_URI', 'AnyPath', 'UNFINISHED', 'resolve_path', 'resolve_folder', 'is_reachable',
-           'list_folder', 'force_to_disk', 'sync_folder', 'atomic_file', 'write_staged', 'unfinished_name',
-           'remove_unfinished', 'remove_folder', 'atomic_folder', 'copy_file', 'copy_folder', 'make_local', 'utc_now',
-           'cache_folder']
+           'list_folder', 'force_to_disk', 'sync_folder', 'make_folder', 'atomic_file', 'write_staged',
+           'unfinished_name', 'remove_unfinished', 'remove_folder', 'atomic_folder', 'copy_file', 'copy_folder',
+           'make_local', 'utc_now', 'cache_folder']
 
 # %% ../../nbs/files/04_paths.ipynb #04-paths-02
 import atexit
@@ -130,6 +130,19 @@ def _sync(path: Path) -> None:
             os.close(descriptor)
 
 # %% ../../nbs/files/04_paths.ipynb #04-paths-30
+def make_folder(
+    folder: AnyPath,  # may exist
+) -> None:
+    "Make a folder, and the folders above it if they are missing, so that they survive a power cut."
+    missing, above = [], folder
+    while not above.exists():
+        missing.append(above)
+        above = above.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in reversed(missing):
+        sync_folder(one.parent)
+
+# %% ../../nbs/files/04_paths.ipynb #04-paths-34
 @contextmanager
 def atomic_file(
     path: AnyPath,  # the file to write; an existing file is replaced
@@ -157,7 +170,7 @@ def _temporary_file(path: AnyPath) -> Iterator[AnyPath]:
             error.filename = str(path)  # the system's error for a full disk does not name the file
         raise
 
-# %% ../../nbs/files/04_paths.ipynb #04-paths-38
+# %% ../../nbs/files/04_paths.ipynb #04-paths-42
 def write_staged(
     path: AnyPath,  # the name that the file will get
     write: Callable[[BinaryIO], Any],  # writes the content to a stream
@@ -168,7 +181,7 @@ def write_staged(
         force_to_disk(stream)
     return temporary.name
 
-# %% ../../nbs/files/04_paths.ipynb #04-paths-42
+# %% ../../nbs/files/04_paths.ipynb #04-paths-46
 UNFINISHED = re.compile(r"\.(?P<name>.+?)(?:\.[0-9a-f]{8})?\.tmp")
 
 
@@ -179,7 +192,7 @@ def unfinished_name(
     found = UNFINISHED.fullmatch(path.name)
     return found["name"] if found else ""
 
-# %% ../../nbs/files/04_paths.ipynb #04-paths-45
+# %% ../../nbs/files/04_paths.ipynb #04-paths-49
 def remove_unfinished(
     path: AnyPath,  # a file about to be written
 ) -> None:
@@ -188,30 +201,39 @@ def remove_unfinished(
         if unfinished_name(one) == path.name:
             one.unlink(missing_ok=True)
 
-# %% ../../nbs/files/04_paths.ipynb #04-paths-49
+# %% ../../nbs/files/04_paths.ipynb #04-paths-53
 def remove_folder(
     folder: AnyPath,  # may be missing
 ) -> None:
     "Remove a folder and everything in it: on HDFS in one step, on a disk file by file."
     folder.rmtree() if isinstance(folder, HdfsPath) else shutil.rmtree(folder, ignore_errors=True)
 
-# %% ../../nbs/files/04_paths.ipynb #04-paths-50
+# %% ../../nbs/files/04_paths.ipynb #04-paths-54
 @contextmanager
 def atomic_folder(
     folder: AnyPath,  # the folder to make; must be missing, or empty, when the block ends
     *,
     concurrent: bool = False,  # whether several processes may make it at once
+    replace: bool = False,  # whether an older folder is replaced
 ) -> Iterator[AnyPath]:  # an empty folder to fill; on HDFS, write its files with `atomic_file`
     "Make a folder that appears whole or not at all, and survives a power cut."
     unique = f".{secrets.token_hex(4)}" if concurrent else ""
-    partial = folder.with_name(f"{folder.name}{unique}.partial")
+    partial, older = (
+        folder.with_name(f"{folder.name}{unique}.partial"),
+        folder.with_name(f"{folder.name}.older.partial"),
+    )
     remove_folder(partial)
-    partial.mkdir(parents=True)
+    make_folder(folder.parent)
+    partial.mkdir()
     try:
         yield partial
         if isinstance(partial, Path):
             for one in (*partial.rglob("*"), partial):
                 _sync(one)
+        if replace:
+            remove_folder(older)  # of a killed process
+            if folder.exists():
+                folder.rename(older)
         try:
             partial.rename(folder)
         except OSError:
@@ -224,8 +246,10 @@ def atomic_folder(
                 remove_folder(partial)
         raise
     sync_folder(folder.parent)
+    if replace:
+        remove_folder(older)
 
-# %% ../../nbs/files/04_paths.ipynb #04-paths-57
+# %% ../../nbs/files/04_paths.ipynb #04-paths-62
 def copy_file(
     source: AnyPath,  # an existing file
     target: AnyPath,  # its folder must exist; an existing file is replaced
@@ -234,7 +258,7 @@ def copy_file(
     with source.open("rb") as stream, atomic_file(target) as copy:
         shutil.copyfileobj(stream, copy, 1 << 20)
 
-# %% ../../nbs/files/04_paths.ipynb #04-paths-58
+# %% ../../nbs/files/04_paths.ipynb #04-paths-63
 def copy_folder(
     source: AnyPath,  # an existing folder
     target: AnyPath,  # must be missing
@@ -249,7 +273,7 @@ def _copy_files(source: AnyPath, target: AnyPath) -> None:
     for one in list_folder(source):
         (_copy_files if one.is_dir() else copy_file)(one, target / one.name)
 
-# %% ../../nbs/files/04_paths.ipynb #04-paths-62
+# %% ../../nbs/files/04_paths.ipynb #04-paths-67
 def make_local(
     source: AnyPath,  # a file, or a folder of files
     cache: Path,  # folder for copies, on the disk
@@ -269,12 +293,12 @@ def make_local(
         copy_file(source, copy)
     return copy
 
-# %% ../../nbs/files/04_paths.ipynb #04-paths-65
+# %% ../../nbs/files/04_paths.ipynb #04-paths-70
 def utc_now() -> str:  # for example 2026-01-31T12:00:00Z
     "Get the current time in UTC, to the second."
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
-# %% ../../nbs/files/04_paths.ipynb #04-paths-68
+# %% ../../nbs/files/04_paths.ipynb #04-paths-73
 def cache_folder() -> Path:  # absolute; may be missing
     "Get the folder for converted models and other files that can be made again."
     import platformdirs

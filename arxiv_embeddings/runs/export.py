@@ -32,15 +32,16 @@ from arxiv_embeddings.files.documents import (
     read_document,
 )
 from ..files.errors import InputError
+from ..files.locks import holding_lock
 from arxiv_embeddings.files.paths import (
     AnyPath,
     atomic_file,
     atomic_folder,
     list_folder,
-    remove_folder,
+    make_folder,
     remove_unfinished,
 )
-from .format import PART_NAME, ROW_GROUP_SIZE, describe_content, read_schema, to_vectors
+from .format import PART_NAME, ROW_GROUP_SIZE, describe_content, to_vectors
 from .store import Run
 
 # %% ../../nbs/runs/46_export.ipynb #46-export-06
@@ -127,7 +128,7 @@ def export_parquet(
     path: AnyPath,  # file to write
 ) -> dict[str, float]:  # empty: nothing is lost
     "Write all papers with their vectors into one compressed Parquet file, part by part."
-    schemas = [read_schema(run.part_path(part)).remove_metadata() for part in run.parts]
+    schemas = [run.part_schema(part) for part in run.parts]
     empty = pa.unify_schemas(schemas, promote_options="permissive").empty_table()
     options = {"compression": "zstd", "use_dictionary": ["primary_category"]}
     with atomic_file(path) as stream, pq.ParquetWriter(stream, empty.schema, **options) as writer:
@@ -146,8 +147,7 @@ def export_flat(
         one.name for one in list_folder(inner_folder(path.parent, path.name)) if not PART_NAME.fullmatch(one.name)
     ]:
         raise InputError(f"{path} holds something else ({others[0]}): move it elsewhere")
-    remove_folder(path)
-    with atomic_folder(path) as partial:
+    with atomic_folder(path, replace=True) as partial:
         for part, table in zip(run.parts, run.iter_parts(["paper_id", "embedding"]), strict=True):
             to_vectors(table, run.dim)  # refuses NaN and vectors of another length
             flat = pa.table({"id": table["paper_id"], "embedding": table["embedding"]})
@@ -198,32 +198,37 @@ def read_exports(
     return exports
 
 # %% ../../nbs/runs/46_export.ipynb #46-export-28
+#| export
+
+# %% ../../nbs/runs/46_export.ipynb #46-export-29
 def export_run(
     run: Run,  # an opened run
     *forms: str,  # names in `EXPORTS`; none: npy and parquet
 ) -> list[AnyPath]:  # the files or folders written, in `RUN/export/`
-    "Write a run in other forms; raises `InputError` for an unknown form and for a run without papers."
+    "Write a run in other forms; raises `InputError` for an unknown form, an empty run, or if another export is at work."
     if unknown := [form for form in forms if form not in EXPORTS]:
         raise InputError(f"unknown export {unknown[0]!r}: choose from {', '.join(EXPORTS)}")
     if not run.n_papers:
         raise InputError(f"{run.folder} has no papers yet: embed some first")
     folder = inner_folder(run.folder, "export")
-    folder.mkdir(exist_ok=True)
-    path, written, manifest = folder / MANIFEST_NAME, [], read_exports(folder)
-    for form in forms or DEFAULT_EXPORTS:
-        name, export = EXPORTS[form]
-        names = (name, *SIDE_FILES.get(form, []))
-        for file in names:
-            remove_unfinished(folder / file)
-        loss = export(run, folder / name)
-        written.append(folder / name)
-        entry: dict[str, Any] = {
-            "n_papers": run.n_papers,
-            "embedding_dim": run.dim,
-            "content_sha256": run.content_sha256,
-        }
-        files = {file: describe_content(folder / file) for file in names}
-        manifest[name] = entry | {"loss": loss or None, "files": files, "date_generated": paths.utc_now()}
-        with atomic_file(path) as stream:
-            stream.write(json.dumps(manifest, indent=1).encode())
-    return written
+    make_folder(folder)
+    with holding_lock(run.folder, "export"):
+        path, manifest = folder / MANIFEST_NAME, read_exports(folder)
+        for form in forms or DEFAULT_EXPORTS:
+            manifest[EXPORTS[form][0]] = _export_form(run, form, folder)
+            remove_unfinished(path)
+            with atomic_file(path) as stream:
+                stream.write(json.dumps(manifest, indent=1).encode())
+    return [folder / EXPORTS[form][0] for form in forms or DEFAULT_EXPORTS]
+
+
+def _export_form(run: Run, form: str, folder: AnyPath) -> dict[str, Any]:
+    "Write one form; its entry in `export.json`."
+    name, export = EXPORTS[form]
+    names = (name, *SIDE_FILES.get(form, []))
+    for file in names:
+        remove_unfinished(folder / file)
+    loss = export(run, folder / name)
+    entry = {"n_papers": run.n_papers, "embedding_dim": run.dim, "content_sha256": run.content_sha256}
+    files = {file: describe_content(folder / file) for file in names}
+    return entry | {"loss": loss or None, "files": files, "date_generated": paths.utc_now()}

@@ -439,7 +439,8 @@ METADATA_SCHEMA = Record(
             {},
             dict.fromkeys(
                 ("part_size", "token_budget", "length_multiple", "streams", "batch_size"), Whole(1, MOST_NUMBERS)
-            ),
+            )
+            | {"part_seconds": Number(0, MOST_NUMBERS)},
         ),
         "int8_check": OrNull(
             Record({"n_papers": Whole(1), "mean_cosine": Number(-1.01, 1.01), "smallest_cosine": Number(-1.01, 1.01)})

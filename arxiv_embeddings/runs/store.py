@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['STAGING_NAME', 'BEFORE_FIRST_COMMIT', 'VOLATILE_FIELDS', 'DESCRIPTION_SCHEMA', 'STAGED_SCHEMA', 'holds_run',
-           'require_fields', 'RunMetadata', 'was_changed', 'check_file', 'read_checked', 'RunReader', 'Run',
-           'describe_briefly', 'tabulate_briefly', 'open_run', 'find_rows', 'fetch_vectors', 'StagedPart', 'write_part',
-           'put_into_place', 'advance_metadata', 'begin_metadata', 'read_or_begin', 'is_removable', 'is_of_this_run',
-           'list_staged', 'find_orphans', 'remove_staging', 'holds_leftovers', 'RunCommitter', 'RunWriter',
-           'write_successor', 'replace_parts']
+           'require_fields', 'RunMetadata', 'was_changed', 'check_file', 'read_checked', 'find_successor',
+           'take_papers', 'RunReader', 'Run', 'describe_briefly', 'tabulate_briefly', 'open_run', 'find_rows',
+           'fetch_vectors', 'StagedPart', 'write_part', 'put_into_place', 'advance_metadata', 'begin_metadata',
+           'read_or_begin', 'is_removable', 'is_of_this_run', 'list_staged', 'find_orphans', 'remove_staging',
+           'holds_leftovers', 'RunCommitter', 'RunWriter', 'write_successor', 'replace_parts']
 
 # %% ../../nbs/runs/41_store.ipynb #41-store-02
 import html
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..files import paths
@@ -207,9 +208,33 @@ def read_checked(
         raise InputError(f"part {path} is missing or damaged: {str(error).splitlines()[0]}") from error
     return fill_columns(table, columns)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-17
+# %% ../../nbs/runs/41_store.ipynb #41-store-18
+def find_successor(
+    now: RunMetadata,  # the run as it is now
+    part: Part,  # of the run as it was
+) -> Part | None:  # that has the position of the part's first paper; `None`: there is none
+    "Find the part that has replaced another."
+    return next((one for one in now.parts if one.position <= part.position < one.end), None)
+
+# %% ../../nbs/runs/41_store.ipynb #41-store-19
+def take_papers(
+    table: pa.Table,  # of the successor, with `paper_id` and `text_sha256`
+    part: Part,  # that was replaced
+) -> pa.Table | None:  # rows of the part, in its order; `None` if they are not there as they were
+    "Take the papers of a replaced part from its successor."
+    if part.papers_sha256 is None:
+        return None
+    begin = pc.index(table["paper_id"], part.first_paper).as_py()
+    found = table.slice(max(begin, 0), part.n_papers)
+    same = begin >= 0 and len(found) == part.n_papers and hash_papers(found) == part.papers_sha256
+    return found if same else None
+
+# %% ../../nbs/runs/41_store.ipynb #41-store-20
 class RunReader(RunMetadata):
     "The papers and vectors of a run."
+
+    _now: RunMetadata | None = None  # the run as it was when a part was found to be replaced
+    _last_successor: tuple[tuple[str, ...], pa.Table | None] = ((), None)  # columns of a part that has replaced others
 
     def read_part(
         self,
@@ -223,9 +248,46 @@ class RunReader(RunMetadata):
         try:
             return read_checked(self, part, columns)
         except InputError as error:
-            if not self.part_path(part).exists() and was_changed(self):
+            if self.part_path(part).exists() or not was_changed(self):
+                raise
+            if (moved := self._read_successor(part, columns or [])) is None:
                 raise InputError(f"{self.folder} was changed while it was being read: open it again") from error
-            raise
+            return moved if columns else None
+
+    def _read_successor(self, part: Part, wanted: list[str]) -> pa.Table | None:
+        "Read the papers of a part from the part that has replaced it; `None` if they were dropped or changed."
+        columns = list(dict.fromkeys([*wanted, "paper_id", "text_sha256"]))
+        while True:
+            now = self._now = self._now or RunMetadata(self.folder)
+            successor, fingerprint_sha256 = find_successor(now, part), now.metadata["fingerprint_sha256"]
+            if successor is None or fingerprint_sha256 != self.metadata["fingerprint_sha256"]:
+                return None
+            try:
+                found = take_papers(self._read_once(now, successor, columns), part)
+            except InputError:
+                if now.part_path(successor).exists() or not was_changed(now):
+                    raise
+                self._now = None  # the successor was replaced as well
+                continue
+            return None if found is None else found.select(wanted)
+
+    def _read_once(self, now: RunMetadata, successor: Part, columns: list[str]) -> pa.Table:
+        "Read a successor, or return the one that was read last: neighbors often have the same one."
+        key = (successor.name, *columns)
+        if self._last_successor[0] != key:
+            self._last_successor = key, read_checked(now, successor, columns)
+        return self._last_successor[1]
+
+    def part_schema(
+        self,
+        part: Part,  # of this run
+    ) -> pa.Schema:  # its columns, with `embedding`
+        "Read the schema of a part."
+        try:
+            with open_part(self.part_path(part)) as file:
+                return file.schema_arrow.remove_metadata()
+        except PART_ERRORS:
+            return self.read_part(part).schema.remove_metadata()  # finds a successor, or says why not
 
     def iter_parts(
         self,
@@ -272,7 +334,7 @@ class RunReader(RunMetadata):
         "Ids of the papers."
         return self.read(["paper_id"])["paper_id"].to_pylist()
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-19
+# %% ../../nbs/runs/41_store.ipynb #41-store-22
 class Run(RunReader):
     "A run folder, opened for reading: `metadata.json` as it was then decides what is in it."
 
@@ -331,7 +393,7 @@ class Run(RunReader):
 
         return arxiv_embeddings.export(self, *forms)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-20
+# %% ../../nbs/runs/41_store.ipynb #41-store-23
 def describe_briefly(
     run: RunMetadata,  # an opened run
 ) -> dict[str, str]:  # `papers`, `vectors` and `model`, as words
@@ -344,7 +406,7 @@ def describe_briefly(
         "model": f"{run.metadata['model']}{f' in {precision}' if precision else ''}",
     }
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-21
+# %% ../../nbs/runs/41_store.ipynb #41-store-24
 def tabulate_briefly(
     run: RunMetadata,  # an opened run
 ) -> str:  # HTML; every value is escaped
@@ -353,14 +415,14 @@ def tabulate_briefly(
     cells = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
     return f"<table><caption>Run of paper embeddings</caption>{cells}</table>"
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-23
+# %% ../../nbs/runs/41_store.ipynb #41-store-26
 def open_run(
     folder: str | AnyPath,  # a run folder
 ) -> Run:  # opened for reading
     "Open a run; raises `InputError` if the folder is not a run."
     return Run(folder)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-25
+# %% ../../nbs/runs/41_store.ipynb #41-store-28
 def find_rows(
     runs: list[Run],  # opened runs, whose rows are numbered one after another
     rows: np.ndarray,  # wanted rows, int64, (n_rows,)
@@ -373,7 +435,7 @@ def find_rows(
             yield run, part, here, rows[here] - start
         start += part.n_papers
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-26
+# %% ../../nbs/runs/41_store.ipynb #41-store-29
 def fetch_vectors(
     runs: list[Run],  # opened runs, whose rows are numbered one after another
     rows: np.ndarray,  # wanted rows, int64, (n_rows,)
@@ -387,7 +449,7 @@ def fetch_vectors(
         raise ValueError(f"{len(rows) - n_found} of {len(rows)} rows are in no run")
     return vectors
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-28
+# %% ../../nbs/runs/41_store.ipynb #41-store-31
 # metadata that change from commit to commit, and so are not repeated in footers
 VOLATILE_FIELDS = ("n_papers", "date_generated", "complete", "parts", "columns", "end_position", "metadata_sha256")
 DESCRIPTION_SCHEMA = Record(
@@ -426,7 +488,7 @@ class StagedPart:
         STAGED_SCHEMA.check(plain)
         return cls(Part.from_json(plain["part"]), plain["staged_name"], plain["columns"])
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-29
+# %% ../../nbs/runs/41_store.ipynb #41-store-32
 def write_part(
     folder: str | AnyPath,  # a run folder
     papers: pa.Table | pa.RecordBatch,  # with `paper_id` and `text_sha256`
@@ -456,7 +518,7 @@ def write_part(
     part = Part.from_json(in_footer | {"name": name, "n_bytes": n_bytes, "sha256": digest})
     return StagedPart(part, staged_name, list_columns(papers.schema))
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-30
+# %% ../../nbs/runs/41_store.ipynb #41-store-33
 def put_into_place(
     folder: AnyPath,  # a run folder, locked by this process
     staged: list[StagedPart],  # from `write_part`
@@ -466,7 +528,7 @@ def put_into_place(
         (folder / "parts" / one.staged_name).replace(folder / "parts" / one.part.name)
     paths.sync_folder(folder / "parts")
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-32
+# %% ../../nbs/runs/41_store.ipynb #41-store-35
 def advance_metadata(
     metadata: dict[str, Any],  # of a run
     parts: list[Part],  # that it will have, in order
@@ -480,7 +542,7 @@ def advance_metadata(
         changed["complete"] = changed["n_papers"] == changed["inputs"][0].get("n_accepted")
     return changed
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-34
+# %% ../../nbs/runs/41_store.ipynb #41-store-37
 def begin_metadata(
     description: dict[str, Any],  # `model`, `embedding_dim`, `fingerprint` and all else that does not change
 ) -> dict[str, Any]:  # metadata of a run without papers
@@ -490,7 +552,7 @@ def begin_metadata(
     derived = {"fingerprint_sha256": hash_fingerprint(description["fingerprint"]), "columns": {}, "parts": []}
     return first | description | derived | {"end_position": description.get("first_position", 0)}
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-36
+# %% ../../nbs/runs/41_store.ipynb #41-store-39
 def read_or_begin(
     folder: AnyPath,  # of an existing or a new run
     description: dict[str, Any] | None,  # of a new run; `None`: the run must exist
@@ -500,7 +562,7 @@ def read_or_begin(
         raise InputError(f"{folder} holds " + ("no run to continue" if description is None else "a run already"))
     return read_metadata(folder) if description is None else begin_metadata(description)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-38
+# %% ../../nbs/runs/41_store.ipynb #41-store-41
 def is_removable(
     path: AnyPath,  # `RUN/parts/NAME`
     metadata: dict[str, Any],  # of the run, which do not name this file
@@ -527,7 +589,7 @@ def is_of_this_run(
         return any(part.generation and part.position <= position < part.end for part in list_parts(metadata))
     return run.get("fingerprint_sha256") == metadata["fingerprint_sha256"]
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-40
+# %% ../../nbs/runs/41_store.ipynb #41-store-43
 def list_staged(
     folder: AnyPath,  # a run folder
 ) -> list[Part] | None:  # that the metadata of `RUN/staging/` name; `None`: there is a folder, but they cannot be read
@@ -539,7 +601,7 @@ def list_staged(
     except InputError:
         return None
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-41
+# %% ../../nbs/runs/41_store.ipynb #41-store-44
 def find_orphans(
     folder: AnyPath,  # a run folder, locked by this process
     metadata: dict[str, Any],  # of the run
@@ -563,7 +625,7 @@ def _is_half_written(path: AnyPath) -> bool:
         return False
     return unfinished_name(path) in (METADATA_NAME, COPY_NAME, OWNER_NAME)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-43
+# %% ../../nbs/runs/41_store.ipynb #41-store-46
 def remove_staging(
     folder: AnyPath,  # a run folder, locked by this process
 ) -> None:
@@ -574,7 +636,7 @@ def remove_staging(
             raise InputError(f"{staging} holds something else ({one.name}): move it elsewhere")
     paths.remove_folder(staging)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-45
+# %% ../../nbs/runs/41_store.ipynb #41-store-48
 def holds_leftovers(
     run: Run,  # an opened run
 ) -> bool:  # `True` if a killed writer has left something, or a writer is at work
@@ -584,7 +646,7 @@ def holds_leftovers(
     beside = any(path.name in (OWNER_NAME, STAGING_NAME) or _is_half_written(path) for path in list_folder(run.folder))
     return beside or any(PART_NAME.fullmatch(name) or UNFINISHED_PART.fullmatch(name) for name in unnamed)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-47
+# %% ../../nbs/runs/41_store.ipynb #41-store-50
 class RunCommitter:
     "Holds the lock of a run in a `with` statement, and commits metadata."
 
@@ -601,7 +663,7 @@ class RunCommitter:
         self.parts = list_parts(metadata)  # that are committed, in the run's order
 
     def __enter__(self) -> "RunCommitter":
-        inner_folder(self.folder, "parts").mkdir(parents=True, exist_ok=True)
+        paths.make_folder(inner_folder(self.folder, "parts"))
         self.lock = make_lock(self.folder)
         self.lock.acquire()
         try:
@@ -646,7 +708,7 @@ class RunCommitter:
         for path in find_orphans(self.folder, self.metadata):
             path.unlink(missing_ok=True)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-49
+# %% ../../nbs/runs/41_store.ipynb #41-store-52
 class RunWriter(RunCommitter):
     "Writes a run, part by part, in a `with` statement."
 
@@ -710,7 +772,7 @@ class RunWriter(RunCommitter):
         self.metadata["columns"] = columns
         put_into_place(self.folder, staged)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-51
+# %% ../../nbs/runs/41_store.ipynb #41-store-54
 def write_successor(
     writer: RunWriter,  # of the run
     parts: list[Part],  # neighbors to be replaced, in the run's order
@@ -723,7 +785,7 @@ def write_successor(
     place = {"position": parts[0].position, "end": parts[-1].end, "generation": generation}
     return writer.write_part(papers, embeddings, **place, **options)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-52
+# %% ../../nbs/runs/41_store.ipynb #41-store-55
 def replace_parts(
     writer: RunWriter,  # of the run
     parts: list[Part],  # neighbors to be replaced, in the run's order

@@ -2,12 +2,14 @@
 
     python -m tests.fakes.kill_loop --kills 200 --seed 1
     python -m tests.fakes.kill_loop --kills 10 --model minilm --out kills.json
+    python -m tests.fakes.kill_loop --kills 200 --part-seconds 0.2
     python -m tests.fakes.kill_loop --minutes 60 --model minilm --abstracts 200
 
 Each round embeds the sample corpus, or real abstracts up to 512 tokens, in many small parts and then takes in a newer file of it, in a
 process of its own that is killed with SIGKILL at a moment drawn at random, and started again, until it is done. After each kill the folder must hold
 a state that the uninterrupted run went through, no earlier than the one before; at the end it must be the same
-run: the same papers in the same order, no one lost, no one twice, every vector the same, no file left over.
+run: the same papers in the same order, no one lost, no one twice, every vector the same, no file left over. The work
+that a kill loses is the time since the last commit, or since the writer began to embed.
 """
 
 import argparse
@@ -25,39 +27,43 @@ import numpy as np
 import pandas as pd
 
 from arxiv_embeddings.papers.corpus import sample_papers
-from arxiv_embeddings.runs.embed import embed_papers
+from arxiv_embeddings.runs.embed import PART_SECONDS, Local, embed_papers
 from arxiv_embeddings.runs.store import Run, open_run
 from arxiv_embeddings.runs.verify import verify_run
 from tests.fakes import ROOT
-from tests.fakes.letters import SlowEncoder
+from tests.fakes.letters import PacedEncoder, SlowEncoder
 
 WRITER = """
 import sys
 from tests.fakes.kill_loop import make_encoder, write
-encoder = make_encoder(sys.argv[2])
+encoder = make_encoder(sys.argv[2], float(sys.argv[5]))
 print("ready", flush=True)
-write(sys.argv[1], encoder, sys.argv[3], sys.argv[4])
+write(sys.argv[1], encoder, sys.argv[3], sys.argv[4], float(sys.argv[5]))
 """
 DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", ROOT.parent / "shared" / "data"))
 PART_SIZE = 6
 TOLERANCE = 1e-6
 
 
-def make_encoder(name: str):
+def make_encoder(name: str, part_seconds: float = PART_SECONDS):
     "Letters, quick and without a model, or a real model."
-    if name == "letters":
-        return SlowEncoder(0.004)  # so that computing takes about as long as writing
+    if name == "letters":  # computing takes about as long as writing; with short parts, a part of 72 texts takes longer
+        return SlowEncoder(0.004) if part_seconds == PART_SECONDS else PacedEncoder(0.005)
     from arxiv_embeddings.encoders.load import load_encoder
 
     return load_encoder(name, device="cpu")
 
 
-def write(folder: str | Path, encoder, papers: str | Path, newer: str | Path) -> None:
+def write(
+    folder: str | Path, encoder, papers: str | Path, newer: str | Path, part_seconds: float = PART_SECONDS
+) -> None:
     "The whole of what is to be done, whatever of it is done already."
+    options = {"encoder": encoder, "executor": Local(part_seconds)}
+    part_size = PART_SIZE if part_seconds == PART_SECONDS else 12 * PART_SIZE
     done = (Path(folder) / "metadata.json").exists() and len(open_run(folder).metadata["inputs"]) > 1
     if not done:
-        embed_papers(papers, folder, part_size=PART_SIZE, encoder=encoder)
-    embed_papers(newer, folder, append=True, prune=not done, encoder=encoder)
+        embed_papers(papers, folder, part_size=part_size, **options)
+    embed_papers(newer, folder, append=True, prune=not done, **options)
 
 
 def pick_real(path: Path, n_abstracts: int) -> Path:
@@ -97,20 +103,34 @@ def count_committed(folder: Path) -> tuple[int, int]:
     return (len(run.metadata["inputs"]), run.n_papers)
 
 
+def find_last_commit(folder: Path) -> float:
+    "When the metadata of a run, or of its unfinished append, were written last; in seconds, 0 if never."
+    found = [folder / "metadata.json", folder / "staging" / "metadata.json"]
+    return max((path.stat().st_mtime for path in found if path.exists()), default=0.0)
+
+
 def kill_until_done(
-    folder: Path, model: str, inputs: tuple[str | Path, Path], seconds: float, draw: random.Random, references
-) -> int:
-    "One round; returns how often the writer was killed. Raises `AssertionError` where something is lost."
-    n_kills, committed = 0, (0, 0)
+    folder: Path,
+    model: str,
+    inputs: tuple[str | Path, Path],
+    seconds: float,
+    draw: random.Random,
+    references,
+    part_seconds: float = PART_SECONDS,
+) -> tuple[int, float]:
+    "One round; how often the writer was killed, and the longest work lost. Raises `AssertionError` if a paper is lost."
+    n_kills, committed, lost = 0, (0, 0), 0.0
     while True:
-        command = [sys.executable, "-c", WRITER, str(folder), model, *map(str, inputs)]
+        command = [sys.executable, "-c", WRITER, str(folder), model, *map(str, inputs), str(part_seconds)]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert process.stdout.readline() == b"ready\n"
+        began = time.time()
         try:
             process.wait(draw.uniform(0, seconds))
             assert process.returncode == 0
             break
         except subprocess.TimeoutExpired:
+            lost = max(lost, time.time() - max(began, find_last_commit(folder)))
             process.kill()
             process.wait()
             n_kills += 1
@@ -124,29 +144,35 @@ def kill_until_done(
     assert len(set(run.paper_ids)) == run.n_papers == references[1].n_papers
     assert verify_run(run)["problems"] == []
     assert sorted(path.name for path in folder.iterdir()) == [".lock", ".metadata.copy.json", "metadata.json", "parts"]
-    return n_kills
+    return n_kills, lost
 
 
 def run_loop(
-    n_kills: int, model: str = "letters", seed: int = 0, n_abstracts: int | None = None, minutes: float = 0
+    n_kills: int,
+    model: str = "letters",
+    seed: int = 0,
+    n_abstracts: int | None = None,
+    minutes: float = 0,
+    part_seconds: float = PART_SECONDS,
 ) -> dict:
     "Kill so many times and for so long, over as many rounds as that takes."
-    draw, killed, n_rounds, begun = random.Random(seed), 0, 0, time.monotonic()
+    draw, killed, n_rounds, begun, lost = random.Random(seed), 0, 0, time.monotonic(), 0.0
     with tempfile.TemporaryDirectory() as work:
         papers = pick_real(Path(work) / "papers.csv", n_abstracts) if n_abstracts else sample_papers()
-        newer, encoder = make_newer(Path(work) / "newer.csv", papers), make_encoder(model)
+        newer, encoder = make_newer(Path(work) / "newer.csv", papers), make_encoder(model, part_seconds)
         started = time.monotonic()
         first = embed_papers(papers, Path(work) / "first", part_size=PART_SIZE, encoder=encoder).run
-        write(Path(work) / "last", encoder, papers, newer)
+        write(Path(work) / "last", encoder, papers, newer, part_seconds)
         seconds = time.monotonic() - started
         references = first, open_run(Path(work) / "last")
         while killed < n_kills or time.monotonic() - begun < 60 * minutes:
             folder = Path(work) / f"round{n_rounds}"
-            killed += kill_until_done(folder, model, (papers, newer), seconds / 2, draw, references)
+            done = kill_until_done(folder, model, (papers, newer), seconds / 2, draw, references, part_seconds)
+            killed, lost = killed + done[0], max(lost, done[1])
             shutil.rmtree(folder)
             n_rounds += 1
     done = {"model": model, "seed": seed, "n_abstracts": n_abstracts, "n_kills": killed, "n_rounds": n_rounds}
-    return done | {"n_lost": 0, "n_twice": 0, "n_wrong": 0}
+    return done | {"n_lost": 0, "n_twice": 0, "n_wrong": 0, "most_seconds_lost": round(lost, 2)}
 
 
 if __name__ == "__main__":
@@ -156,10 +182,11 @@ if __name__ == "__main__":
     parser.add_argument("--model", default="letters", help="letters, or a model's name, such as minilm")
     parser.add_argument("--abstracts", type=int, help="embed so many real abstracts instead of the sample corpus")
     parser.add_argument("--minutes", type=float, default=0, help="go on for at least so long")
+    parser.add_argument("--part-seconds", type=float, default=PART_SECONDS, help="longest time of a part")
     parser.add_argument("--out", type=Path, help="write what was done as JSON")
     options = parser.parse_args()
     n_kills = options.kills if options.kills is not None else 0 if options.minutes else 200
-    done = run_loop(n_kills, options.model, options.seed, options.abstracts, options.minutes)
+    done = run_loop(n_kills, options.model, options.seed, options.abstracts, options.minutes, options.part_seconds)
     print(json.dumps(done))
     if options.out:
         options.out.write_text(json.dumps(done, indent=1) + "\n")

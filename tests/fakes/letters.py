@@ -46,6 +46,17 @@ class SlowEncoder(LetterEncoder):
         return super().run(tokenized)
 
 
+class PacedEncoder(SlowEncoder):
+    "Takes some time for each text, and says after each that it is done."
+
+    def run(self, tokenized, on_batch=None):
+        for _ in tokenized.n_tokens:
+            time.sleep(self.seconds)
+            if on_batch:
+                on_batch(1)
+        return LetterEncoder.run(self, tokenized)
+
+
 class CountingEncoder(LetterEncoder):
     "Counts the texts that it is given."
 

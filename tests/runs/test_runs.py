@@ -70,9 +70,9 @@ def test_killed_at_random_moments_and_continued(tmp_path: Path, whole) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [".lock", ".metadata.copy.json", "metadata.json", "parts"]
 
 
-# a file is written and then its folder forced to disk: the lock's owner, copy and metadata; then for each of three parts
-# the part, copy and metadata
-@pytest.mark.parametrize("failing", range(1, 25))
+# the two folders above new ones are forced to disk; then a file is written and its folder forced to disk: the lock's
+# owner, copy and metadata; then for each of three parts the part, copy and metadata
+@pytest.mark.parametrize("failing", range(1, 27))
 def test_every_write_may_fail(failing: int, tmp_path: Path, whole, monkeypatch: pytest.MonkeyPatch) -> None:
     count = 0
 
@@ -92,8 +92,8 @@ def test_every_write_may_fail(failing: int, tmp_path: Path, whole, monkeypatch: 
         with pytest.raises(OSError, match="No space left"):
             embed_papers(sample_papers(), tmp_path / "run", part_size=48, encoder=LetterEncoder())
     assert count >= failing
-    n_safe = 48 * max(0, (failing - 6) // 6)  # metadata have their name before the last step of six
-    assert failing < 6 or open_run(tmp_path / "run").n_papers == n_safe
+    n_safe = 48 * max(0, (failing - 8) // 6)  # metadata have their name before the last step of six
+    assert failing < 8 or open_run(tmp_path / "run").n_papers == n_safe
     result = embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder(), part_size=48)
     assert result.n_embedded == 144 - n_safe
     assert_array_equal(result.run.embeddings(), whole.embeddings(), strict=True)
