@@ -182,6 +182,7 @@ def check_file(
     names = find_differences(part, file.metadata.num_rows, n_bytes, footer, fingerprint_sha256)
     names += [] if has_vectors(file, part.n_papers, run.dim) else ["embedding"]
     names += [f"type of {name}" for name in find_wrong_types(file.schema_arrow)]
+    names += [one for one in ("paper_id", "text_sha256") if one not in file.schema_arrow.names]
     if names:
         raise InputError(
             f"part {run.part_path(part)} is not the one that metadata.json names: it has another {', '.join(names)}; "
