@@ -23,6 +23,7 @@ from ..encoders.vectors import l2_normalize
 from .similarity import find_neighbors, measure_spread, sample_random_cosines
 from ..files.documents import inner_folder
 from ..files.errors import InputError
+from ..files.locks import holding_lock
 from ..files.paths import AnyPath, atomic_file, remove_unfinished
 from ..runs.store import Run
 
@@ -255,8 +256,9 @@ def plot_run(
     }
     with note_missing_glyphs():
         pictures = {folder / name: _render(figure) for name, figure in figures.items()}
-    for path, picture in pictures.items():
-        remove_unfinished(path)
-        with atomic_file(path) as stream:
-            stream.write(picture)
+    with holding_lock(run.folder, folder.name):
+        for path, picture in pictures.items():
+            remove_unfinished(path)
+            with atomic_file(path) as stream:
+                stream.write(picture)
     return list(pictures)
