@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .models import ModelFiles, ModelSpec, read_json
+from .models import ModelFiles, ModelSpec, read_json, refuse_code
 from ..files.errors import InputError
 from ..files.hashes import hash_contents, hash_settings
 from ..files.paths import atomic_folder
@@ -113,6 +113,7 @@ def open_model_folder(
     if kind is None:
         names = " or ".join(form.manifest for form in FOLDER_KINDS.values())
         raise InputError(f"{folder} is not a converted or exported model: it has no {names}")
+    refuse_code(folder, str(folder))
     form = FOLDER_KINDS[kind]
     manifest = read_json(folder / form.manifest)
     if manifest.get("format") != form.format:

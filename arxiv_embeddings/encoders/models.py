@@ -276,6 +276,7 @@ def _first_reason(error: BaseException) -> str:
 def fetch_folder(
     source: str,  # hub id, `package:` and a Python package, or a folder
     revision: str | None = None,  # hub commit, tag or branch
+    kind: str = "model",  # model or adapter, for the message
 ) -> Path:  # a folder with the model's files
     "Find the folder of a model or adapter, and download it if needed; raises `InputError` if that fails."
     if source.startswith("package:"):
@@ -287,7 +288,10 @@ def fetch_folder(
             ) from error
     if Path(source).is_absolute():
         if not Path(source).is_dir():
-            raise InputError(f"the model folder {source} is gone: if it has moved, give its new place with --model")
+            raise InputError(
+                f"the {kind} folder {source} is gone: if it has moved, name its new place with --{kind} of embed"
+                + (", search or verify" if kind == "model" else "")
+            )
         return Path(source)
     return download_folder(source, revision)
 
@@ -533,7 +537,7 @@ def fetch_model(
 
 def _fetch_adapter(spec: ModelSpec) -> Path:
     "Find an adapter's folder; raise `InputError` if it holds no adapter."
-    folder = fetch_folder(spec.adapter, spec.adapter_revision)
+    folder = fetch_folder(spec.adapter, spec.adapter_revision, "adapter")
     if not (folder / "adapter_config.json").exists() or not find_weights(folder):
         raise InputError(f"{folder} is not an adapter: adapter_config.json and its weights are needed")
     refuse_code(folder, spec.adapter)
