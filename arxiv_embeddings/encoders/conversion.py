@@ -169,7 +169,7 @@ def convert_model(
     with _explain_failure(files):
         check_conversion(OpenVINOEncoder(open_model_folder(folder, files), allow_unknown=True), model)
 
-
+# %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-44
 @contextlib.contextmanager
 def _explain_failure(files: ModelFiles) -> Iterator[None]:
     "Raise every error as `ConversionError`: tracing and running a model may raise anything."

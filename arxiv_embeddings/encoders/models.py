@@ -161,7 +161,7 @@ def find_model(
         raise InputError(f"{spec.source} has no revisions, only models of the hub have: leave out --revision")
     return replace(spec, **asked, **_find_adapters(spec, adapter, query_adapter))
 
-
+# %% ../../nbs/encoders/20_models.ipynb #20-models-93
 def _find_adapters(spec: ModelSpec, adapter: str | None, query_adapter: str | None) -> dict[str, str | None]:
     "Return the fields of a spec that change if other adapters are asked for."
     fields = {}
@@ -249,7 +249,7 @@ def download_folder(
             f"the download of {where} broke off ({_first_reason(error)}): the same command again goes on from there"
         ) from error
 
-
+# %% ../../nbs/encoders/20_models.ipynb #20-models-94
 def _take_files(source: str, revision: str | None) -> Path:
     "Download the small files, then safetensors, or pickles if it has none; all of the same commit."
     from huggingface_hub import errors, snapshot_download
@@ -446,7 +446,7 @@ def find_code(
             waiting += [value for name, value in one.items() if not (name == "vocab" and _is_vocabulary(value))]
     return None
 
-
+# %% ../../nbs/encoders/20_models.ipynb #20-models-95
 def _names_code(name: str, value: Any) -> bool:
     "Whether a field that is not empty names code."
     if name in CODE_FIELDS or name.endswith("implementation_internal"):
