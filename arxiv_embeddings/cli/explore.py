@@ -14,6 +14,7 @@ import typer
 from arxiv_embeddings.cli.shared import (
     Device,
     FindOptions,
+    MovedModel,
     ResultOptions,
     RunFolder,
     _print_files,
@@ -92,6 +93,7 @@ def search(
     text: Annotated[str, typer.Argument(help="What to look for, in words.", metavar="TEXT")],
     find: FindOptions,
     device: Device = None,
+    model: MovedModel = None,
     *,
     output: ResultOptions,
 ) -> None:
@@ -102,7 +104,7 @@ def search(
     from arxiv_embeddings.runs.store import open_run
 
     index = open_index(open_run(run))
-    encoder = load_query_encoder(index.run, device)
+    encoder = load_query_encoder(index.run, device, model)
     print_papers(search_text(index, text, k=find.k, category=find.category, encoder=encoder), output.as_json)
 
 # %% ../../nbs/cli/92_explore.ipynb #92-explore-20

@@ -18,6 +18,7 @@ from arxiv_embeddings.cli.shared import (
     GroupedCommand,
     MachineOptions,
     ModelOptions,
+    MovedModel,
     OutputOptions,
     PapersFile,
     ResultOptions,
@@ -132,6 +133,7 @@ class CheckOptions:
 def verify(
     run: RunFolder,
     sample: Annotated[int, typer.Option(min=0, help="Also embed N papers again and compare.")] = 0,
+    model: MovedModel = None,
     *,
     checks: CheckOptions,
     output: ResultOptions,
@@ -146,7 +148,7 @@ def verify(
     if (sample or checks.numbers) and not any(problem["kind"] == "damage" for problem in found["problems"]):
         from arxiv_embeddings.runs.wrong_vectors import load_checked, verify_numbers, verify_sample
 
-        encoder = load_checked(opened, device=checks.device)
+        encoder = load_checked(opened, device=checks.device, model=model)
         if sample:
             found["sample"] = verify_sample(opened, sample, encoder)
         if checks.numbers:

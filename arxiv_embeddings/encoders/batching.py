@@ -7,6 +7,7 @@ __all__ = ['TOKENS_AT_LEAST', 'TOKENS_STEP', 'LONG_TEXTS', 'plan_batches', 'choo
            'UnknownTextError', 'TextTokenizer', 'round_up', 'pad_batch', 'average_windows']
 
 # %% ../../nbs/encoders/23_batching.ipynb #23-batching-02
+import copy
 import math
 from dataclasses import dataclass
 
@@ -109,6 +110,7 @@ class TextTokenizer:
         max_tokens: int,  # the limit for a row, special tokens included
         pad_id: int = 0,  # token id of the padding
         prompt: str = "",  # put before each text
+        query_prompt: str = "",  # put before each text query instead
         lower_case: bool = False,  # convert texts to lower case first, as some model folders ask
         long_text: str = "truncate",  # one of `LONG_TEXTS`
         allow_unknown: bool = False,  # embed a text without a known token, instead of refusing it
@@ -118,12 +120,16 @@ class TextTokenizer:
         tokenizer.no_padding()
         tokenizer.enable_truncation(max_tokens)
         self.tokenizer, self.max_tokens, self.pad_id = tokenizer, max_tokens, pad_id
-        self.prompt, self.lower_case, self.long_text, self.allow_unknown = prompt, lower_case, long_text, allow_unknown
+        self.prompt, self.query_prompt, self.lower_case = prompt, query_prompt, lower_case
+        self.long_text, self.allow_unknown = long_text, allow_unknown
         self.n_special = tokenizer.num_special_tokens_to_add(is_pair=False)
-        special = [token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special]
-        unknown = getattr(tokenizer.model, "unk_token", None)
-        unknown_id = tokenizer.token_to_id(unknown) if unknown else None
-        self.meaningless = np.array([*special, *([] if unknown_id is None else [unknown_id])], dtype=np.int32)
+        self.meaningless = _list_meaningless(tokenizer)
+
+    def for_queries(self) -> "TextTokenizer":
+        "Return the tokenizer of text queries: the same with another prompt."
+        queries = copy.copy(self)
+        queries.prompt = self.query_prompt
+        return queries
 
     def tokenize(
         self,
@@ -142,17 +148,26 @@ class TextTokenizer:
                 rows.append(np.array(piece.ids, dtype=np.int32))
                 owners.append(position)
         owners = np.array(owners, dtype=np.int64)
-        unknown = self._find_unknown(rows, owners, len(texts))
+        unknown = _find_unknown(rows, owners, len(texts), self.meaningless)
         if unknown and not self.allow_unknown:
             raise UnknownTextError(unknown)
         return TokenizedTexts(rows, owners, np.array(n_tokens, dtype=np.int64), self.max_tokens, tuple(unknown))
 
-    def _find_unknown(self, rows: list[np.ndarray], owners: np.ndarray, n_texts: int) -> list[int]:
-        "Find the positions of texts without a known token."
-        known = np.zeros(n_texts, dtype=bool)
-        for owner, row in zip(owners, rows, strict=True):
-            known[owner] |= not np.isin(row, self.meaningless).all()
-        return np.flatnonzero(~known).tolist()
+# %% ../../nbs/encoders/23_batching.ipynb #23-batching-52
+def _list_meaningless(tokenizer: "Tokenizer") -> np.ndarray:
+    "List the ids of special tokens and of the unknown token, int32."
+    special = [token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special]
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    unknown_id = tokenizer.token_to_id(unknown) if unknown else None
+    return np.array([*special, *([] if unknown_id is None else [unknown_id])], dtype=np.int32)
+
+
+def _find_unknown(rows: list[np.ndarray], owners: np.ndarray, n_texts: int, meaningless: np.ndarray) -> list[int]:
+    "Find the positions of texts of which every row has only meaningless tokens."
+    known = np.zeros(n_texts, dtype=bool)
+    for owner, row in zip(owners, rows, strict=True):
+        known[owner] |= not np.isin(row, meaningless).all()
+    return np.flatnonzero(~known).tolist()
 
 # %% ../../nbs/encoders/23_batching.ipynb #23-batching-34
 def round_up(

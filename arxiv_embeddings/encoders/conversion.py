@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'CONVERSION_REVISION', 'QUANTIZATION', 'convert_graph', 'drop_repetitions', 'calibration_texts',
-           'check_conversion', 'name_converted', 'convert_model', 'quiet_rich', 'quantize_model', 'get_or_convert']
+           'ConversionError', 'check_conversion', 'name_converted', 'convert_model', 'quiet_rich', 'quantize_model',
+           'get_or_convert']
 
 # %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-02
 import contextlib
@@ -45,7 +46,7 @@ else:
 log = logging.getLogger(__name__)
 
 # %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-06
-CONVERSION_REVISION = 3  # of the converted graphs; raised if they change, so that older ones in a cache are not used
+CONVERSION_REVISION = 4  # of the converted graphs; raised if they change, so that older ones in a cache are not used
 
 
 def convert_graph(
@@ -98,12 +99,16 @@ def calibration_texts(
     "Make the texts on which conversions are checked and int8 is calibrated."
     return spec.texts_of(read_papers(sample_papers()).table())
 
+# %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-43
+class ConversionError(InputError):
+    "OpenVINO cannot convert a model, cannot run it, or computes other vectors than torch."
+
 # %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-15
 def check_conversion(
     encoder: BatchEncoder,  # runs the converted model
     model: Any,  # the `SentenceTransformer` that was converted
 ) -> None:
-    "Raise `InputError` if a converted model gives other vectors than torch."
+    "Raise `ConversionError` if a converted model gives other vectors than torch."
     import torch
 
     tokenized = encoder.tokenize([*calibration_texts(encoder.spec)[::12], "short"])
@@ -114,7 +119,7 @@ def check_conversion(
             expected.append(model({"input_ids": ids, "attention_mask": torch.ones_like(ids)})["sentence_embedding"])
     cosine = paired_cosines(encoder.run(tokenized), torch.cat(expected).numpy()).min()
     if not cosine >= find_least_cosine("float32"):
-        raise InputError(
+        raise ConversionError(
             f"OpenVINO changes the vectors of {encoder.spec.source} (cosine {cosine:.6f} to torch): use --engine torch"
         )
 
@@ -136,18 +141,14 @@ def convert_model(
     files: ModelFiles,  # from `fetch_model`
     folder: Path,  # an empty folder, which is filled
 ) -> None:
-    "Convert a model in float32 into a folder; raises `InputError` if OpenVINO cannot convert it."
+    "Convert a model in float32 into a folder; raises `ConversionError` if OpenVINO cannot convert or run it."
     from arxiv_embeddings.encoders.torch_engine import load_modules, make_text_tokenizer, quiet_transformers
 
     model = load_modules(files, "cpu")
     log.info("converting %s for OpenVINO, once", files.spec.name)
-    try:
-        with quiet_transformers(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tracing warns of problems that `check_conversion` looks for
-            load_openvino().save_model(convert_graph(model), folder / "model.xml", compress_to_fp16=False)
-    except Exception as error:  # tracing runs the model's code, which may raise anything
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{files.spec.source} cannot be converted ({reason}): use --engine torch") from error
+    with _explain_failure(files), quiet_transformers(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing warns of problems that `check_conversion` looks for
+        load_openvino().save_model(convert_graph(model), folder / "model.xml", compress_to_fp16=False)
     text_tokenizer = make_text_tokenizer(model, files)
     text_tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
     write_manifest(
@@ -161,10 +162,26 @@ def convert_model(
         fingerprint=fingerprint_model(files),
         pad_id=text_tokenizer.pad_id,
         prompt=text_tokenizer.prompt,
+        query_prompt=text_tokenizer.query_prompt,
         lower_case=text_tokenizer.lower_case,
         versions={name: metadata.version(name) for name in ("openvino", "torch", "transformers")},
     )
-    check_conversion(OpenVINOEncoder(open_model_folder(folder, files), allow_unknown=True), model)
+    with _explain_failure(files):
+        check_conversion(OpenVINOEncoder(open_model_folder(folder, files), allow_unknown=True), model)
+
+# %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-44
+@contextlib.contextmanager
+def _explain_failure(files: ModelFiles) -> Iterator[None]:
+    "Raise every error as `ConversionError`: tracing and running a model may raise anything."
+    try:
+        yield
+    except (OSError, ConversionError):
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        telling = [line for line in lines if not line.startswith(("Exception from", "Caught exception"))]
+        reason = (telling or lines or [type(error).__name__])[0][:200]
+        raise ConversionError(f"{files.spec.source} cannot be converted ({reason}): use --engine torch") from error
 
 # %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-20
 @contextlib.contextmanager
@@ -222,7 +239,7 @@ def get_or_convert(
     files: ModelFiles,  # from `fetch_model`
     precision: str = "float32",  # float32 (also for bfloat16) or int8
 ) -> ModelFolder:  # from the cache, or made now
-    "Return a converted model, and convert it the first time; raises `InputError` if it cannot be converted."
+    "Return a converted model, and convert it the first time; raises `ConversionError` if it cannot be converted."
     load_openvino()
     if precision == "int8" and not importlib.util.find_spec("nncf"):
         raise InputError("int8 needs nncf to quantize a model: pip install 'arxiv-embeddings[int8]'")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .models import ModelFiles, ModelSpec
+from .models import ModelFiles, ModelSpec, refuse_code
 from arxiv_embeddings.files.documents import (
     LINE,
     SHA256,
@@ -152,7 +152,7 @@ MANIFEST_SCHEMA = Record(
         "modules": ListOf(LINE),
         "hidden_size": Whole(1, 2**20),
         "pad_id": Whole(0, 2**31),
-        "prompt": Text(),
+        **dict.fromkeys(("prompt", "query_prompt"), Text()),
         "lower_case": Flag(),
         "checks": MapOf(),
     },
@@ -169,6 +169,7 @@ def open_model_folder(
     if kind is None:
         names = " or ".join(form.manifest for form in FOLDER_KINDS.values())
         raise InputError(f"{folder} is not a converted or exported model: it has no {names}")
+    refuse_code(folder, str(folder))
     form = FOLDER_KINDS[kind]
     manifest = _read_manifest(folder / form.manifest)
     if manifest.get("format") != form.format:

@@ -59,11 +59,12 @@ def make_word_tokenizer(
     tokenizer_json: str,  # content of a model folder's tokenizer.json
     max_tokens: int,  # limit of the model
     allow_unknown: bool = False,  # embed a text without a known token, instead of refusing it
+    query_prompt: str = "",  # put before each text query
 ) -> TextTokenizer:  # splits texts as Spark NLP's BERT does
     "Make the tokenizer of an exported model."
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.encode_special_tokens = True
-    return TextTokenizer(tokenizer, max_tokens=max_tokens, allow_unknown=allow_unknown)
+    return TextTokenizer(tokenizer, max_tokens=max_tokens, query_prompt=query_prompt, allow_unknown=allow_unknown)
 
 # %% ../../nbs/encoders/30_onnx_engine.ipynb #30-onnx-engine-16
 def join_words(
@@ -93,7 +94,9 @@ class OnnxEncoder(BatchEncoder):
         self.model_folder, self.dim = model_folder, manifest["dim"]
         self.files = replace(model_folder.files, spec=spec or model_folder.spec)
         tokenizer_json = (model_folder.folder / "tokenizer.json").read_text(encoding="utf-8")
-        self.text_tokenizer = make_word_tokenizer(tokenizer_json, self.spec.max_tokens, allow_unknown)
+        self.text_tokenizer = make_word_tokenizer(
+            tokenizer_json, self.spec.max_tokens, allow_unknown, manifest.get("query_prompt", "")
+        )
         separator = SEPARATOR if self.spec.text == "title+abstract" else None
         self.fingerprint = manifest["fingerprint"] | {"text": self.spec.text, "separator": separator}
         self.batching = {"token_budget": token_budget or choose_token_budget(self.dim)}

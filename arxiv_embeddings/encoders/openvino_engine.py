@@ -117,6 +117,7 @@ def read_text_tokenizer(
         max_tokens=model_folder.spec.max_tokens,
         pad_id=manifest["pad_id"],
         prompt=manifest["prompt"],
+        query_prompt=manifest.get("query_prompt", manifest["prompt"]),
         lower_case=manifest["lower_case"],
         long_text=long_text,
         allow_unknown=allow_unknown,
@@ -149,6 +150,25 @@ def infer_batches(
         for _, request in running:
             request.wait()
 
+# %% ../../nbs/encoders/28_openvino_engine.ipynb #28-openvino-engine-35
+def _check_runs_in(model_folder: ModelFolder, precision: str) -> None:
+    "Raise `InputError` if neither processor nor model can give this precision."
+    check_precision(precision)
+    own = model_folder.manifest["precision"]
+    if (precision == "int8") != (own == "int8"):
+        raise InputError(f"{model_folder.folder} holds a model in {own}, which cannot run in {precision}")
+
+
+def _describe_settings(manifest: dict[str, Any], precision: str, n_threads: int) -> dict[str, Any]:
+    "State engine, threads and versions, for a run's metadata."
+    return {
+        "engine": "openvino",
+        "device": "cpu",
+        "precision": precision,
+        "threads": n_threads,
+        "versions": manifest["versions"] | {"openvino_runtime": metadata.version("openvino")},
+    }
+
 # %% ../../nbs/encoders/28_openvino_engine.ipynb #28-openvino-engine-32
 class OpenVINOEncoder(BatchEncoder):
     "Embed texts with a converted model on the CPU, without torch."
@@ -171,19 +191,13 @@ class OpenVINOEncoder(BatchEncoder):
         self.text_tokenizer = read_text_tokenizer(model_folder, long_text, allow_unknown)
         self.fingerprint = model_folder.fingerprint | {"precision": precision, "long_text": long_text}
         n_threads = threads or count_cores()
+        n_streams = streams or choose_streams(n_threads, precision)
         self.batching = {
             "token_budget": token_budget or choose_token_budget(manifest["hidden_size"]),
             "length_multiple": length_multiple or LENGTH_MULTIPLES[precision],
-            "streams": streams or choose_streams(n_threads, precision),
+            "streams": n_streams,
         }
-        self.settings = {
-            "engine": "openvino",
-            "device": "cpu",
-            "precision": precision,
-            "threads": n_threads,
-            "versions": manifest["versions"] | {"openvino_runtime": metadata.version("openvino")},
-        }
-        n_streams = self.batching["streams"]
+        self.settings = _describe_settings(manifest, precision, n_threads)
         self.hints = make_hints(precision, n_threads // n_streams, beside_others=bool(threads) or n_streams > 1)
         self.compiled = {0: self._compile()}  # stream -> compiled model; the others when they are needed
 
@@ -199,13 +213,7 @@ class OpenVINOEncoder(BatchEncoder):
         del self.compiled[stream]
         self.compiled[stream] = self._compile()
 
-    def fill_batch(
-        self,
-        ids: np.ndarray,  # token ids, int64, (n_rows, length)
-        mask: np.ndarray,  # 1 = token, 0 = padding, like `ids`
-        n_full: int,  # rows of a full batch of this length
-        alone: bool,  # whether it is the only batch of this call
-    ) -> tuple[np.ndarray, np.ndarray]:  # both with copies of the last row behind it
+    def fill_batch(self, ids: np.ndarray, mask: np.ndarray, n_full: int, alone: bool) -> tuple[np.ndarray, np.ndarray]:
         "Fill a batch up, so that there are few shapes."
         return fill_batch(ids, mask, n_full, alone=alone)
 
@@ -218,11 +226,3 @@ class OpenVINOEncoder(BatchEncoder):
         if stream not in self.compiled:
             self.compiled[stream] = self._compile()
         return infer_batches(self.compiled[stream], batches)
-
-
-def _check_runs_in(model_folder: ModelFolder, precision: str) -> None:
-    "Raise `InputError` if neither processor nor model can give this precision."
-    check_precision(precision)
-    own = model_folder.manifest["precision"]
-    if (precision == "int8") != (own == "int8"):
-        raise InputError(f"{model_folder.folder} holds a model in {own}, which cannot run in {precision}")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LENGTH_MULTIPLE', 'GPU_TOKEN_BUDGET', 'PRECISIONS', 'quiet_transformers', 'read_weight_names', 'check_weights',
-           'load_modules', 'add_adapter', 'make_text_tokenizer', 'start_batch', 'TorchEncoder']
+           'load_modules', 'add_adapter', 'choose_prompt', 'make_text_tokenizer', 'start_batch', 'TorchEncoder']
 
 # %% ../../nbs/encoders/27_torch_engine.ipynb #27-torch-engine-02
 import logging
@@ -159,6 +159,18 @@ def add_adapter(
     if not transformer.active_adapters or name not in transformer.active_adapters.flatten():
         raise InputError(f"the adapter {files.spec.adapter} could not be activated in {files.spec.source}")
 
+# %% ../../nbs/encoders/27_torch_engine.ipynb #27-torch-engine-55
+def choose_prompt(
+    model: "SentenceTransformer",  # with `prompts`, from its folder
+    kind: str,  # document or query
+) -> str:  # empty if the model states none
+    "Choose the words before each text."
+    stated = (model.prompts or {}).get(kind) or ""
+    default = model.default_prompt_name
+    if kind == "query" or stated or default == "query":
+        return stated
+    return (model.prompts or {}).get(default) or ""
+
 # %% ../../nbs/encoders/27_torch_engine.ipynb #27-torch-engine-19
 def make_text_tokenizer(
     model: "SentenceTransformer",  # from `load_modules`
@@ -176,7 +188,8 @@ def make_text_tokenizer(
         backend,
         max_tokens=files.spec.max_tokens,
         pad_id=model.tokenizer.pad_token_id or 0,
-        prompt=(model.prompts or {}).get(model.default_prompt_name, ""),
+        prompt=choose_prompt(model, "document"),
+        query_prompt=choose_prompt(model, "query"),
         lower_case=bool(getattr(model[0], "do_lower_case", False)),
         long_text=long_text,
         allow_unknown=allow_unknown,
@@ -209,6 +222,25 @@ GPU_TOKEN_BUDGET = 65_536  # padded tokens in a batch on a GPU: 128 abstracts of
 PRECISIONS = {"cpu": ("float32", "bfloat16"), "mps": ("float32", "float16"), "cuda": ("float32", "float16", "bfloat16")}
 
 
+def _load_in_precision(files: ModelFiles, device: str | None, precision: str) -> "SentenceTransformer":
+    "Load a model, and convert the transformer, but not the pooling, to a precision."
+    import torch
+
+    model = load_modules(files, device)
+    offered = PRECISIONS.get(model.device.type, ("float32",))
+    if precision not in offered:
+        raise InputError(f"torch cannot give {precision} on {model.device.type}: it has {', '.join(offered)}")
+    model[0].auto_model.to(getattr(torch, precision))
+    return model
+
+
+def _choose_budget(model: "SentenceTransformer") -> int:
+    "Choose how many padded tokens a batch has."
+    if model.device.type != "cpu":
+        return GPU_TOKEN_BUDGET
+    return choose_token_budget(model[0].auto_model.config.hidden_size)
+
+# %% ../../nbs/encoders/27_torch_engine.ipynb #27-torch-engine-57
 class TorchEncoder(BatchEncoder):
     "Embed texts with torch, on a CPU or a GPU."
 
@@ -222,31 +254,20 @@ class TorchEncoder(BatchEncoder):
         token_budget: int | None = None,  # padded tokens in a batch at most; `None`: chosen for model and device
     ):
         self.files, self.device, self.precision = files, device, precision
-        self.model = self._load()
+        self.model = _load_in_precision(files, device, precision)
         self.text_tokenizer = make_text_tokenizer(self.model, files, long_text, allow_unknown)
         self.fingerprint = fingerprint_model(files, precision, long_text)
         self.dim = self.model.get_embedding_dimension()
-        kind = self.model.device.type
-        hidden_size = self.model[0].auto_model.config.hidden_size
-        chosen = choose_token_budget(hidden_size) if kind == "cpu" else GPU_TOKEN_BUDGET
-        self.batching = {"token_budget": token_budget or chosen, "length_multiple": LENGTH_MULTIPLE}
+        self.batching = {
+            "token_budget": token_budget or _choose_budget(self.model),
+            "length_multiple": LENGTH_MULTIPLE,
+        }
         self.settings = {
             "engine": "torch",
-            "device": kind,
+            "device": self.model.device.type,
             "precision": precision,
             "versions": {name: metadata.version(name) for name in ("torch", "transformers", "sentence-transformers")},
         }
-
-    def _load(self) -> "SentenceTransformer":
-        "Load the model, and convert the transformer, but not the pooling, to the precision."
-        import torch
-
-        model = load_modules(self.files, self.device)
-        offered = PRECISIONS.get(model.device.type, ("float32",))
-        if self.precision not in offered:
-            raise InputError(f"torch cannot give {self.precision} on {model.device.type}: it has {', '.join(offered)}")
-        model[0].auto_model.to(getattr(torch, self.precision))
-        return model
 
     def renew(
         self,
@@ -254,7 +275,7 @@ class TorchEncoder(BatchEncoder):
     ) -> None:
         "Load the model anew."
         self.model = None  # so that a GPU never holds two
-        self.model = self._load()
+        self.model = _load_in_precision(self.files, self.device, self.precision)
 
     def embed_batches(
         self,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NAMENODE_PORT', 'HDFS_URI', 'UNCHANGED', 'read_hadoop_settings', 'resolve_hdfs', 'list_namenodes', 'find_server',
            'check_namenode', 'explain_hdfs_error', 'translate_hdfs_errors', 'HdfsReader', 'connect_hdfs', 'HdfsFiles',
-           'HdfsPath', 'HdfsWriter']
+           'PureHdfsPath', 'HdfsEntry', 'HdfsPath', 'HdfsWriter']
 
 # %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-02
 import errno
@@ -16,7 +16,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -45,7 +45,7 @@ def read_hadoop_settings() -> dict[str, str]:  # name -> value; empty if there a
             continue
         except (OSError, ElementTree.ParseError) as error:
             raise InputError(
-                f"{Path(folder) / name} cannot be read ({error}): see what HADOOP_CONF_DIR names"
+                f"{Path(folder) / name} cannot be read ({error}): check the folder that HADOOP_CONF_DIR names"
             ) from error
         settings |= {one.findtext("name", "").strip(): one.findtext("value", "").strip() for one in entries}
     return settings
@@ -58,7 +58,7 @@ def resolve_hdfs(
     if not find_spec("hdfs_native"):
         raise InputError(f"{uri} needs an extra: pip install 'arxiv-embeddings[spark]'")
     if not (match := HDFS_URI.fullmatch(uri)):
-        raise InputError(f"{uri} is no place on HDFS: write hdfs://HOST:PORT/path, as text, since a Path loses a slash")
+        raise InputError(f"{uri} is not an HDFS URI: write hdfs://HOST:PORT/path, as text, since a Path loses a slash")
     namenode = match["namenode"]
     if not namenode:
         default = HDFS_URI.fullmatch(read_hadoop_settings().get("fs.defaultFS", ""))
@@ -103,43 +103,43 @@ def check_namenode(
     namenode = HDFS_URI.fullmatch(uri)["namenode"]
     if failure := find_server(list_namenodes(namenode)):
         raise InputError(
-            f"no HDFS answers at {namenode} ({failure}), to reach {uri}: see that host and port are right and it runs"
+            f"no HDFS answers at {namenode} ({failure}), to reach {uri}: check host and port, and that HDFS runs"
         )
 
 # %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-14
 def explain_hdfs_error(
     error: Exception,  # of hdfs-native
-    where: str,  # the URI
+    uri: str,  # of the file, for messages
 ) -> Exception:  # to be raised instead
-    "Turn an error of HDFS into one sentence: `OSError` for a missing or damaged file, else `StorageError`."
+    "Translate an error of HDFS: `OSError` for a missing or damaged file, else `StorageError` with one sentence."
     for kind, number in ((FileNotFoundError, errno.ENOENT), (FileExistsError, errno.EEXIST)):
         if isinstance(error, kind):
-            return kind(number, os.strerror(number), where)
-    said = str(error)
-    if "All DataNodes failed" in said:
-        nodes = re.findall(r'ip_addr: \\*"([^"\\]+).*?xfer_port: (\d+)', said)
+            return kind(number, os.strerror(number), uri)
+    reason = str(error)
+    if "All DataNodes failed" in reason:
+        nodes = re.findall(r'ip_addr: \\*"([^"\\]+).*?xfer_port: (\d+)', reason)
         if nodes and not find_server([(host, int(port)) for host, port in nodes]):
-            return OSError(errno.EIO, "a block of it is damaged", where)
-        said = "no DataNode that holds it answers"
-    elif remote := re.match(r'\w*RPCError\("(?:[\w$]+\.)*([\w$]+)", "(.*?)(?:\\n|"\)|$)', said):
+            return OSError(errno.EIO, "a block of the file is damaged", uri)
+        reason = "no DataNode that holds it answers"
+    elif remote := re.match(r'\w*RPCError\("(?:[\w$]+\.)*([\w$]+)", "(.*?)(?:\\n|"\)|$)', reason):
         return StorageError(
-            f"{where}: HDFS refused what was asked ({remote[1]}: {remote[2][:300]}): see to that, and give the same command again"
+            f"{uri}: HDFS refused the request ({remote[1]}: {remote[2][:300]}): remove the cause, then run the command again"
         )
-    said = re.split(r"\\n|\n", said)[0][:300]
+    reason = re.split(r"\\n|\n", reason)[0][:300]
     return StorageError(
-        f"{where}: HDFS did not do what was asked ({said}): see that its servers run, and give the same command again"
+        f"{uri}: the HDFS request failed ({reason}): check that the servers of HDFS run, then run the command again"
     )
 
 # %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-15
 @contextmanager
 def translate_hdfs_errors(
-    where: str,  # the URI
+    uri: str,  # of the file, for messages
 ) -> Iterator[None]:
     "Raise errors of hdfs-native as `OSError` or `StorageError`."
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
-        raise explain_hdfs_error(error, where) from error
+        raise explain_hdfs_error(error, uri) from error
 
 # %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-18
 class HdfsReader(io.RawIOBase):
@@ -148,9 +148,9 @@ class HdfsReader(io.RawIOBase):
     def __init__(
         self,
         inner: Any,  # hdfs-native's reader
-        where: str,  # the URI
+        uri: str,  # of the file, for messages
     ):
-        self._inner, self._where = inner, where
+        self._inner, self._uri = inner, uri
 
     def readable(self) -> bool:
         "Yes."
@@ -163,14 +163,14 @@ class HdfsReader(io.RawIOBase):
     def seek(
         self,
         offset: int,  # bytes
-        whence: int = io.SEEK_SET,  # from where they count
-    ) -> int:  # bytes from the beginning
-        "Go to a place."
+        whence: int = io.SEEK_SET,  # what the offset counts from, as in `io`
+    ) -> int:  # position in bytes from the beginning
+        "Move to a position."
         self._inner.seek(offset, whence)
         return self.tell()
 
     def tell(self) -> int:
-        "Bytes from the beginning."
+        "Get the position in bytes from the beginning."
         return self._inner.tell()
 
     def readinto(
@@ -178,21 +178,21 @@ class HdfsReader(io.RawIOBase):
         buffer: Any,  # to be filled
     ) -> int:  # bytes read; 0 at the end
         "Read the next bytes."
-        with translate_hdfs_errors(self._where):
+        with translate_hdfs_errors(self._uri):
             content = self._inner.read(len(buffer))
         buffer[: len(content)] = content
         return len(content)
 
     def readall(self) -> bytes:
-        "Read all that is left, in one go; Python's own way would ask for a few kilobytes at a time."
-        with translate_hdfs_errors(self._where):
+        "Read the rest of the file in one request; Python's default reads a few kilobytes at a time."
+        with translate_hdfs_errors(self._uri):
             return self._inner.read(-1)
 
 # %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-19
 def connect_hdfs(
     namenode: str,  # as in a URI
 ) -> Any:  # hdfs-native's client, one a process
-    "Make what asks the servers; nothing is asked yet."
+    "Get a client of an HDFS; it connects at its first request."
     return _connect(namenode, os.getpid())
 
 
@@ -206,7 +206,7 @@ def _connect(namenode: str, process: int) -> Any:
 
 # %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-20
 class HdfsFiles(fsspec.AbstractFileSystem):
-    "A reading client of an HDFS; it remembers nothing of the content."
+    "Read access to an HDFS for `fsspec`; nothing is cached."
 
     protocol, cachable, root_marker = "hdfs", False, "/"
 
@@ -222,14 +222,14 @@ class HdfsFiles(fsspec.AbstractFileSystem):
         path: str,  # without the NameNode
         **_: Any,  # of fsspec
     ) -> dict[str, Any]:
-        "Tell type, size and time of change."
+        "Get type, size and time of change."
         with translate_hdfs_errors(f"hdfs://{self.namenode}{path}"):
             return self._describe(self.client.get_file_info(path))
 
     def ls(
         self,
         path: str,  # without the NameNode
-        detail: bool = True,  # what `info` tells, instead of paths
+        detail: bool = True,  # the result of `info` for each entry, instead of its path
         **_: Any,  # of fsspec
     ) -> list[Any]:
         "List a folder."
@@ -242,7 +242,7 @@ class HdfsFiles(fsspec.AbstractFileSystem):
         path: str,  # without the NameNode
         **_: Any,  # of fsspec
     ) -> bool:
-        "Whether something is there; fsspec's own would take a server that does not answer for a no."
+        "Whether the path exists; fsspec's own method takes a server that does not answer for a missing file."
         try:
             self.info(path)
         except FileNotFoundError:
@@ -250,9 +250,9 @@ class HdfsFiles(fsspec.AbstractFileSystem):
         return True
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> io.BufferedReader:
-        where = f"hdfs://{self.namenode}{path}"
-        with translate_hdfs_errors(where):
-            return io.BufferedReader(HdfsReader(self.client.read(path), where), 1 << 16)
+        uri = f"hdfs://{self.namenode}{path}"
+        with translate_hdfs_errors(uri):
+            return io.BufferedReader(HdfsReader(self.client.read(path), uri), 1 << 16)
 
     @staticmethod
     def _describe(status: Any) -> dict[str, Any]:
@@ -260,12 +260,9 @@ class HdfsFiles(fsspec.AbstractFileSystem):
         return {"name": status.path, "size": status.length, "type": kind, "modification_time": status.modification_time}
 
 # %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-22
-UNCHANGED = 2**64 - 1  # a time that stays as it is: -1 to HDFS, which can refuse to keep times of access
-
-
 @dataclass(frozen=True, order=True)
-class HdfsPath:
-    "A path on HDFS, with the methods of `pathlib.Path` that we use."
+class PureHdfsPath:
+    "The name of a file or folder on HDFS; like `pathlib.PurePath`, it needs no server."
 
     namenode: str  # HOST:PORT, or the name of a service in Hadoop's settings
     path: str  # absolute, in its shortest form
@@ -274,105 +271,71 @@ class HdfsPath:
         return f"hdfs://{self.namenode}{self.path}"
 
     def __truediv__(self, name: str) -> "HdfsPath":
-        return HdfsPath(self.namenode, posixpath.join(self.path, name))
+        return replace(self, path=posixpath.join(self.path, name))
 
     @property
     def name(self) -> str:
-        "The last of its names."
+        "The last component of the path."
         return PurePosixPath(self.path).name
 
     @property
     def stem(self) -> str:
-        "The last of its names, without an ending."
+        "The last component without its suffix."
         return PurePosixPath(self.path).stem
 
     @property
     def parent(self) -> "HdfsPath":
-        "The folder in which it is."
-        return HdfsPath(self.namenode, posixpath.dirname(self.path))
+        "The folder above."
+        return replace(self, path=posixpath.dirname(self.path))
 
     @property
     def parents(self) -> list["HdfsPath"]:
-        "The folders in which it is, the nearest first."
-        return [HdfsPath(self.namenode, str(one)) for one in PurePosixPath(self.path).parents]
+        "All folders above, the nearest first."
+        return [replace(self, path=str(one)) for one in PurePosixPath(self.path).parents]
 
     def with_name(
         self,
-        name: str,  # instead of the last one
+        name: str,  # instead of the last component
     ) -> "HdfsPath":
         "Another file in the same folder."
         return self.parent / name
 
-    def _ask(self, question: str, *arguments: Any) -> Any:
-        "The answer of the NameNode."
+# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-34
+@dataclass(frozen=True, order=True)
+class HdfsEntry(PureHdfsPath):
+    "A file or folder on HDFS, to look at and to open."
+
+    def _ask(self, request: str, *arguments: Any) -> Any:
+        "Send a request for this path to the NameNode."
         with translate_hdfs_errors(str(self)):
-            return getattr(connect_hdfs(self.namenode), question)(self.path, *arguments)
+            return getattr(connect_hdfs(self.namenode), request)(self.path, *arguments)
 
     def stat(self) -> SimpleNamespace:
-        "Its size as `st_size`, in bytes, `is_folder`, and `changed`, in milliseconds since 1970; raises `FileNotFoundError`."
+        "Get `st_size` (bytes), `is_folder` and `changed` (milliseconds since 1970); raises `FileNotFoundError`."
         found = self._ask("get_file_info")
         return SimpleNamespace(st_size=found.length, is_folder=found.isdir, changed=found.modification_time)
 
     def exists(self) -> bool:
-        "Whether something is there."
+        "Whether the path exists."
         with suppress(FileNotFoundError):
             return bool(self.stat())
         return False
 
     def is_dir(self) -> bool:
-        "Whether a folder is there."
+        "Whether the path is a folder."
         with suppress(FileNotFoundError):
             return self.stat().is_folder
         return False
 
     def iterdir(self) -> Iterator["HdfsPath"]:
-        "The content of a folder."
+        "List the content of a folder."
         with translate_hdfs_errors(str(self)):
             listed = list(self._ask("list_status"))
-        return (HdfsPath(self.namenode, one.path) for one in listed)
-
-    def mkdir(
-        self,
-        parents: bool = False,  # HDFS makes the folders above in any case
-        exist_ok: bool = False,  # whether it may be there already
-    ) -> None:
-        "Make a folder."
-        if not exist_ok and self.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))
-        self._ask("mkdirs", 0o755, True)
-
-    def rmtree(self) -> None:
-        "Remove a folder and everything in it, in one step; a missing folder is no error."
-        self._ask("delete", True)
-
-    def unlink(
-        self,
-        missing_ok: bool = False,  # whether it may be gone already
-    ) -> None:
-        "Remove a file."
-        if not self._ask("delete", False) and not missing_ok:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
-
-    def set_changed(
-        self,
-        milliseconds: int,  # since 1970
-    ) -> None:
-        "Set its time of change, as `stat` tells it."
-        self._ask("set_times", milliseconds, UNCHANGED)
-
-    def replace(
-        self,
-        target: "HdfsPath",  # on the same HDFS; a file that is there is replaced, in one step
-    ) -> "HdfsPath":
-        "Give it another name."
-        self._ask("rename", target.path, True)
-        return target
-
-    rename = replace
+        return (replace(self, path=one.path) for one in listed)
 
     def open(
         self,
-        mode: str = "rb",  # rb, wb, or xb for a file that is not there yet
+        mode: str = "rb",  # rb, wb, or xb for a new file
     ) -> io.BufferedIOBase:
         "Open a file for bytes; with xb, raises `FileExistsError` if the file exists."
         if mode == "rb":
@@ -395,6 +358,53 @@ class HdfsPath:
         "Read a file as text."
         return self.read_bytes().decode(encoding)
 
+# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-36
+UNCHANGED = 2**64 - 1  # a time that stays as it is: -1 to HDFS, which can refuse to keep times of access
+
+
+@dataclass(frozen=True, order=True)
+class HdfsPath(HdfsEntry):
+    "A path on HDFS, with the methods of `pathlib.Path` that we use."
+
+    def mkdir(
+        self,
+        parents: bool = False,  # ignored: HDFS always makes the folders above
+        exist_ok: bool = False,  # accept an existing folder
+    ) -> None:
+        "Make a folder."
+        if not exist_ok and self.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))
+        self._ask("mkdirs", 0o755, True)
+
+    def rmtree(self) -> None:
+        "Remove a folder and everything in it, in one step; a missing folder is no error."
+        self._ask("delete", True)
+
+    def unlink(
+        self,
+        missing_ok: bool = False,  # accept a missing file
+    ) -> None:
+        "Remove a file."
+        if not self._ask("delete", False) and not missing_ok:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
+
+    def set_changed(
+        self,
+        milliseconds: int,  # since 1970
+    ) -> None:
+        "Set the time of change that `stat` returns."
+        self._ask("set_times", milliseconds, UNCHANGED)
+
+    def replace(
+        self,
+        target: "HdfsPath",  # on the same HDFS; an existing file is replaced in one step
+    ) -> "HdfsPath":
+        "Rename a file or folder."
+        self._ask("rename", target.path, True)
+        return target
+
+    rename = replace
+
 # %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-24
 class HdfsWriter(io.RawIOBase):
     "A file on HDFS that is being written, for buffers of Python's `io`."
@@ -402,9 +412,9 @@ class HdfsWriter(io.RawIOBase):
     def __init__(
         self,
         inner: Any,  # hdfs-native's writer
-        where: str,  # the URI
+        uri: str,  # of the file, for messages
     ):
-        self._inner, self._where, self._n_bytes = inner, where, 0
+        self._inner, self._uri, self._n_bytes = inner, uri, 0
 
     def writable(self) -> bool:
         "Yes."
@@ -419,18 +429,18 @@ class HdfsWriter(io.RawIOBase):
         content: Any,  # bytes
     ) -> int:  # how many they are
         "Append bytes."
-        with translate_hdfs_errors(self._where):
+        with translate_hdfs_errors(self._uri):
             self._n_bytes += self._inner.write(bytes(content))
         return len(content)
 
     def force_to_disk(self) -> None:
         "Wait until every DataNode has all written bytes on disk."
-        with translate_hdfs_errors(self._where):
+        with translate_hdfs_errors(self._uri):
             self._inner.hsync()
 
     def close(self) -> None:
         "Tell the NameNode that the file is whole."
         if not self.closed:
             super().close()
-            with translate_hdfs_errors(self._where):
+            with translate_hdfs_errors(self._uri):
                 self._inner.close()

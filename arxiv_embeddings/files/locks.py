@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'LOCK_NAME', 'OWNER_NAME', 'HEARTBEAT_SECONDS', 'N_MISSED', 'name_lock', 'name_machine', 'find_start',
-           'describe_owner', 'is_alive', 'name_owner', 'warn_of_stale_lock', 'RunLock', 'Clock', 'LockNote', 'HdfsLock',
-           'make_lock', 'holding_lock']
+           'describe_owner', 'is_alive', 'name_owner', 'warn_of_stale_lock', 'RunLock', 'Clock', 'LockNote',
+           'remove_stale_lock', 'HdfsLock', 'make_lock', 'holding_lock']
 
 # %% ../../nbs/files/06_locks.ipynb #06-locks-02
 import json
@@ -231,6 +231,32 @@ class LockNote:
         if self.clock.seconds() >= deadline:
             self.marker().unlink(missing_ok=True)
 
+# %% ../../nbs/files/06_locks.ipynb #05-locks-48
+def remove_stale_lock(
+    note: LockNote,  # the lock, held by another process
+    seconds: float,  # between two heartbeats, if the note does not state it
+    is_alive: Callable[[dict[str, Any]], bool | None],  # tells whether an owner is alive
+) -> None:
+    "Remove a lock if it is stale; raises `InputError` if its owner is alive."
+    folder, seen, owner = note.path.parent, note.changed(), read_manifest(note.path)
+    if seen is None:
+        return  # released in the meantime
+    alive = is_alive(owner)
+    if note.beats(seen, float(owner.get("seconds", seconds))) if alive is None else alive:
+        if note.changed() is not None:
+            raise name_owner(folder, read_manifest(note.path) or owner)
+        return
+    try:
+        note.marker().open("xb").close()
+    except FileExistsError:
+        return note.wait_for_marker(seconds)
+    try:
+        if note.changed() == seen:
+            warn_of_stale_lock(folder, owner)
+            note.path.unlink(missing_ok=True)
+    finally:
+        note.marker().unlink(missing_ok=True)
+
 # %% ../../nbs/files/06_locks.ipynb #06-locks-33
 class HdfsLock:
     "The lock of a run on HDFS; owned by at most one process."
@@ -255,7 +281,7 @@ class HdfsLock:
     def acquire(self) -> None:
         "Acquire the lock; raises `InputError` that names the owner if another process holds it."
         while not self._note.create((self.owner or describe_owner()) | {"seconds": self.seconds}):
-            self._remove_stale()
+            remove_stale_lock(self._note, self.seconds, self.is_alive)
         self._ours = {self.note.stat().changed}
         threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True).start()
 
@@ -286,30 +312,6 @@ class HdfsLock:
                 following = max(self.clock.milliseconds(), changed + 1)
                 self._ours = {changed, following}
                 self.note.set_changed(following)
-
-    def _remove_stale(self) -> None:
-        "Remove the lock if it is stale; raises `InputError` if its owner is alive."
-        seen, owner = self._note.changed(), read_manifest(self.note)
-        if seen is None:
-            return  # released in the meantime
-        if self._is_owned(owner, seen):
-            if self._note.changed() is not None:
-                raise name_owner(self.folder, read_manifest(self.note) or owner)
-            return
-        try:
-            self._note.marker().open("xb").close()
-        except FileExistsError:
-            return self._note.wait_for_marker(self.seconds)
-        try:
-            if self._note.changed() == seen:
-                warn_of_stale_lock(self.folder, owner)
-                self.note.unlink(missing_ok=True)
-        finally:
-            self._note.marker().unlink(missing_ok=True)
-
-    def _is_owned(self, owner: dict[str, Any], seen: int) -> bool:
-        alive = self.is_alive(owner)
-        return self._note.beats(seen, float(owner.get("seconds", self.seconds))) if alive is None else alive
 
 # %% ../../nbs/files/06_locks.ipynb #06-locks-41
 def make_lock(

@@ -55,6 +55,7 @@ from arxiv_embeddings.runs.run_model import (
     GivenEncoder,
     check_same_fingerprint,
     keep_model,
+    note_moved_model,
     read_spec,
 )
 from arxiv_embeddings.runs.store import (
@@ -687,6 +688,7 @@ def embed_papers(
         return begin_run(job, out, part_size, minimum_cosine)
     run = open_run(out)
     check_same_fingerprint(run, executor.fingerprint(source.fingerprint(run)))
+    run = note_moved_model(run, source.spec)
     if append and (run.metadata["complete"] or run.input.get("sha256") != job.digest["sha256"]):
         return append_to_run(job, run, prune)
     return continue_run(job, run)

