@@ -98,7 +98,7 @@ def test_what_jupyterlab_shows_is_escaped(tmp_path: Path) -> None:
     assert "<img" not in shown
     assert shown.count("&lt;img src=x onerror=alert(") == 3  # two papers, and the one that was asked for
     assert shown.count('<a href="https://arxiv.org/abs/2101.0000') == 2
-    assert "<th>&lt;b&gt;</th>" in made.similar("2101.00001", k=2).assign(**{"<b>": 1})._repr_html_()
+    assert ">&lt;b&gt;</th>" in made.similar("2101.00001", k=2).assign(**{"<b>": 1})._repr_html_()
     made.metadata["model"] = "<script>"
     assert "<script>" not in made._repr_html_()
     assert "4 papers" in repr(made)

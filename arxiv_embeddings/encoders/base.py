@@ -7,7 +7,6 @@ __all__ = ['Item', 'Result', 'Encoder', 'describe_encoder', 'run_side_by_side', 
            'ShownEncoder', 'BatchEncoder']
 
 # %% ../../nbs/encoders/26_base.ipynb #26-base-02
-import html
 import queue
 import sys
 import threading
@@ -33,6 +32,7 @@ from .model_folder import ModelFolder
 from .models import ModelFiles, ModelSpec
 from .vectors import find_least_cosine
 from ..files.errors import InputError
+from ..files.show import facts_to_html
 
 # %% ../../nbs/encoders/26_base.ipynb #26-base-07
 class Encoder(Protocol):
@@ -68,6 +68,10 @@ class Encoder(Protocol):
         progress: bool = False,  # show a progress bar on stderr
     ) -> np.ndarray:  # float32, (n_texts, dim), row i for text i; (dim,) for one text
         "Tokenize and embed texts; raises `InputError` for a text without content."
+        ...
+
+    def use_query_prompt(self) -> None:
+        "Put the model's prompt for text queries before each text from now on, instead of its prompt for papers."
         ...
 
 # %% ../../nbs/encoders/26_base.ipynb #26-base-09
@@ -266,9 +270,7 @@ class ShownEncoder:
 
     def _repr_html_(self) -> str:
         "Describe the encoder as a small HTML table for JupyterLab."
-        rows = describe_encoder(self).items()
-        cells = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows)
-        return f"<table><caption>{type(self).__name__}</caption>{cells}</table>"
+        return facts_to_html(describe_encoder(self).items(), caption=type(self).__name__)
 
 # %% ../../nbs/encoders/26_base.ipynb #26-base-46
 class BatchEncoder(ShownEncoder, GuardedEngine):

@@ -71,10 +71,15 @@ class SearchResult(pd.DataFrame):
         if not {"cosine", "paper_id", "title"} <= set(self.columns):
             return super()._repr_html_()
         shown = [name for name in self.columns if name not in ("row", "paper_id")]
-        head = "".join(f"<th>{html.escape(str(name))}</th>" for name in shown)
+        head = "".join(f"<th{_align(name)}>{html.escape(str(name))}</th>" for name in shown)
         body = "".join(f"<tr>{''.join(_show_cell(paper, name) for name in shown)}</tr>" for _, paper in self.iterrows())
         caption = html.escape(getattr(self, "query", None) or "")
         return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _align(name: str) -> str:
+    "JupyterLab aligns cells to the right, as suits numbers; words begin at the left."
+    return "" if name in ("cosine", "year") else ' style="text-align: left"'
 
 
 def _show_cell(paper: pd.Series, name: str) -> str:
@@ -86,8 +91,8 @@ def _show_cell(paper: pd.Series, name: str) -> str:
     if name == "title":
         paper_id = html.escape(str(paper["paper_id"]))
         link = f'<a href="https://arxiv.org/abs/{paper_id}">{paper_id}</a>' if _is_arxiv_id(paper_id) else paper_id
-        return f'<td style="text-align: left">{text}<br><small>{link}</small></td>'
-    return f"<td>{text}</td>"
+        return f"<td{_align(name)}>{text}<br><small>{link}</small></td>"
+    return f"<td{_align(name)}>{text}</td>"
 
 
 def _is_arxiv_id(paper_id: str) -> bool:

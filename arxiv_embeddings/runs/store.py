@@ -11,7 +11,6 @@ __all__ = ['STAGING_NAME', 'BEFORE_FIRST_COMMIT', 'VOLATILE_FIELDS', 'DESCRIPTIO
            'holds_leftovers', 'RunCommitter', 'RunWriter', 'write_successor', 'replace_parts']
 
 # %% ../../nbs/runs/41_store.ipynb #41-store-02
-import html
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +29,7 @@ from ..files.errors import InputError, StorageError
 from ..files.hashes import hash_settings, hash_stream
 from ..files.locks import LOCK_NAME, OWNER_NAME, make_lock
 from ..files.paths import AnyPath, list_folder, resolve_folder, unfinished_name
+from ..files.show import facts_to_html
 from arxiv_embeddings.runs.format import (
     COPY_NAME,
     FORMAT,
@@ -413,8 +413,7 @@ def tabulate_briefly(
 ) -> str:  # HTML; every value is escaped
     "Show the size and the model of a run as a table for JupyterLab."
     rows = {"folder": str(run.folder), **describe_briefly(run)}
-    cells = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
-    return f"<table><caption>Run of paper embeddings</caption>{cells}</table>"
+    return facts_to_html(rows.items(), caption="Run of paper embeddings")
 
 # %% ../../nbs/runs/41_store.ipynb #41-store-26
 def open_run(

@@ -272,7 +272,10 @@ def test_failures_in_a_real_process() -> None:
         ),
         (("embed", "PAPERS", "--out", "NEW", "--revision", "main"), "has no revisions"),
         (("describe", "hdfs://127.0.0.1:9/run"), "no HDFS answers at 127.0.0.1:9 (Connection refused)"),
-        (("embed", "hdfs://127.0.0.1:9/clean", "--out", "NEW"), "to reach hdfs://127.0.0.1:9/clean: see that host"),
+        (
+            ("embed", "hdfs://127.0.0.1:9/clean", "--out", "NEW"),
+            "to reach hdfs://127.0.0.1:9/clean: check host and port, and that HDFS runs",
+        ),
         (("search", "RUN", "half \ud83d"), "nothing to search for"),
         (("embed", "PAPERS", "--out", "NEW", "--id-column", "doi"), "no column 'doi' for id"),
     ],

@@ -33,6 +33,9 @@ class LetterEncoder:
     def encode(self, texts):
         return self.run(self.tokenize(texts))
 
+    def use_query_prompt(self):
+        "It has no prompts."
+
 
 class SlowEncoder(LetterEncoder):
     "Takes some time for each part."

@@ -431,7 +431,7 @@ def test_papers_that_were_not_scanned_say_so() -> None:
 
 def cells(papers: object) -> dict[str, str]:
     "The shown table: heading -> value, both as HTML."
-    return dict(re.findall(r"<tr><th>(.*?)</th><td>(.*?)</td></tr>", papers._repr_html_(), re.DOTALL))
+    return dict(re.findall(r"<tr><th[^>]*>(.*?)</th><td[^>]*>(.*?)</td></tr>", papers._repr_html_(), re.DOTALL))
 
 
 def test_papers_show_path_columns_report_and_the_first_three(tmp_path: Path) -> None:
