@@ -186,7 +186,7 @@ def open_model_folder(
     stated = ModelFiles(spec, folder, folder, [(name, folder) for name in manifest.get("modules", [])])
     return ModelFolder(folder, kind, manifest, files or stated)
 
-
+# %% ../../nbs/encoders/25_model_folder.ipynb #25-model-folder-18
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = read_document(path)
@@ -220,7 +220,7 @@ def _check_manifest(path: Path, manifest: dict[str, Any], form: FolderKind) -> M
         ) from error
     return ModelSpec(**manifest["spec"])
 
-# %% ../../nbs/encoders/25_model_folder.ipynb #25-model-folder-26
+# %% ../../nbs/encoders/25_model_folder.ipynb #25-model-folder-28
 def get_or_make(
     folder: Path,  # the existing or future model folder; its name must depend on everything that changes the content
     make: Callable[[Path], None],  # fills an empty folder and writes its manifest; called if `folder` does not exist

@@ -105,7 +105,7 @@ def parse_document(
     _check_levels(document)
     return document
 
-
+# %% ../../nbs/files/05_documents.ipynb #05-documents-18
 def _parse_whole(digits: str) -> int:
     if len(digits) > 20 or not -MOST_WHOLE < int(digits) < MOST_WHOLE:
         raise ValueError(f"the number {digits[:20]}... is too large")
@@ -130,7 +130,7 @@ def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         raise ValueError(f"it has the field {show_value(twice)} more than once")
     return document
 
-
+# %% ../../nbs/files/05_documents.ipynb #05-documents-20
 def _check_levels(document: Any) -> None:
     "Raise `ValueError` for deep nesting, and for texts that are not UTF-8, without recursion."
     level = [document]
@@ -147,7 +147,7 @@ def _check_levels(document: Any) -> None:
     if level:
         raise ValueError(f"it is nested deeper than {MOST_LEVELS} levels")
 
-# %% ../../nbs/files/05_documents.ipynb #05-documents-18
+# %% ../../nbs/files/05_documents.ipynb #05-documents-22
 def show_value(
     value: Any,  # anything that JSON can hold
 ) -> str:  # one line of printable characters, 60 at most
@@ -157,7 +157,7 @@ def show_value(
     shown = ascii(value if not isinstance(value, str) else value[:60])
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
-# %% ../../nbs/files/05_documents.ipynb #05-documents-22
+# %% ../../nbs/files/05_documents.ipynb #05-documents-26
 def read_document(
     path: AnyPath,  # a JSON file
     root: AnyPath | None = None,  # a folder above it, as for `check_regular`
@@ -178,7 +178,7 @@ def read_document(
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"{path} cannot be read ({reason})") from error
 
-# %% ../../nbs/files/05_documents.ipynb #05-documents-25
+# %% ../../nbs/files/05_documents.ipynb #05-documents-29
 def read_manifest(
     path: AnyPath,  # a small JSON file
 ) -> dict[str, Any]:  # its content; empty if the file is missing, unreadable or not a JSON object
@@ -189,7 +189,7 @@ def read_manifest(
         return {}
     return content if isinstance(content, dict) else {}
 
-# %% ../../nbs/files/05_documents.ipynb #05-documents-29
+# %% ../../nbs/files/05_documents.ipynb #05-documents-33
 class Kind(Protocol):
     "A kind of value; its text completes the sentence *this is not ...*."
 
@@ -205,7 +205,7 @@ class Kind(Protocol):
 def _refuse(value: Any, where: str, kind: Any) -> None:
     raise ValueError(f"{where} is {show_value(value)}, not {kind}")
 
-# %% ../../nbs/files/05_documents.ipynb #05-documents-30
+# %% ../../nbs/files/05_documents.ipynb #05-documents-34
 @dataclass(frozen=True)
 class Whole:
     "A whole number in a range."
@@ -222,7 +222,7 @@ class Whole:
         if type(value) is not int or not self.least <= value <= self.most:
             _refuse(value, where, self)
 
-# %% ../../nbs/files/05_documents.ipynb #05-documents-31
+# %% ../../nbs/files/05_documents.ipynb #05-documents-35
 @dataclass(frozen=True)
 class Number:
     "A finite number in a range, whole or not."
@@ -238,7 +238,7 @@ class Number:
         if type(value) not in (int, float) or not self.least <= value <= self.most:
             _refuse(value, where, self)
 
-# %% ../../nbs/files/05_documents.ipynb #05-documents-32
+# %% ../../nbs/files/05_documents.ipynb #05-documents-36
 @dataclass(frozen=True)
 class Flag:
     "True or false."
@@ -251,7 +251,7 @@ class Flag:
         if type(value) is not bool:
             _refuse(value, where, self)
 
-# %% ../../nbs/files/05_documents.ipynb #05-documents-33
+# %% ../../nbs/files/05_documents.ipynb #05-documents-37
 @dataclass(frozen=True)
 class Text:
     "A text, perhaps of a form."
@@ -271,7 +271,7 @@ class Text:
 SHA256 = Text(re.compile(r"[0-9a-f]{64}"), "a sha256 of 64 hexadecimal digits")
 LINE = Text(re.compile(r"[^\x00-\x1f\x7f]{1,4096}"), "a text of one line")  # names, paths, versions
 
-# %% ../../nbs/files/05_documents.ipynb #05-documents-34
+# %% ../../nbs/files/05_documents.ipynb #05-documents-38
 @dataclass(frozen=True)
 class Choice:
     "One of a few texts."
@@ -286,7 +286,7 @@ class Choice:
         if not isinstance(value, str) or value not in self.texts:
             _refuse(value, where, self)
 
-# %% ../../nbs/files/05_documents.ipynb #05-documents-35
+# %% ../../nbs/files/05_documents.ipynb #05-documents-39
 @dataclass(frozen=True)
 class OrNull:
     "A value of some kind, or null."
@@ -301,7 +301,7 @@ class OrNull:
         if value is not None:
             self.kind.check(value, where)
 
-# %% ../../nbs/files/05_documents.ipynb #05-documents-36
+# %% ../../nbs/files/05_documents.ipynb #05-documents-40
 @dataclass(frozen=True)
 class ListOf:
     "A list of values of one kind."
@@ -319,7 +319,7 @@ class ListOf:
         for at, one in enumerate(value):
             self.kind.check(one, f"{where}[{at}]")
 
-# %% ../../nbs/files/05_documents.ipynb #05-documents-37
+# %% ../../nbs/files/05_documents.ipynb #05-documents-41
 @dataclass(frozen=True)
 class MapOf:
     "An object with any names, and values of one kind."
@@ -339,7 +339,7 @@ class MapOf:
             if self.kind:
                 self.kind.check(one, f"{where}.{name}" if name.isidentifier() else f"{where}[{show_value(name)}]")
 
-# %% ../../nbs/files/05_documents.ipynb #05-documents-39
+# %% ../../nbs/files/05_documents.ipynb #05-documents-43
 @dataclass(frozen=True)
 class Record:
     "An object with known fields."

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BACKSLASH', 'NO_QUOTES', 'LINE_LIMIT', 'BLANK_LIMIT', 'HEAD_BYTES', 'DELIMITERS', 'DOUBLED', 'WINDOW_CHARACTERS',
-           'NUL_MARK', 'RETURN_MARK', 'QUOTE_MARK', 'BACKSLASH_MARK', 'RESTORED', 'MOST_COLUMNS', 'ReadingOptions',
-           'OpenText', 'open_text', 'find_delimiter', 'mark_escapes', 'RowReader', 'choose_quoting', 'check_names',
-           'open_csv', 'read_csv_rows']
+           'NUL_MARK', 'RETURN_MARK', 'QUOTE_MARK', 'BACKSLASH_MARK', 'RESTORED', 'ADVICE', 'MOST_COLUMNS',
+           'ReadingOptions', 'OpenText', 'open_text', 'find_delimiter', 'mark_escapes', 'has_swallowed_rows',
+           'RowLines', 'RowReader', 'choose_quoting', 'check_names', 'open_csv', 'read_csv_rows']
 
 # %% ../../nbs/papers/11_delimited.ipynb #11-delimited-02
 import codecs
@@ -168,6 +168,85 @@ class _Undecided(Exception):
     "A line reads differently with another quoting."
 
 
+def _tells_quoting(line: str, delimiter: str) -> bool:
+    "Tell whether a line may read differently with another quoting."
+    if delimiter == "\t" and '"' in line and (line.startswith('"') or '\t"' in line):
+        return True
+    return '\\"' in line or ("\\\\" in line and '"' in line)
+
+# %% ../../nbs/papers/11_delimited.ipynb #11-delimited-26
+ADVICE = (
+    'a quote within a text is written twice, as in "a ""quoted"" word". Mend the line; or give --quote none if the file '
+    "has no quoting, --quote backslash if it writes \\\", or --quote '\"' if the row is right"
+)
+
+
+def has_swallowed_rows(
+    lines: list[list[str]],  # the lines of one row, each split at the delimiter as if nothing were quoted
+    n_values: int,  # fields of the row, as it was read
+    n_fields: int,  # fields of a row that is right
+) -> bool:  # whether these lines are more likely rows by themselves
+    "Guess whether a quote that is not closed has made one row of several."
+    if n_fields <= 1:
+        return False
+    if n_values != n_fields:
+        return any(len(one) == n_fields for one in lines[1:])
+    same_shape = len({_shape(one[0]) for one in lines}) == 1  # each begins as the row does
+    return same_shape and all(len(one) == n_fields for one in lines)
+
+
+def _shape(field: str) -> str:
+    "Replace words by `a` and numbers by `9`: ids of one kind look alike then."
+    return re.sub(r"\d+", "9", re.sub(r"[^\W\d_]+", "a", field.strip('" ')))
+
+# %% ../../nbs/papers/11_delimited.ipynb #11-delimited-27
+class RowLines:
+    "The lines of a text. Those of the row that is being read are kept, so that it can be read again."
+
+    def __init__(
+        self,
+        lines: Iterator[str],  # with their ends
+    ):
+        self._unread, self._ahead = lines, deque()
+        self.row: list[str] = []  # the lines of the row
+        self._n_characters, self._n_before = 0, 0  # of these lines; and lines of the rows before
+
+    def take(self) -> Iterator[str]:
+        "Take line after line; raises `InputError` if a row does not end within the limit of a line."
+        while (line := self._ahead.popleft() if self._ahead else next(self._unread, None)) is not None:
+            self.row.append(line)
+            self._n_characters += len(line)
+            if self._n_characters > LINE_LIMIT:
+                raise InputError(self.describe(f"do not end within {LINE_LIMIT:,} characters"))
+            yield line
+
+    def begin_row(
+        self,
+        n_lines: int,  # of the row that was read; 0 if it is read again
+    ) -> None:
+        "Forget the lines of a row."
+        self.row, self._n_characters, self._n_before = [], 0, self._n_before + n_lines
+
+    def look_ahead(self) -> tuple[list[str], bool]:  # the lines, and whether there are more than these
+        "Show the lines of the row and some that follow. All of them are taken again, from the row's beginning."
+        window, n_characters = self.row, sum(map(len, self.row))
+        for line in self._unread:
+            window.append(line)
+            n_characters += len(line)
+            if n_characters > WINDOW_CHARACTERS:
+                break
+        self._ahead.extend(window)
+        self.begin_row(0)
+        return window, n_characters > WINDOW_CHARACTERS
+
+    def describe(
+        self,
+        fault: str,  # of the row's quotes, as the end of a sentence
+    ) -> str:  # with the number of the line, and advice
+        "Say that the quotes of the row are wrong."
+        return f"the quotes of the row that begins in line {self._n_before + 1:,} {fault}: {ADVICE}"
+
+# %% ../../nbs/papers/11_delimited.ipynb #11-delimited-29
 class RowReader:
     "The rows of a delimited text, each a list of its fields."
 
@@ -178,31 +257,30 @@ class RowReader:
         quoting: str | None = None,  # one character, `backslash` or `none`; `None`: decided when it matters
         is_cut: bool = False,  # whether the lines may end within a row
     ):
-        self.delimiter, self.quoting, self.is_cut = delimiter, quoting, is_cut
+        self.lines, self.delimiter, self.quoting, self.is_cut = RowLines(lines), delimiter, quoting, is_cut
         self.is_stated = quoting is not None  # then rows of many lines are believed
         self.n_fields: int | None = None  # of a row that is right; `None`: not known yet
-        self._unread, self._ahead = lines, deque()
-        self._row: list[str] = []  # the lines of the row that is being read
-        self._n_characters, self._n_lines = 0, 0  # of these lines; and lines of the rows before
-        self._is_inside, self._is_marked = False, False
+        self._is_inside, self._is_marked = False, False  # of the row: within quotes; holds marks
 
     def __iter__(self) -> Iterator[list[str]]:
         "Read rows; raises `InputError` that names the line if a row cannot be told from the next."
         while True:
             try:
                 for values in self._make_reader():
-                    if len(self._row) > 1 and not self.is_stated:
-                        self._refuse_swallowed(values)
+                    self._refuse_swallowed(values)
                     values = [value.translate(RESTORED) for value in values] if self._is_marked else values
-                    self._begin_row(len(self._row))
+                    self.lines.begin_row(len(self.lines.row))
+                    self._is_inside, self._is_marked = False, False
                     yield values
                 return
             except _Undecided:
-                self._decide()
+                window, goes_on = self.lines.look_ahead()
+                self.quoting = choose_quoting(window, self.delimiter, self.n_fields, goes_on)
+                self._is_inside, self._is_marked = False, False
             except csv.Error as error:
                 if self.is_cut and "unexpected end" in str(error):
                     return
-                raise InputError(self._describe(f"are broken ({error})")) from error
+                raise InputError(self.lines.describe(f"are broken ({error})")) from error
 
     def _make_reader(self) -> Iterator[list[str]]:
         csv.field_size_limit(LINE_LIMIT)
@@ -213,12 +291,8 @@ class RowReader:
 
     def _feed(self) -> Iterator[str]:
         "Hand out lines for `csv`, with marks for characters that it would act upon."
-        while (line := self._ahead.popleft() if self._ahead else next(self._unread, None)) is not None:
-            self._row.append(line)
-            self._n_characters += len(line)
-            if self._n_characters > LINE_LIMIT:
-                raise InputError(self._describe(f"do not end within {LINE_LIMIT:,} characters"))
-            if self.quoting is None and self._tells_quoting(line):
+        for line in self.lines.take():
+            if self.quoting is None and _tells_quoting(line, self.delimiter):
                 raise _Undecided
             if "\x00" in line:
                 line = line.replace("\x00", NUL_MARK)
@@ -229,53 +303,15 @@ class RowReader:
                 self._is_marked = True
             yield line
 
-    def _tells_quoting(self, line: str) -> bool:
-        "Tell whether a line may read differently with another quoting."
-        if self.delimiter == "\t" and '"' in line and (line.startswith('"') or '\t"' in line):
-            return True
-        return '\\"' in line or ("\\\\" in line and '"' in line)
-
-    def _decide(self) -> None:
-        "Decide on the quoting by the lines that follow, and begin the row again."
-        window, n_characters = self._row, sum(map(len, self._row))
-        for line in self._unread:
-            window.append(line)
-            n_characters += len(line)
-            if n_characters > WINDOW_CHARACTERS:
-                break
-        self.quoting = choose_quoting(window, self.delimiter, self.n_fields, n_characters > WINDOW_CHARACTERS)
-        self._ahead.extend(window)
-        self._begin_row(0)
-
-    def _begin_row(self, n_lines: int) -> None:
-        self._row, self._n_characters, self._n_lines = [], 0, self._n_lines + n_lines
-        self._is_inside, self._is_marked = False, False
-
     def _refuse_swallowed(self, values: list[str]) -> None:
         "Raise `InputError` if a quote that is not closed has made one row of several."
-        fields = [line.rstrip("\r\n").split(self.delimiter) for line in self._row]
-        n_fields = self.n_fields or len(values)
-        if len(values) != n_fields and n_fields > 1:
-            swallows = any(len(one) == n_fields for one in fields[1:])
-        else:  # each line is a row by itself, and begins as the row does
-            shapes = {_shape(one[0]) for one in fields}
-            swallows = n_fields > 1 and len(shapes) == 1 and all(len(one) == n_fields for one in fields)
-        if swallows:
-            raise InputError(self._describe("are not closed, as it seems: rows after it would become a part of it"))
+        if len(self.lines.row) > 1 and not self.is_stated:
+            fields = [line.rstrip("\r\n").split(self.delimiter) for line in self.lines.row]
+            if has_swallowed_rows(fields, len(values), self.n_fields or len(values)):
+                fault = "are not closed, as it seems: rows after it would become a part of it"
+                raise InputError(self.lines.describe(fault))
 
-    def _describe(self, fault: str) -> str:
-        return (
-            f"the quotes of the row that begins in line {self._n_lines + 1:,} {fault}: a quote within a text is "
-            'written twice, as in "a ""quoted"" word". Mend the line; or give --quote none if the file has no quoting, '
-            "--quote backslash if it writes \\\", or --quote '\"' if the row is right"
-        )
-
-
-def _shape(field: str) -> str:
-    "Replace words by `a` and numbers by `9`: ids of one kind look alike then."
-    return re.sub(r"\d+", "9", re.sub(r"[^\W\d_]+", "a", field.strip('" ')))
-
-# %% ../../nbs/papers/11_delimited.ipynb #11-delimited-25
+# %% ../../nbs/papers/11_delimited.ipynb #11-delimited-30
 def choose_quoting(
     lines: list[str],  # the next lines of a file, from the beginning of a row
     delimiter: str,  # of the file
@@ -305,7 +341,7 @@ def _reads(lines: list[str], delimiter: str, quoting: str, n_fields: int | None,
     except InputError:
         return False
 
-# %% ../../nbs/papers/11_delimited.ipynb #11-delimited-31
+# %% ../../nbs/papers/11_delimited.ipynb #11-delimited-36
 MOST_COLUMNS = 2_000
 
 
@@ -319,7 +355,7 @@ def check_names(
         twice = next(name for place, name in enumerate(names) if name in names[:place])
         raise InputError(f"two columns have one name: {twice[:60]}, in: {', '.join(names)[:300]}")
 
-# %% ../../nbs/papers/11_delimited.ipynb #11-delimited-32
+# %% ../../nbs/papers/11_delimited.ipynb #11-delimited-37
 def open_csv(
     stream: io.IOBase,  # bytes of a delimited text with a header line
     options: ReadingOptions | None = None,  # what the user has stated; `None`: nothing
@@ -340,7 +376,7 @@ def open_csv(
     reader.n_fields = len(header)
     return rows, header
 
-# %% ../../nbs/papers/11_delimited.ipynb #11-delimited-35
+# %% ../../nbs/papers/11_delimited.ipynb #11-delimited-40
 def read_csv_rows(
     stream: io.IOBase,  # bytes of a delimited text with a header line
     options: ReadingOptions | None = None,  # what the user has stated; `None`: nothing

@@ -61,7 +61,7 @@ def read_lines(
 # %% ../../nbs/papers/12_json_rows.ipynb #12-json-rows-13
 CHUNK = 1 << 17  # characters
 
-
+# %% ../../nbs/papers/12_json_rows.ipynb #12-json-rows-14
 class JsonValues:
     "The values of a JSON text, decoded one by one."
 
@@ -121,7 +121,7 @@ class JsonValues:
     def _broken(self, reason: str) -> InputError:
         return InputError(f"the JSON breaks after {self.n_values:,} values ({reason}): get the file again, or mend it")
 
-# %% ../../nbs/papers/12_json_rows.ipynb #12-json-rows-17
+# %% ../../nbs/papers/12_json_rows.ipynb #12-json-rows-18
 def read_array(
     values: JsonValues,  # of a text that begins with `[`
 ) -> Iterator[dict[str, Any] | RejectedRow]:  # one value an element
@@ -141,7 +141,7 @@ def _expect_end(values: JsonValues) -> None:
             f"something follows after the last of {values.n_values:,} papers: one array or object is needed"
         )
 
-# %% ../../nbs/papers/12_json_rows.ipynb #12-json-rows-20
+# %% ../../nbs/papers/12_json_rows.ipynb #12-json-rows-21
 def read_members(
     values: JsonValues,  # of a text that begins with `{`
 ) -> Iterator[dict[str, Any] | RejectedRow]:  # one value a member
@@ -163,7 +163,7 @@ def read_members(
     values.skip("}")
     _expect_end(values)
 
-# %% ../../nbs/papers/12_json_rows.ipynb #12-json-rows-23
+# %% ../../nbs/papers/12_json_rows.ipynb #12-json-rows-24
 def read_documents(
     values: JsonValues,  # of a text with objects one after the other
 ) -> Iterator[dict[str, Any] | RejectedRow]:  # one value an object
@@ -171,7 +171,7 @@ def read_documents(
     while values.next_mark():
         yield make_row(*values.decode())
 
-# %% ../../nbs/papers/12_json_rows.ipynb #12-json-rows-27
+# %% ../../nbs/papers/12_json_rows.ipynb #12-json-rows-28
 ARRAY, MEMBERS, DOCUMENTS, LINES = "array", "members", "documents", "lines"
 COLUMN_NAMES = {"id", "paper_id", "arxiv_id", "title", "abstract", "summary", "text", "authors", "categories", "year"}
 
@@ -221,7 +221,7 @@ def _list_members(head: str) -> list[tuple[str, str]]:
         pass
     return members
 
-# %% ../../nbs/papers/12_json_rows.ipynb #12-json-rows-30
+# %% ../../nbs/papers/12_json_rows.ipynb #12-json-rows-31
 def read_json_rows(
     stream: io.IOBase,  # bytes of JSON, in any of the four forms
     encoding: str | None = None,  # `None`: UTF-8

@@ -111,30 +111,7 @@ def as_line(
     text = " ".join(str(error).split()) or repr(error)
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."
 
-
-def find_files(
-    path: str | Path,  # a file in one of `FORMATS`, also compressed or zipped, or a folder of them; local path or URI
-    options: ReadingOptions | None = None,  # what the files do not tell about themselves; `None`: nothing
-) -> InputFiles:  # not opened yet
-    "Find the files of an input; raises `InputError` if they are missing, unreachable or of an unknown format."
-    resolved, options = resolve_path(path), options or ReadingOptions()
-    with _naming_errors(resolved):
-        filesystem, root = _find_file_system(resolved)
-        is_folder = filesystem.isdir(root)
-        if not is_folder and not filesystem.exists(root):
-            raise InputError(f"no such file or folder: {resolved}")
-        if is_folder:
-            names = [name for name in sorted(filesystem.find(root)) if _is_data_file(name, root)]
-            file_format, names = _choose_format(names, resolved)
-        else:
-            file_format, names = _find_format(filesystem, root, resolved), [root]
-    if (file_format == "parquet" and options.given()) or (
-        file_format == "jsonl" and (options.delimiter or options.quote)
-    ):
-        raise InputError(f"--delimiter, --quote and --encoding are not for {file_format}: {resolved} needs none")
-    return InputFiles(resolved, file_format, filesystem, names, None, options, (), root if is_folder else None)
-
-
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-12
 @contextmanager
 def _naming_errors(resolved: str) -> Iterator[None]:
     "Turn errors of a file system, each of which has its own, into one that names the input."
@@ -155,7 +132,7 @@ def _find_file_system(resolved: str) -> tuple[fsspec.AbstractFileSystem, str]:
         return fsspec.filesystem("file"), resolved
     return fsspec.core.url_to_fs(resolved)
 
-
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-14
 def _find_format(filesystem: fsspec.AbstractFileSystem, name: str, resolved: str) -> str:
     "Tell the format of a file by its name, or by the name of the file in the archive."
     suffix = data_suffix(name)
@@ -192,7 +169,30 @@ def _choose_format(names: list[str], resolved: str) -> tuple[str, list[str]]:
         log.warning("%s is read as Parquet, without %s", resolved, ", ".join([*others[:5], "..."][: len(others)]))
     return chosen, [name for name in names if formats[name] == chosen]
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-14
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-16
+def find_files(
+    path: str | Path,  # a file in one of `FORMATS`, also compressed or zipped, or a folder of them; local path or URI
+    options: ReadingOptions | None = None,  # what the files do not tell about themselves; `None`: nothing
+) -> InputFiles:  # not opened yet
+    "Find the files of an input; raises `InputError` if they are missing, unreachable or of an unknown format."
+    resolved, options = resolve_path(path), options or ReadingOptions()
+    with _naming_errors(resolved):
+        filesystem, root = _find_file_system(resolved)
+        is_folder = filesystem.isdir(root)
+        if not is_folder and not filesystem.exists(root):
+            raise InputError(f"no such file or folder: {resolved}")
+        if is_folder:
+            names = [name for name in sorted(filesystem.find(root)) if _is_data_file(name, root)]
+            file_format, names = _choose_format(names, resolved)
+        else:
+            file_format, names = _find_format(filesystem, root, resolved), [root]
+    if (file_format == "parquet" and options.given()) or (
+        file_format == "jsonl" and (options.delimiter or options.quote)
+    ):
+        raise InputError(f"--delimiter, --quote and --encoding are not for {file_format}: {resolved} needs none")
+    return InputFiles(resolved, file_format, filesystem, names, None, options, (), root if is_folder else None)
+
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-20
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -207,7 +207,7 @@ def find_partition(
     stated = dict(one.split("=", 1) for one in folders if "=" in one)
     return {unquote(key): None if value == NULL_PARTITION else unquote(value) for key, value in stated.items()}
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-18
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-24
 def hash_files(
     files: InputFiles,  # from `find_files` or `take_table`
 ) -> dict[str, Any]:  # `sha256` of the input, and `files` with `name`, `n_bytes` and `sha256` of each
@@ -223,7 +223,7 @@ def hash_files(
     total = hashlib.sha256("".join(one["sha256"] + more for one, more in zip(listed, stated, strict=True)).encode())
     return {"sha256": total.hexdigest(), "files": listed}
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-22
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-28
 def read_parquet_rows(
     stream: io.IOBase,  # seekable bytes of a Parquet file
     schema: pa.Schema | None = None,  # of the whole input; values are converted to its types; `None`: the file's own
@@ -276,7 +276,7 @@ def _scalar_to_python(value: pa.Scalar) -> Any:
     except (ValueError, OverflowError, KeyError, pa.ArrowException):
         return value.value if hasattr(value, "value") else value
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-26
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-32
 def find_nested(
     row: dict[str, Any],  # of a reader
     name: str,  # such as `abstract.text`
@@ -301,7 +301,7 @@ def _add_nested(rows: Iterator[dict[str, Any] | RejectedRow], names: tuple[str, 
         for row in rows
     )
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-30
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-36
 REJECTED_LIMIT = 1_000_000  # malformed rows in sequence: a gigabyte of line breaks and letters, and no paper
 
 
@@ -361,7 +361,7 @@ def _is_empty_part(files: InputFiles, name: str) -> bool:
 def _usual_delimiter(name: str) -> str:
     return "\t" if data_suffix(name) == ".tsv" else ","
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-34
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-40
 def find_schema(
     files: InputFiles,  # from `find_files` or `take_table`
 ) -> pa.Schema:  # every column of the input, with the type in which it is kept
@@ -410,7 +410,7 @@ def _json_keys(files: InputFiles) -> list[str]:
         raise InputError(f"no valid papers in {files.path}: {report.as_line()}")
     return list(keys)
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-35
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-41
 def _parquet_schema(files: InputFiles) -> pa.Schema:
     "Join the columns of all files; raises `InputError` that names a column whose types do not fit."
     joined: dict[str, pa.DataType] = {}
@@ -452,7 +452,7 @@ def _plain_type(found: pa.DataType) -> pa.DataType:
         return pa.string()
     return found
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-36
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-42
 def join_types(
     known: pa.DataType,  # of a column in one file
     found: pa.DataType,  # of the same column in another file
@@ -467,7 +467,7 @@ def join_types(
     except pa.ArrowException:
         return None
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-47
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-53
 def take_table(
     papers: Any,  # pandas or polars DataFrame, Arrow table, list of dicts, or any object with `__arrow_c_stream__`
 ) -> InputFiles:  # an input without files
@@ -498,7 +498,7 @@ def _to_table(papers: Any) -> pa.Table:
         return pa.Table.from_pandas(papers, preserve_index=has_names).replace_schema_metadata()
     return pa.table(papers).replace_schema_metadata()
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-50
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-56
 def hash_table(
     table: pa.Table,  # from `take_table`
 ) -> str:  # sha256 over names, types and values of all columns, in hexadecimal

@@ -159,7 +159,7 @@ PART_SCHEMA = Record(
     others=Number(),  # any other field is a count, with a name like `COUNT_NAME`
 )
 
-
+# %% ../../nbs/runs/40_format.ipynb #40-format-27
 @dataclass(frozen=True)
 class Part:
     "A part of a run, as metadata.json lists it."
@@ -209,7 +209,7 @@ class Part:
             raise ValueError(f"{where}: {contradiction}")
         return part
 
-
+# %% ../../nbs/runs/40_format.ipynb #40-format-29
 def _find_contradiction(part: Part) -> str:
     "Name two facts about a part that cannot both be true; an empty text if there are none."
     position, digits = part.name.removesuffix(".parquet").split("-")[1:]
@@ -223,7 +223,7 @@ def _find_contradiction(part: Part) -> str:
         return f"its pieces do not have its {part.n_papers} papers together"
     return ""
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-33
+# %% ../../nbs/runs/40_format.ipynb #40-format-36
 def check_embeddings(
     embeddings: np.ndarray,  # made by an encoder, (n_papers, dim)
     paper_ids: list[str],  # in the same order
@@ -239,7 +239,7 @@ def check_embeddings(
             f"NaN or infinity in {len(bad)} vectors, of papers {named}: the model's weights may be damaged"
         )
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-36
+# %% ../../nbs/runs/40_format.ipynb #40-format-39
 def hash_papers(
     papers: pa.Table | pa.RecordBatch,  # with `paper_id` and `text_sha256`
 ) -> str:  # sha256, 64 hexadecimal digits
@@ -247,7 +247,7 @@ def hash_papers(
     ids, texts = papers["paper_id"].to_pylist(), papers["text_sha256"].to_pylist()
     return hash_settings([ids, texts])
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-38
+# %% ../../nbs/runs/40_format.ipynb #40-format-41
 def encode_part(
     papers: pa.Table | pa.RecordBatch,  # with `paper_id` and `text_sha256`
     embeddings: np.ndarray,  # float32, (n_papers, dim), row i for paper i
@@ -273,7 +273,7 @@ def encode_part(
     )
     return content.getvalue()
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-41
+# %% ../../nbs/runs/40_format.ipynb #40-format-44
 FOOTER_SCHEMA = Record({"part": MapOf(), "run": MapOf()})
 
 
@@ -290,7 +290,7 @@ def read_footer(
         return {"part": {}, "run": {}}
     return {name: footer[name] for name in FOOTER_SCHEMA.required}
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-44
+# %% ../../nbs/runs/40_format.ipynb #40-format-47
 def find_differences(
     part: Part,  # as metadata.json lists it
     n_papers: int,  # rows of the file
@@ -306,7 +306,7 @@ def find_differences(
         differing.append("fingerprint_sha256")
     return differing
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-48
+# %% ../../nbs/runs/40_format.ipynb #40-format-51
 def has_vectors(
     file: pq.ParquetFile,  # of a part
     n_papers: int,  # that it must have
@@ -325,7 +325,7 @@ def has_vectors(
 def _holds_float32(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) and kind.value_type == pa.float32()
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-50
+# %% ../../nbs/runs/40_format.ipynb #40-format-53
 def to_vectors(
     table: pa.Table,  # with `embedding`
     dim: int,  # numbers that a vector must have
@@ -344,7 +344,7 @@ def to_vectors(
         raise InputError("it holds NaN or infinity, which no writer stores")
     return numbers.reshape(len(table), dim)
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-53
+# %% ../../nbs/runs/40_format.ipynb #40-format-56
 def fill_columns(
     table: pa.Table,  # of a part
     names: list[str],  # columns that it must have, in this order
@@ -355,7 +355,7 @@ def fill_columns(
             table = table.append_column(name, pa.nulls(len(table)))
     return table.select(names)
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-55
+# %% ../../nbs/runs/40_format.ipynb #40-format-58
 def list_columns(
     schema: pa.Schema,  # of papers, with or without vectors
 ) -> dict[str, str]:  # name -> type, such as `list<string>`; without `embedding`
@@ -367,7 +367,7 @@ def _name_type(kind: pa.DataType) -> str:
     "Name a type by its values: Parquet renames the items of lists, and Arrow has two sizes of strings."
     return re.sub(r"\b(item|element): |\blarge_| not null", "", str(kind))
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-58
+# %% ../../nbs/runs/40_format.ipynb #40-format-61
 def join_columns(
     known: dict[str, str],  # name -> type, of the run
     more: dict[str, str],  # name -> type, of papers to be added, from `list_columns`
@@ -384,7 +384,7 @@ def join_columns(
             )
     return joined
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-61
+# %% ../../nbs/runs/40_format.ipynb #40-format-64
 METADATA_NAME, COPY_NAME = "metadata.json", ".metadata.copy.json"
 FINGERPRINT_SCHEMA = Record(
     {},
@@ -413,6 +413,8 @@ INPUT_SCHEMA = Record(
         "settings": MapOf(),
     },
 )
+
+# %% ../../nbs/runs/40_format.ipynb #40-format-66
 METADATA_SCHEMA = Record(
     {
         "format": Whole(1),
@@ -449,18 +451,18 @@ METADATA_SCHEMA = Record(
     },
 )
 
-
+# %% ../../nbs/runs/40_format.ipynb #40-format-68
 class NewerFormatError(InputError):
     "A run was written by a newer version of this package."
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-62
+# %% ../../nbs/runs/40_format.ipynb #40-format-69
 def list_parts(
     metadata: dict[str, Any],  # of a run
 ) -> list[Part]:  # in the run's order
     "List the parts that metadata name; raises `ValueError` if they cannot be read as parts."
     return [Part.from_json(part, f"parts[{at}]") for at, part in enumerate(metadata["parts"])]
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-65
+# %% ../../nbs/runs/40_format.ipynb #40-format-72
 COLUMN_TYPES = {
     **dict.fromkeys(("paper_id", "text_sha256", "title", "abstract", "primary_category"), "string"),
     "categories": "list<string>",
@@ -475,7 +477,7 @@ def find_wrong_types(
     types = list_columns(schema)
     return [name for name, kind in COLUMN_TYPES.items() if types.get(name, "null") not in (kind, "null")]
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-67
+# %% ../../nbs/runs/40_format.ipynb #40-format-74
 def check_metadata(
     metadata: dict[str, Any],  # with or without a seal
 ) -> None:
@@ -504,7 +506,7 @@ def _check_sizes(parts: list[Part], dim: int) -> None:
         if n_numbers >= MOST_NUMBERS or (part.sha256 and part.n_bytes < n_numbers * 4):
             raise ValueError(f"parts[{at}]: {part.n_bytes} bytes cannot hold {part.n_papers} vectors of {dim} numbers")
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-69
+# %% ../../nbs/runs/40_format.ipynb #40-format-76
 def seal_metadata(
     metadata: dict[str, Any],  # all of it, with or without a seal
 ) -> dict[str, Any]:  # the same, and the hash of the other fields as `metadata_sha256`
@@ -512,7 +514,7 @@ def seal_metadata(
     plain = {name: value for name, value in metadata.items() if name != "metadata_sha256"}
     return plain | {"metadata_sha256": hash_settings(plain)}
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-71
+# %% ../../nbs/runs/40_format.ipynb #40-format-78
 def parse_metadata(
     path: AnyPath,  # metadata.json or its copy
 ) -> dict[str, Any]:  # its content
@@ -540,7 +542,7 @@ def parse_metadata(
         raise InputError(f"{path} is damaged, {error}: {advice}") from error
     return metadata
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-72
+# %% ../../nbs/runs/40_format.ipynb #40-format-79
 def read_metadata(
     folder: str | AnyPath,  # a run folder
 ) -> dict[str, Any]:  # content of its metadata.json
@@ -554,7 +556,7 @@ def read_metadata(
     inner_folder(path.parent, "parts")  # raises if it is a link
     return parse_metadata(path)
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-73
+# %% ../../nbs/runs/40_format.ipynb #40-format-80
 def refuse_lost_metadata(
     folder: AnyPath,  # without metadata.json
 ) -> None:
@@ -564,7 +566,7 @@ def refuse_lost_metadata(
             f"{folder} holds the parts of a run whose metadata.json is gone: arxiv-embeddings repair {folder} makes it again"
         )
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-75
+# %% ../../nbs/runs/40_format.ipynb #40-format-82
 def write_metadata(
     folder: AnyPath,  # a run folder, locked by this process
     metadata: dict[str, Any],  # all of it
@@ -579,7 +581,7 @@ def write_metadata(
         with atomic_file(folder / name) as stream:
             stream.write(content)
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-77
+# %% ../../nbs/runs/40_format.ipynb #40-format-84
 def renew_copy(
     folder: AnyPath,  # a run folder, locked by this process
 ) -> None:
@@ -595,7 +597,7 @@ def renew_copy(
         with atomic_file(folder / COPY_NAME) as stream:
             stream.write(content)
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-86
+# %% ../../nbs/runs/40_format.ipynb #40-format-93
 INDEX_NAME, INDEX_NOTE_NAME = "index.faiss", "index.json"
 INDEX_SCHEMA = Record(
     {"content_sha256": SHA256, "n_bytes": Whole(), "sha256": SHA256},
@@ -617,7 +619,7 @@ def read_index_note(
         raise InputError(f"{path} is damaged ({error}): arxiv-embeddings index {folder} makes it again") from error
     return note
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-88
+# %% ../../nbs/runs/40_format.ipynb #40-format-95
 def describe_content(
     path: AnyPath,  # a file, or a folder of files
     n_levels: int = 2,  # of folders in the folder

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['STAGING_NAME', 'BEFORE_FIRST_COMMIT', 'VOLATILE_FIELDS', 'DESCRIPTION_SCHEMA', 'STAGED_SCHEMA', 'holds_run',
            'require_fields', 'RunMetadata', 'was_changed', 'check_file', 'read_checked', 'find_successor',
-           'take_papers', 'RunReader', 'Run', 'describe_briefly', 'tabulate_briefly', 'open_run', 'find_rows',
-           'fetch_vectors', 'StagedPart', 'write_part', 'put_into_place', 'advance_metadata', 'begin_metadata',
-           'read_or_begin', 'is_removable', 'is_of_this_run', 'list_staged', 'find_orphans', 'remove_staging',
-           'holds_leftovers', 'RunCommitter', 'RunWriter', 'write_successor', 'replace_parts']
+           'take_papers', 'PartReader', 'RunReader', 'Run', 'describe_briefly', 'tabulate_briefly', 'open_run',
+           'find_rows', 'fetch_vectors', 'StagedPart', 'write_part', 'put_into_place', 'advance_metadata',
+           'begin_metadata', 'read_or_begin', 'is_removable', 'is_of_this_run', 'list_staged', 'find_orphans',
+           'remove_staging', 'holds_leftovers', 'RunCommitter', 'RunWriter', 'write_successor', 'replace_parts']
 
 # %% ../../nbs/runs/41_store.ipynb #41-store-02
 from collections.abc import Iterator
@@ -231,8 +231,8 @@ def take_papers(
     return found if same else None
 
 # %% ../../nbs/runs/41_store.ipynb #41-store-20
-class RunReader(RunMetadata):
-    "The papers and vectors of a run."
+class PartReader(RunMetadata):
+    "The parts of a run, and the parts that have replaced them since it was opened."
 
     _now: RunMetadata | None = None  # the run as it was when a part was found to be replaced
     _last_successor: tuple[tuple[str, ...], pa.Table | None] = ((), None)  # columns of a part that has replaced others
@@ -290,6 +290,10 @@ class RunReader(RunMetadata):
         except PART_ERRORS:
             return self.read_part(part).schema.remove_metadata()  # finds a successor, or says why not
 
+# %% ../../nbs/runs/41_store.ipynb #41-store-22
+class RunReader(PartReader):
+    "The papers and vectors of a run."
+
     def iter_parts(
         self,
         columns: list[str] | None = None,  # columns to read; `None` for all, with `embedding`
@@ -335,7 +339,7 @@ class RunReader(RunMetadata):
         "Ids of the papers."
         return self.read(["paper_id"])["paper_id"].to_pylist()
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-22
+# %% ../../nbs/runs/41_store.ipynb #41-store-24
 class Run(RunReader):
     "A run folder, opened for reading: `metadata.json` as it was then decides what is in it."
 
@@ -394,7 +398,7 @@ class Run(RunReader):
 
         return arxiv_embeddings.export(self, *forms)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-23
+# %% ../../nbs/runs/41_store.ipynb #41-store-25
 def describe_briefly(
     run: RunMetadata,  # an opened run
 ) -> dict[str, str]:  # `papers`, `vectors` and `model`, as words
@@ -407,7 +411,7 @@ def describe_briefly(
         "model": f"{run.metadata['model']}{f' in {precision}' if precision else ''}",
     }
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-24
+# %% ../../nbs/runs/41_store.ipynb #41-store-26
 def tabulate_briefly(
     run: RunMetadata,  # an opened run
 ) -> str:  # HTML; every value is escaped
@@ -415,14 +419,14 @@ def tabulate_briefly(
     rows = {"folder": str(run.folder), **describe_briefly(run)}
     return facts_to_html(rows.items(), caption="Run of paper embeddings")
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-26
+# %% ../../nbs/runs/41_store.ipynb #41-store-28
 def open_run(
     folder: str | AnyPath,  # a run folder
 ) -> Run:  # opened for reading
     "Open a run; raises `InputError` if the folder is not a run."
     return Run(folder)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-28
+# %% ../../nbs/runs/41_store.ipynb #41-store-30
 def find_rows(
     runs: list[Run],  # opened runs, whose rows are numbered one after another
     rows: np.ndarray,  # wanted rows, int64, (n_rows,)
@@ -435,7 +439,7 @@ def find_rows(
             yield run, part, here, rows[here] - start
         start += part.n_papers
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-29
+# %% ../../nbs/runs/41_store.ipynb #41-store-31
 def fetch_vectors(
     runs: list[Run],  # opened runs, whose rows are numbered one after another
     rows: np.ndarray,  # wanted rows, int64, (n_rows,)
@@ -449,7 +453,7 @@ def fetch_vectors(
         raise ValueError(f"{len(rows) - n_found} of {len(rows)} rows are in no run")
     return vectors
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-31
+# %% ../../nbs/runs/41_store.ipynb #41-store-33
 # metadata that change from commit to commit, and so are not repeated in footers
 VOLATILE_FIELDS = ("n_papers", "date_generated", "complete", "parts", "columns", "end_position", "metadata_sha256")
 DESCRIPTION_SCHEMA = Record(
@@ -488,7 +492,7 @@ class StagedPart:
         STAGED_SCHEMA.check(plain)
         return cls(Part.from_json(plain["part"]), plain["staged_name"], plain["columns"])
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-32
+# %% ../../nbs/runs/41_store.ipynb #41-store-34
 def write_part(
     folder: str | AnyPath,  # a run folder
     papers: pa.Table | pa.RecordBatch,  # with `paper_id` and `text_sha256`
@@ -518,7 +522,7 @@ def write_part(
     part = Part.from_json(in_footer | {"name": name, "n_bytes": n_bytes, "sha256": digest})
     return StagedPart(part, staged_name, list_columns(papers.schema))
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-33
+# %% ../../nbs/runs/41_store.ipynb #41-store-35
 def put_into_place(
     folder: AnyPath,  # a run folder, locked by this process
     staged: list[StagedPart],  # from `write_part`
@@ -528,7 +532,7 @@ def put_into_place(
         (folder / "parts" / one.staged_name).replace(folder / "parts" / one.part.name)
     paths.sync_folder(folder / "parts")
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-35
+# %% ../../nbs/runs/41_store.ipynb #41-store-37
 def advance_metadata(
     metadata: dict[str, Any],  # of a run
     parts: list[Part],  # that it will have, in order
@@ -542,7 +546,7 @@ def advance_metadata(
         changed["complete"] = changed["n_papers"] == changed["inputs"][0].get("n_accepted")
     return changed
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-37
+# %% ../../nbs/runs/41_store.ipynb #41-store-39
 def begin_metadata(
     description: dict[str, Any],  # `model`, `embedding_dim`, `fingerprint` and all else that does not change
 ) -> dict[str, Any]:  # metadata of a run without papers
@@ -552,7 +556,7 @@ def begin_metadata(
     derived = {"fingerprint_sha256": hash_fingerprint(description["fingerprint"]), "columns": {}, "parts": []}
     return first | description | derived | {"end_position": description.get("first_position", 0)}
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-39
+# %% ../../nbs/runs/41_store.ipynb #41-store-41
 def read_or_begin(
     folder: AnyPath,  # of an existing or a new run
     description: dict[str, Any] | None,  # of a new run; `None`: the run must exist
@@ -562,7 +566,7 @@ def read_or_begin(
         raise InputError(f"{folder} holds " + ("no run to continue" if description is None else "a run already"))
     return read_metadata(folder) if description is None else begin_metadata(description)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-41
+# %% ../../nbs/runs/41_store.ipynb #41-store-43
 def is_removable(
     path: AnyPath,  # `RUN/parts/NAME`
     metadata: dict[str, Any],  # of the run, which do not name this file
@@ -576,7 +580,7 @@ def is_removable(
         return True
     return bool(PART_NAME.fullmatch(path.name)) and is_of_this_run(path, metadata)
 
-
+# %% ../../nbs/runs/41_store.ipynb #41-store-45
 def is_of_this_run(
     path: AnyPath,  # a file with the name of a part
     metadata: dict[str, Any],  # of the run
@@ -589,7 +593,13 @@ def is_of_this_run(
         return any(part.generation and part.position <= position < part.end for part in list_parts(metadata))
     return run.get("fingerprint_sha256") == metadata["fingerprint_sha256"]
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-43
+
+def _remove_replaced(folder: AnyPath, names: set[str], metadata: dict[str, Any]) -> None:
+    for path in (folder / "parts" / name for name in names):
+        if is_removable(path, metadata):
+            path.unlink(missing_ok=True)
+
+# %% ../../nbs/runs/41_store.ipynb #41-store-47
 def list_staged(
     folder: AnyPath,  # a run folder
 ) -> list[Part] | None:  # that the metadata of `RUN/staging/` name; `None`: there is a folder, but they cannot be read
@@ -601,7 +611,7 @@ def list_staged(
     except InputError:
         return None
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-44
+# %% ../../nbs/runs/41_store.ipynb #41-store-48
 def find_orphans(
     folder: AnyPath,  # a run folder, locked by this process
     metadata: dict[str, Any],  # of the run
@@ -625,7 +635,7 @@ def _is_half_written(path: AnyPath) -> bool:
         return False
     return unfinished_name(path) in (METADATA_NAME, COPY_NAME, OWNER_NAME)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-46
+# %% ../../nbs/runs/41_store.ipynb #41-store-50
 def remove_staging(
     folder: AnyPath,  # a run folder, locked by this process
 ) -> None:
@@ -636,7 +646,7 @@ def remove_staging(
             raise InputError(f"{staging} holds something else ({one.name}): move it elsewhere")
     paths.remove_folder(staging)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-48
+# %% ../../nbs/runs/41_store.ipynb #41-store-52
 def holds_leftovers(
     run: Run,  # an opened run
 ) -> bool:  # `True` if a killed writer has left something, or a writer is at work
@@ -646,7 +656,7 @@ def holds_leftovers(
     beside = any(path.name in (OWNER_NAME, STAGING_NAME) or _is_half_written(path) for path in list_folder(run.folder))
     return beside or any(PART_NAME.fullmatch(name) or UNFINISHED_PART.fullmatch(name) for name in unnamed)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-50
+# %% ../../nbs/runs/41_store.ipynb #41-store-54
 class RunCommitter:
     "Holds the lock of a run in a `with` statement, and commits metadata."
 
@@ -697,10 +707,7 @@ class RunCommitter:
         self.lock.check()
         write_metadata(self.folder, changed)
         self.metadata, self.parts = changed, parts
-        for name in {part.name for part in before} - {part.name for part in parts}:
-            path = self.folder / "parts" / name
-            if is_removable(path, changed):
-                path.unlink(missing_ok=True)
+        _remove_replaced(self.folder, {part.name for part in before} - {part.name for part in parts}, changed)
 
     def remove_orphans(self) -> None:
         "Remove the files that killed writers have left; raises `InputError` if another writer has taken over the lock."
@@ -708,7 +715,14 @@ class RunCommitter:
         for path in find_orphans(self.folder, self.metadata):
             path.unlink(missing_ok=True)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-52
+# %% ../../nbs/runs/41_store.ipynb #41-store-56
+def _check_positions(parts: list[Part]) -> None:
+    "Raise `ValueError` if two parts, which are in order, have the same positions."
+    for part, following in pairwise(parts):
+        if part.end > following.position:
+            raise ValueError(f"{part.name} and {following.name} have the same positions")
+
+# %% ../../nbs/runs/41_store.ipynb #41-store-57
 class RunWriter(RunCommitter):
     "Writes a run, part by part, in a `with` statement."
 
@@ -744,9 +758,7 @@ class RunWriter(RunCommitter):
     ) -> None:
         "Add parts to the run in one commit; raises `ValueError` if two parts have the same positions."
         together = sorted([*self.parts, *(one.part for one in staged)], key=lambda part: part.position)
-        for part, following in pairwise(together):
-            if part.end > following.position:
-                raise ValueError(f"{part.name} and {following.name} have the same positions")
+        _check_positions(together)
         self._put_into_place(staged)
         self.commit(together)
 
@@ -772,7 +784,7 @@ class RunWriter(RunCommitter):
         self.metadata["columns"] = columns
         put_into_place(self.folder, staged)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-54
+# %% ../../nbs/runs/41_store.ipynb #41-store-59
 def write_successor(
     writer: RunWriter,  # of the run
     parts: list[Part],  # neighbors to be replaced, in the run's order
@@ -785,7 +797,7 @@ def write_successor(
     place = {"position": parts[0].position, "end": parts[-1].end, "generation": generation}
     return writer.write_part(papers, embeddings, **place, **options)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-55
+# %% ../../nbs/runs/41_store.ipynb #41-store-60
 def replace_parts(
     writer: RunWriter,  # of the run
     parts: list[Part],  # neighbors to be replaced, in the run's order
