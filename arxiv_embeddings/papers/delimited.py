@@ -174,6 +174,14 @@ def _tells_quoting(line: str, delimiter: str) -> bool:
         return True
     return '\\"' in line or ("\\\\" in line and '"' in line)
 
+
+def _read_csv(lines: Iterator[str], delimiter: str, quoting: str | None) -> Iterator[list[str]]:
+    csv.field_size_limit(LINE_LIMIT)
+    if quoting == NO_QUOTES:
+        return csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
+    quote = quoting if quoting not in (None, BACKSLASH) else DOUBLED
+    return csv.reader(lines, delimiter=delimiter, quotechar=quote, strict=True)
+
 # %% ../../nbs/papers/11_delimited.ipynb #11-delimited-26
 ADVICE = (
     'a quote within a text is written twice, as in "a ""quoted"" word". Mend the line; or give --quote none if the file '
@@ -266,7 +274,7 @@ class RowReader:
         "Read rows; raises `InputError` that names the line if a row cannot be told from the next."
         while True:
             try:
-                for values in self._make_reader():
+                for values in _read_csv(self._feed(), self.delimiter, self.quoting):
                     self._refuse_swallowed(values)
                     values = [value.translate(RESTORED) for value in values] if self._is_marked else values
                     self.lines.begin_row(len(self.lines.row))
@@ -281,13 +289,6 @@ class RowReader:
                 if self.is_cut and "unexpected end" in str(error):
                     return
                 raise InputError(self.lines.describe(f"are broken ({error})")) from error
-
-    def _make_reader(self) -> Iterator[list[str]]:
-        csv.field_size_limit(LINE_LIMIT)
-        if self.quoting == NO_QUOTES:
-            return csv.reader(self._feed(), delimiter=self.delimiter, quoting=csv.QUOTE_NONE, strict=True)
-        quote = self.quoting if self.quoting not in (None, BACKSLASH) else DOUBLED
-        return csv.reader(self._feed(), delimiter=self.delimiter, quotechar=quote, strict=True)
 
     def _feed(self) -> Iterator[str]:
         "Hand out lines for `csv`, with marks for characters that it would act upon."

@@ -661,19 +661,19 @@ def embed_papers(
     limit: int | None = None,  # embed only this many papers from the beginning; the rest can follow later
     append: bool = False,  # add a newer input to an existing run: embed new and changed papers, keep the others
     prune: bool = False,  # with `append`: drop the run's papers that the input does not have
-    max_rejected: str
-    | int
-    | None = None,  # stop if more rows are rejected: a number, or a share as `1%`; `None`: never
+    max_rejected: str | int | None = None,  # stop if more rows are rejected: a number, or `1%`; `None`: never
     part_size: int | None = None,  # papers in a part of a new run; `None`: 2,048, or the executor's choice
-    minimum_cosine: float = MINIMUM_COSINE,  # an int8 run stops if one of 64 papers is farther from float32
     progress: bool | None = None,  # whether to show a bar on stderr; `None`: on terminals and in notebooks
-    **options: Any,  # options of `load_encoder` (`precision`, `device`, ...) and columns of `open_papers` (`id_column`, ...)
+    **options: Any,  # of `load_encoder` (`precision`, ...), of `open_papers` (`id_column`, ...), and `minimum_cosine`
 ) -> EmbedResult:  # the run and what was done
-    "Embed papers into a run folder; raises `InputError` if input, model and folder do not go together."
+    """Embed papers into a run folder; raises `InputError` if input, model and folder do not go together.
+
+    An int8 run stops if one of 64 papers is farther from float32 than `minimum_cosine`, by default `MINIMUM_COSINE`."""
     _check_options(limit, part_size, append, prune)
     if max_rejected is not None:
         count_allowed(max_rejected, 0)  # a wrong value is told before anything is read
     columns = {name: options.pop(name) for name in COLUMN_OPTIONS if name in options}
+    minimum_cosine = options.pop("minimum_cosine", MINIMUM_COSINE)
     if encoder and options:
         raise InputError(f"an encoder that is given has its options already: leave out {', '.join(options)}")
     executor, out = executor or Local(), resolve_folder(out)

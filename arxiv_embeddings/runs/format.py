@@ -408,6 +408,7 @@ INPUT_SCHEMA = Record(
         **dict.fromkeys(("n_new", "n_changed", "n_unchanged", "n_older", "n_pruned"), Whole()),
         "files": ListOf(Record({"name": LINE, "n_bytes": Whole(), "sha256": SHA256})),
         "columns": MapOf(OrNull(Text())),
+        "reading": Record({}, dict.fromkeys(("delimiter", "quote", "encoding"), Text())),
         **dict.fromkeys(("rejected", "notes"), MapOf(COUNT_SCHEMA)),
         **dict.fromkeys(("not_used", "column_notes"), ListOf(Text())),
         "settings": MapOf(),

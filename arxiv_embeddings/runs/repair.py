@@ -17,7 +17,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
 
@@ -34,6 +34,7 @@ from ..files.hashes import hash_text
 from ..files.locks import make_lock
 from ..files.paths import AnyPath, atomic_file, list_folder, resolve_folder
 from ..papers.corpus import Papers, open_papers
+from ..papers.delimited import ReadingOptions
 from ..papers.readers import hash_files
 from .append import recover_staging
 from arxiv_embeddings.runs.format import (
@@ -262,7 +263,8 @@ def open_input(
     _refuse_device(record["path"])
     roles = ("id", "abstract", "title", "categories")
     columns = {f"{role}_column": record["columns"].get(role) for role in roles}
-    papers = open_papers(record["path"], **columns, **record.get("reading", {}))
+    options = {one.name: record.get("reading", {}).get(one.name) for one in fields(ReadingOptions)}
+    papers = open_papers(record["path"], **columns, **options)
     if hash_files(papers.files)["sha256"] != record["sha256"]:
         raise InputError(f"{record['path']} was changed since the run was made")
     return papers.scan()

@@ -716,6 +716,12 @@ class RunCommitter:
             path.unlink(missing_ok=True)
 
 # %% ../../nbs/runs/41_store.ipynb #41-store-56
+def _join_all(columns: dict[str, str], staged: list[StagedPart], folder: AnyPath) -> dict[str, str]:
+    for one in staged:
+        columns = join_columns(columns, one.columns, folder)
+    return columns
+
+
 def _check_positions(parts: list[Part]) -> None:
     "Raise `ValueError` if two parts, which are in order, have the same positions."
     for part, following in pairwise(parts):
@@ -777,9 +783,7 @@ class RunWriter(RunCommitter):
 
     def _put_into_place(self, staged: list[StagedPart]) -> None:
         "Give staged parts their names; raises `InputError` if a column has two types, or the lock is lost."
-        columns = self.metadata["columns"]
-        for one in staged:
-            columns = join_columns(columns, one.columns, self.folder)
+        columns = _join_all(self.metadata["columns"], staged, self.folder)
         self.lock.check()
         self.metadata["columns"] = columns
         put_into_place(self.folder, staged)

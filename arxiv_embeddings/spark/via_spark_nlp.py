@@ -275,6 +275,17 @@ def _make_parts(
     return embed_frame(texts, pipeline, "row", "part").mapInArrow(finisher.finish, REPORT_SCHEMA)
 
 # %% ../../nbs/spark/56_via_spark_nlp.ipynb #56-via-spark-nlp-22
+def _check_tokenizer_name(tokenizer: str) -> None:
+    if tokenizer not in TOKENIZERS:
+        raise InputError(f"no tokenizer {tokenizer!r}; there are: {', '.join(TOKENIZERS)}")
+
+
+def _state_settings(encoder: Encoder) -> dict[str, Any]:
+    versions = {name: metadata.version(name) for name in ("pyspark", "spark-nlp")}
+    engine = {"engine": "spark-nlp", "device": "cpu", "precision": encoder.settings["precision"]}
+    return engine | {"versions": encoder.settings["versions"] | versions}
+
+# %% ../../nbs/spark/56_via_spark_nlp.ipynb #56-via-spark-nlp-23
 class OnSparkNLP(SparkExecutor):
     "Makes vectors in the executors of a Spark session, with Spark NLP."
 
@@ -285,8 +296,7 @@ class OnSparkNLP(SparkExecutor):
         tokenizer: str = "bert",  # bert (reads the whole text) or spark-nlp (Spark NLP's usual one)
         batch_size: int = BATCH_SIZE,  # texts that go through the model together; a run that continues keeps its own
     ):
-        if tokenizer not in TOKENIZERS:
-            raise InputError(f"no tokenizer {tokenizer!r}; there are: {', '.join(TOKENIZERS)}")
+        _check_tokenizer_name(tokenizer)
         self.spark, self.tokenizer, self.batch_size = spark, tokenizer, batch_size
         self.pipelines: dict[tuple[str, int], Any] = {}  # by model folder and batch size
 
@@ -304,9 +314,7 @@ class OnSparkNLP(SparkExecutor):
 
     def settings(self, encoder: Encoder) -> dict[str, Any]:
         "Engine, precision and versions, with Spark's own."
-        versions = {name: metadata.version(name) for name in ("pyspark", "spark-nlp")}
-        engine = {"engine": "spark-nlp", "device": "cpu", "precision": encoder.settings["precision"]}
-        return engine | {"versions": encoder.settings["versions"] | versions}
+        return _state_settings(encoder)
 
     def batching(self, encoder: Encoder) -> dict[str, Any]:
         "Everything that decides which texts share a batch."
@@ -320,9 +328,9 @@ class OnSparkNLP(SparkExecutor):
         "Load the model into Spark NLP, once; raises `InputError` if the encoder has no exported one."
         if not isinstance(encoder, OnnxEncoder):
             raise InputError("Spark NLP runs exported models: give an OnnxEncoder, or a model")
+        options = {"tokenizer": self.tokenizer, "batch_size": batching["batch_size"]}
         key = (str(encoder.model_folder.folder), batching["batch_size"])
         if key not in self.pipelines:
-            options = {"tokenizer": self.tokenizer, "batch_size": batching["batch_size"]}
             self.pipelines[key] = make_pipeline(self.spark, encoder.model_folder, **options)
 
     def make_parts(
