@@ -308,18 +308,13 @@ def find_differences(
 
 # %% ../../nbs/runs/40_format.ipynb #40-format-51
 def has_vectors(
-    file: pq.ParquetFile,  # of a part
-    n_papers: int,  # that it must have
+    schema: pa.Schema,  # of a part, from `read_schema`
     dim: int,  # numbers that each vector must have
-) -> bool:  # whether its footer states as many rows and float32 numbers
-    "Check the shape and the type of a part's vectors, without reading them."
-    schema, about = file.schema_arrow, file.metadata
+) -> bool:  # whether its footer states float32 vectors of this dimension
+    "Check the type and the dimension of a part's vectors, without reading them; raises as `read_footer` does."
     if "embedding" not in schema.names or not _holds_float32(schema.field("embedding").type):
         return False
-    groups = [about.row_group(number) for number in range(about.num_row_groups)]
-    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
-    n_numbers = sum(one.num_values for one in columns if one.path_in_schema.startswith("embedding."))
-    return (about.num_rows, n_numbers) == (n_papers, n_papers * dim)
+    return read_footer(schema)["run"].get("embedding_dim") == dim
 
 
 def _holds_float32(kind: pa.DataType) -> bool:

@@ -180,7 +180,7 @@ def check_file(
     footer = read_footer(file.schema_arrow)
     fingerprint_sha256 = run.metadata["fingerprint_sha256"]
     names = find_differences(part, file.metadata.num_rows, n_bytes, footer, fingerprint_sha256)
-    names += [] if has_vectors(file, part.n_papers, run.dim) else ["embedding"]
+    names += [] if has_vectors(file.schema_arrow, run.dim) else ["embedding"]
     names += [f"type of {name}" for name in find_wrong_types(file.schema_arrow)]
     names += [one for one in ("paper_id", "text_sha256") if one not in file.schema_arrow.names]
     if names:
@@ -314,8 +314,10 @@ class RunReader(PartReader):
         "Read all vectors; row i is paper i."
         for part in self.parts:  # before memory is allocated for what the metadata state
             self._try_reading(part, columns=None)
-        vectors, start = np.empty((self.n_papers, self.dim), dtype=np.float32), 0
+        vectors, start = np.empty((0, self.dim), dtype=np.float32), 0
         for of_part in self.iter_vectors():
+            if not start:  # the first vectors have the stated dimension
+                vectors = np.empty((self.n_papers, self.dim), dtype=np.float32)
             vectors[start : start + len(of_part)] = of_part
             start += len(of_part)
         if start != self.n_papers:
