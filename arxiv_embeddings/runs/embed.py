@@ -53,6 +53,7 @@ from arxiv_embeddings.runs.run_model import (
     EncoderRequest,
     EncoderSource,
     GivenEncoder,
+    check_same_dimension,
     check_same_fingerprint,
     keep_model,
     note_moved_model,
@@ -575,6 +576,7 @@ def continue_run(
     scan_papers(job.papers, job.max_rejected)
     encoder = job.source.load(run)
     check_same_fingerprint(run, job.executor.fingerprint(encoder.fingerprint))
+    check_same_dimension(run, encoder)
     return embed_missing(job, run.folder, None, encoder)
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-47
@@ -628,6 +630,7 @@ def _embed_staging(job: EmbedJob, run: Run, first_position: int) -> tuple[EmbedR
     "Embed the new and changed papers into `staging/`; the result and the settings that were used."
     encoder = job.source.load(run)
     check_same_fingerprint(run, job.executor.fingerprint(encoder.fingerprint))
+    check_same_dimension(run, encoder)
     run.require("batching.part_size")
     part_size = run.metadata["batching"]["part_size"]
     description = describe_new_run(job.papers, job.digest, encoder, job.executor, part_size)

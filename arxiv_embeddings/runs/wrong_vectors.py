@@ -20,7 +20,7 @@ from ..encoders.guard import same_vectors
 from ..encoders.vectors import paired_cosines
 from ..files.hashes import hash_text
 from .format import Part, to_vectors
-from .run_model import check_same_fingerprint, load_run_encoder
+from .run_model import check_same_dimension, check_same_fingerprint, load_run_encoder
 from .store import Run, find_rows
 
 # %% ../../nbs/runs/48_wrong_vectors.ipynb #48-wrong-vectors-06
@@ -54,9 +54,10 @@ def load_checked(
     device: str | None = None,  # `cpu`, `cuda`, ...; `None`: a GPU if there is one
     model: str | None = None,  # the folder where the run's model is now, if it has moved
 ) -> Encoder:
-    "Load the encoder of a run; raises `InputError` if its fingerprint is not the run's."
+    "Load the encoder of a run; raises `InputError` if its fingerprint or its dimension is not the run's."
     encoder = encoder or load_run_encoder(run, device, model)
     check_same_fingerprint(run, encoder.fingerprint)
+    check_same_dimension(run, encoder)
     return encoder
 
 # %% ../../nbs/runs/48_wrong_vectors.ipynb #48-wrong-vectors-10

@@ -90,6 +90,12 @@ def test_a_changed_run_ends_in_a_line_or_is_sound(file: str, base: Path) -> None
     assert n_tried > 5
 
 
+@pytest.mark.parametrize("kind", ["one", "one more", "times 1000"])
+def test_footers_may_state_any_dimension(kind: str, base: Path) -> None:
+    "Repair makes metadata of footers; embedding papers for them must not end in vectors of another length."
+    assert try_change(base, Change("footer", ("run", "embedding_dim"), kind)) == []
+
+
 def test_changes_reach_every_field_and_file(base: Path, run_folder: Path) -> None:
     rewrite(run_folder, reader={"columns": {"id": "EID"}})
     (run_folder / "new.json").touch()
