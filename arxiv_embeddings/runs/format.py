@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'FOOTER_KEY', 'ROW_GROUP_SIZE', 'PART_NAME', 'EMBEDDING_TYPE', 'COUNT_NAME', 'UNFINISHED_PART',
-           'PART_ERRORS', 'MOST_NUMBERS', 'PIECE_SCHEMA', 'PART_SCHEMA', 'FOOTER_SCHEMA', 'METADATA_NAME', 'COPY_NAME',
-           'FINGERPRINT_SCHEMA', 'COUNT_SCHEMA', 'INPUT_SCHEMA', 'METADATA_SCHEMA', 'COLUMN_TYPES', 'INDEX_NAME',
-           'INDEX_NOTE_NAME', 'INDEX_SCHEMA', 'open_part', 'read_schema', 'read_parquet', 'hash_fingerprint',
-           'compare_fingerprints', 'Piece', 'Part', 'check_embeddings', 'hash_papers', 'encode_part', 'read_footer',
-           'find_differences', 'has_vectors', 'to_vectors', 'fill_columns', 'list_columns', 'join_columns',
-           'NewerFormatError', 'list_parts', 'find_wrong_types', 'check_metadata', 'seal_metadata', 'parse_metadata',
-           'read_metadata', 'refuse_lost_metadata', 'write_metadata', 'renew_copy', 'read_index_note',
-           'describe_content']
+           'PART_ERRORS', 'MOST_NUMBERS', 'PIECE_SCHEMA', 'MOST_GENERATIONS', 'PART_SCHEMA', 'FOOTER_SCHEMA',
+           'METADATA_NAME', 'COPY_NAME', 'FINGERPRINT_SCHEMA', 'COUNT_SCHEMA', 'INPUT_SCHEMA', 'METADATA_SCHEMA',
+           'COLUMN_TYPES', 'INDEX_NAME', 'INDEX_NOTE_NAME', 'INDEX_SCHEMA', 'open_part', 'read_schema', 'read_parquet',
+           'hash_fingerprint', 'compare_fingerprints', 'Piece', 'Part', 'check_embeddings', 'hash_papers',
+           'encode_part', 'read_footer', 'find_differences', 'has_vectors', 'to_vectors', 'fill_columns',
+           'list_columns', 'join_columns', 'NewerFormatError', 'list_parts', 'find_wrong_types', 'check_metadata',
+           'seal_metadata', 'parse_metadata', 'read_metadata', 'refuse_lost_metadata', 'write_metadata', 'renew_copy',
+           'read_index_note', 'describe_content']
 
 # %% ../../nbs/runs/40_format.ipynb #40-format-02
 import json
@@ -143,12 +143,13 @@ class Piece:
         return cls(plain["n_papers"], plain["first_paper"], plain["papers_sha256"], tuple(plain.get("without", ())))
 
 # %% ../../nbs/runs/40_format.ipynb #40-format-26
+MOST_GENERATIONS = 2**31  # of a part; one a second for 68 years
 PART_SCHEMA = Record(
     {
         "name": Text(PART_NAME, "the name of a part"),
         "position": Whole(),
         "end": Whole(),
-        "generation": Whole(),
+        "generation": Whole(0, MOST_GENERATIONS),
         "n_papers": Whole(1, MOST_NUMBERS),
         "n_bytes": Whole(),
         "first_paper": OrNull(Text()),

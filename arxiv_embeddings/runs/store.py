@@ -35,6 +35,7 @@ from arxiv_embeddings.runs.format import (
     FORMAT,
     METADATA_NAME,
     METADATA_SCHEMA,
+    MOST_GENERATIONS,
     PART_ERRORS,
     PART_NAME,
     UNFINISHED_PART,
@@ -798,8 +799,12 @@ def write_successor(
     embeddings: np.ndarray,  # float32, (n_papers, dim), row i for paper i
     **options: Any,  # `without`, `made_of` and counts, as for `write_part`
 ) -> Part:  # for `commit` or `replace_parts`
-    "Put a part into place that can replace others."
+    "Put a part into place that can replace others; raises `InputError` if they state that it would be one of too many."
     generation = 1 + max(part.generation for part in parts)
+    if generation > MOST_GENERATIONS:
+        raise InputError(
+            f"a part of {writer.folder} was replaced {generation - 1:,} times, as it states: it was changed"
+        )
     place = {"position": parts[0].position, "end": parts[-1].end, "generation": generation}
     return writer.write_part(papers, embeddings, **place, **options)
 

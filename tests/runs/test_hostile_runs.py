@@ -96,6 +96,13 @@ def test_footers_may_state_any_dimension(kind: str, base: Path) -> None:
     assert try_change(base, Change("footer", ("run", "embedding_dim"), kind)) == []
 
 
+@pytest.mark.parametrize("kind", ["2^31", "2^53"])
+def test_a_part_of_the_last_generation_has_no_successor(kind: str, base: Path) -> None:
+    for number in range(len(read_document(base / "run", "metadata.json")["parts"])):
+        change = Change("metadata.json", ("parts", number, "generation"), kind)
+        assert try_change(base, change, ("repair", "compact", "verify")) == []
+
+
 def test_changes_reach_every_field_and_file(base: Path, run_folder: Path) -> None:
     rewrite(run_folder, reader={"columns": {"id": "EID"}})
     (run_folder / "new.json").touch()
