@@ -254,7 +254,7 @@ def make_batches(
         n_full = encoder.batching["token_budget"] // ids.shape[1]
         yield Batch(rows, *encoder.fill_batch(ids, mask, n_full, alone=len(planned) == 1))
 
-# %% ../../nbs/encoders/26_base.ipynb #26-base-45
+# %% ../../nbs/encoders/26_base.ipynb #26-base-25
 class ShownEncoder:
     "How an encoder shows itself."
 
@@ -272,7 +272,7 @@ class ShownEncoder:
         "Describe the encoder as a small HTML table for JupyterLab."
         return facts_to_html(describe_encoder(self).items(), caption=type(self).__name__)
 
-# %% ../../nbs/encoders/26_base.ipynb #26-base-46
+# %% ../../nbs/encoders/26_base.ipynb #26-base-26
 class BatchEncoder(ShownEncoder, GuardedEngine):
     "An encoder around an engine: texts in, one vector for each out."
 

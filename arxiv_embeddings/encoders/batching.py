@@ -153,7 +153,7 @@ class TextTokenizer:
             raise UnknownTextError(unknown)
         return TokenizedTexts(rows, owners, np.array(n_tokens, dtype=np.int64), self.max_tokens, tuple(unknown))
 
-# %% ../../nbs/encoders/23_batching.ipynb #23-batching-52
+# %% ../../nbs/encoders/23_batching.ipynb #23-batching-28
 def _list_meaningless(tokenizer: "Tokenizer") -> np.ndarray:
     "List the ids of special tokens and of the unknown token, int32."
     special = [token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special]
@@ -169,7 +169,7 @@ def _find_unknown(rows: list[np.ndarray], owners: np.ndarray, n_texts: int, mean
         known[owner] |= not np.isin(row, meaningless).all()
     return np.flatnonzero(~known).tolist()
 
-# %% ../../nbs/encoders/23_batching.ipynb #23-batching-34
+# %% ../../nbs/encoders/23_batching.ipynb #23-batching-38
 def round_up(
     lengths: np.ndarray,  # int64
     multiple: int,  # 1 changes nothing
@@ -177,7 +177,7 @@ def round_up(
     "Round lengths up to a multiple."
     return -(-lengths // multiple) * multiple
 
-# %% ../../nbs/encoders/23_batching.ipynb #23-batching-38
+# %% ../../nbs/encoders/23_batching.ipynb #23-batching-42
 def pad_batch(
     rows: list[np.ndarray],  # token ids, int32, at least one
     pad_id: int,  # token id that fills the shorter rows
@@ -190,7 +190,7 @@ def pad_batch(
     ids[mask == 1] = np.concatenate(rows)
     return ids, mask
 
-# %% ../../nbs/encoders/23_batching.ipynb #23-batching-42
+# %% ../../nbs/encoders/23_batching.ipynb #23-batching-46
 def average_windows(
     vectors: np.ndarray,  # one for each row, float32, (n_rows, dim)
     tokenized: TokenizedTexts,  # the texts and rows that the vectors belong to

@@ -99,11 +99,11 @@ def calibration_texts(
     "Make the texts on which conversions are checked and int8 is calibrated."
     return spec.texts_of(read_papers(sample_papers()).table())
 
-# %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-43
+# %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-15
 class ConversionError(InputError):
     "OpenVINO cannot convert a model, cannot run it, or computes other vectors than torch."
 
-# %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-15
+# %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-16
 def check_conversion(
     encoder: BatchEncoder,  # runs the converted model
     model: Any,  # the `SentenceTransformer` that was converted
@@ -123,7 +123,7 @@ def check_conversion(
             f"OpenVINO changes the vectors of {encoder.spec.source} (cosine {cosine:.6f} to torch): use --engine torch"
         )
 
-# %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-17
+# %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-18
 def name_converted(
     files: ModelFiles,  # from `fetch_model`
     precision: str,  # float32 or int8
@@ -136,7 +136,7 @@ def name_converted(
     name = "".join(letter if letter.isalnum() else "_" for letter in Path(files.spec.name).name)
     return f"{name}-{precision}-{key[:16]}"
 
-# %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-18
+# %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-19
 def convert_model(
     files: ModelFiles,  # from `fetch_model`
     folder: Path,  # an empty folder, which is filled
@@ -169,7 +169,7 @@ def convert_model(
     with _explain_failure(files):
         check_conversion(OpenVINOEncoder(open_model_folder(folder, files), allow_unknown=True), model)
 
-# %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-44
+# %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-20
 @contextlib.contextmanager
 def _explain_failure(files: ModelFiles) -> Iterator[None]:
     "Raise every error as `ConversionError`: tracing and running a model may raise anything."
@@ -183,7 +183,7 @@ def _explain_failure(files: ModelFiles) -> Iterator[None]:
         reason = (telling or lines or [type(error).__name__])[0][:200]
         raise ConversionError(f"{files.spec.source} cannot be converted ({reason}): use --engine torch") from error
 
-# %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-20
+# %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-22
 @contextlib.contextmanager
 def quiet_rich() -> Iterator[None]:
     "Suppress the progress bars that nncf draws with rich, for one block."
@@ -198,7 +198,7 @@ def quiet_rich() -> Iterator[None]:
         finally:
             console.__dict__ = before
 
-# %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-23
+# %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-25
 QUANTIZATION = {
     "smooth_quant_alpha": 0.7,  # 0: outliers stay in the activations, 1: they move into the weights
     "bias_correction": True,  # adjust biases so that the mean output of each layer stays the same
@@ -234,7 +234,7 @@ def quantize_model(
     versions = kept.pop("versions") | {name: metadata.version(name) for name in ("openvino", "nncf")}
     write_manifest(folder, "openvino", precision="int8", **kept, versions=versions)
 
-# %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-25
+# %% ../../nbs/encoders/29_conversion.ipynb #29-conversion-27
 def get_or_convert(
     files: ModelFiles,  # from `fetch_model`
     precision: str = "float32",  # float32 (also for bfloat16) or int8

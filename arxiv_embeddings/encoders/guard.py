@@ -157,7 +157,7 @@ class _Waiting:
         "Give the results of a shape, and keep them no longer."
         yield from self.held.pop(shape, {}).values()
 
-# %% ../../nbs/encoders/24_guard.ipynb #24-guard-31
+# %% ../../nbs/encoders/24_guard.ipynb #24-guard-22
 class _Attempt:
     "One pass of batches through a loaded model, until all are done or a row comes out differently."
 

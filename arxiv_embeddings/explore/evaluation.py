@@ -133,7 +133,7 @@ def evaluate_run(
     measured = evaluate_embeddings(run.embeddings(), run.paper_ids, categories, pairs, k)
     return Description({"n_papers": run.n_papers, "model": run.metadata["model"], **measured})
 
-# %% ../../nbs/explore/64_evaluation.ipynb #64-evaluation-summarize
+# %% ../../nbs/explore/64_evaluation.ipynb #64-evaluation-23
 def summarize_measures(
     measured: dict[str, Any],  # from `evaluate_run`
 ) -> list[str]:  # a line for each measure, without the table of relations

@@ -62,14 +62,14 @@ def measure_spread(
     numbers = {"mean": mean, "sd": np.sqrt(max(mean_square - mean**2, 0))}
     return {name: round(float(value), 4) + 0.0 for name, value in numbers.items()}  # no -0.0
 
-# %% ../../nbs/explore/60_similarity.ipynb #60-similarity-summarize
+# %% ../../nbs/explore/60_similarity.ipynb #60-similarity-19
 def summarize_spread(
     spread: dict[str, float],  # from `measure_spread`; empty for a run of one paper
 ) -> str:  # mean and standard deviation with three decimals
     "Put a distribution of cosines into words."
     return ", ".join(f"{name} {value:.3f}" for name, value in spread.items()) or "none: one paper makes no pair"
 
-# %% ../../nbs/explore/60_similarity.ipynb #60-similarity-20
+# %% ../../nbs/explore/60_similarity.ipynb #60-similarity-24
 def center_embeddings(
     embeddings: np.ndarray,  # float32, (n_papers, dim)
 ) -> np.ndarray:  # float32, (n_papers, dim), unit length
@@ -77,7 +77,7 @@ def center_embeddings(
     unit = l2_normalize(embeddings)
     return l2_normalize(unit - unit.mean(axis=0))
 
-# %% ../../nbs/explore/60_similarity.ipynb #60-similarity-22
+# %% ../../nbs/explore/60_similarity.ipynb #60-similarity-26
 def whiten_embeddings(
     embeddings: np.ndarray,  # float32, (n_papers, dim), with more papers than dimensions
 ) -> np.ndarray:  # float32, (n_papers, dim), unit length

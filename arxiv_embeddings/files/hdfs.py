@@ -300,7 +300,7 @@ class PureHdfsPath:
         "Another file in the same folder."
         return self.parent / name
 
-# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-34
+# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-24
 @dataclass(frozen=True, order=True)
 class HdfsEntry(PureHdfsPath):
     "A file or folder on HDFS, to look at and to open."
@@ -358,7 +358,7 @@ class HdfsEntry(PureHdfsPath):
         "Read a file as text."
         return self.read_bytes().decode(encoding)
 
-# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-36
+# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-26
 UNCHANGED = 2**64 - 1  # a time that stays as it is: -1 to HDFS, which can refuse to keep times of access
 
 
@@ -405,7 +405,7 @@ class HdfsPath(HdfsEntry):
 
     rename = replace
 
-# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-24
+# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-28
 class HdfsWriter(io.RawIOBase):
     "A file on HDFS that is being written, for buffers of Python's `io`."
 

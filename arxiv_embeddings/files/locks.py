@@ -231,7 +231,7 @@ class LockNote:
         if self.clock.seconds() >= deadline:
             self.marker().unlink(missing_ok=True)
 
-# %% ../../nbs/files/06_locks.ipynb #05-locks-48
+# %% ../../nbs/files/06_locks.ipynb #06-locks-34
 def remove_stale_lock(
     note: LockNote,  # the lock, held by another process
     seconds: float,  # between two heartbeats, if the note does not state it
@@ -257,7 +257,7 @@ def remove_stale_lock(
     finally:
         note.marker().unlink(missing_ok=True)
 
-# %% ../../nbs/files/06_locks.ipynb #06-locks-33
+# %% ../../nbs/files/06_locks.ipynb #06-locks-35
 class HdfsLock:
     "The lock of a run on HDFS; owned by at most one process."
 
@@ -313,7 +313,7 @@ class HdfsLock:
                 self._ours = {changed, following}
                 self.note.set_changed(following)
 
-# %% ../../nbs/files/06_locks.ipynb #06-locks-41
+# %% ../../nbs/files/06_locks.ipynb #06-locks-43
 def make_lock(
     folder: AnyPath,  # a run folder
     thing: str = "",  # file or folder in it that is locked alone, such as `export`; empty: the run
@@ -321,7 +321,7 @@ def make_lock(
     "Make the lock for a run folder, or for one thing in it, on a disk or on HDFS."
     return HdfsLock(folder, thing=thing) if isinstance(folder, HdfsPath) else RunLock(folder, thing)
 
-# %% ../../nbs/files/06_locks.ipynb #06-locks-45
+# %% ../../nbs/files/06_locks.ipynb #06-locks-47
 @contextmanager
 def holding_lock(
     folder: AnyPath,  # a run folder

@@ -29,10 +29,10 @@ from ..papers.corpus import Papers
 from ..papers.rows import DUPLICATE_ID, OLDER_VERSION, ReadReport
 from .store import Run
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-new-0
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-03
 log = logging.getLogger(__name__)
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-new-1
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-06
 def count_allowed(
     max_rejected: str | int,  # a number of rows, or a share of all rows as `1%`
     n_rows: int,  # rows of the input
@@ -43,7 +43,7 @@ def count_allowed(
         raise InputError(f"--max-rejected must be a number of rows or a percentage such as 1%, not {max_rejected!r}")
     return int(found[1]) if found[1] else float(found[2]) / 100 * n_rows
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-new-4
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-09
 def refuse_many_rejected(
     report: ReadReport,  # of the input
     max_rejected: str | int | None,  # as for `count_allowed`; `None`: any number
@@ -60,7 +60,7 @@ def refuse_many_rejected(
             f"{report.as_line()}"
         )
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-new-5
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-10
 def scan_papers(
     papers: Papers,  # opened
     max_rejected: str | int | None = None,  # rows, or a share as `1%`; `None`: any number
@@ -76,7 +76,7 @@ def scan_papers(
     refuse_many_rejected(papers.report, max_rejected, papers.files.path)
     return papers
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-05
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-15
 def hash_ids(
     paper_ids: pa.ChunkedArray,  # strings
 ) -> np.ndarray:  # 16 bytes each, different for different ids: S16, (n_papers,)
@@ -84,7 +84,7 @@ def hash_ids(
     hashes = (hashlib.blake2b(paper_id.encode(), digest_size=16).digest() for paper_id in paper_ids.to_pylist())
     return np.fromiter(hashes, "S16", len(paper_ids))
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-06
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-16
 def look_up(
     keys: np.ndarray,  # of any type that can be ordered, (n_keys,)
     ordered: np.ndarray,  # the array to search, of the same type, ascending
@@ -95,7 +95,7 @@ def look_up(
     known[known] = ordered[places[known]] == keys[known]
     return known, places[known]
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-10
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-20
 LATEST = np.iinfo(np.int32).max  # stands for an unknown version, which never counts as older than another
 
 
@@ -109,7 +109,7 @@ def key_papers(
         versions = pc.fill_null(batch["arxiv_version"], LATEST).to_numpy(zero_copy_only=False)
     return hash_ids(batch["paper_id"]), versions, np.fromiter(texts, np.uint64, len(batch))
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-11
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-21
 class KnownPapers:
     "The keys of a run's papers, sorted by hashed id: 36 bytes a paper with the row that each stands in."
 
@@ -130,7 +130,7 @@ class KnownPapers:
         keys.sort()  # in place: a second copy would be the peak of an append's memory
         self.keys = keys
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-14
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-24
 class SeenTexts:
     "The texts of a run and the first row of each: 16 bytes a paper."
 
@@ -161,7 +161,7 @@ class SeenTexts:
         self.n_rows += len(keys)
         return first_rows[inverse]
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-19
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-29
 def add_hashes(
     batch: pa.RecordBatch,  # papers
     texts: list[str],  # the text of each paper, as the model reads it
@@ -170,7 +170,7 @@ def add_hashes(
     field = pa.field("text_sha256", pa.string(), nullable=False)
     return pa.Table.from_batches([batch]).append_column(field, pa.array([hash_text(text) for text in texts]))
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-20
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-30
 def stream_hashed(
     papers: Papers,  # scanned
     spec: ModelSpec,  # of the model, with every option resolved
@@ -180,7 +180,7 @@ def stream_hashed(
     for batch in papers.batches(**some):
         yield add_hashes(batch, spec.texts_of(batch))
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-22
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-32
 def count_tokens(
     tokenized: TokenizedTexts,  # of a part's papers
     seconds: float,  # that embedding took
@@ -194,7 +194,7 @@ def count_tokens(
         "seconds": round(seconds, 3),
     }
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-23
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-33
 @dataclass(frozen=True)
 class PreparedPart:
     "Papers that are embedded together and become a part of a run."
@@ -226,7 +226,7 @@ class PreparedPart:
         "Count what happened to the texts of the part."
         return count_tokens(self.tokenized, seconds) | {"n_repeated": len(self.papers) - len(self.fresh)}
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-24
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-34
 def name_unknown(
     paper_ids: pa.ChunkedArray,  # of papers whose text has no known token
 ) -> InputError:  # to be raised
@@ -237,7 +237,7 @@ def name_unknown(
         "a model with another vocabulary, or embed them nevertheless with --allow-unknown, counted"
     )
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-25
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-35
 def prepare_part(
     batch: pa.RecordBatch,  # papers
     spec: ModelSpec,  # decides which text the model reads of a paper
@@ -255,7 +255,7 @@ def prepare_part(
         raise name_unknown(papers["paper_id"].take(pa.array(fresh[error.positions]))) from error
     return PreparedPart(papers, first_rows, n_before, fresh, tokenized)
 
-# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-30
+# %% ../../nbs/runs/43_prepare.ipynb #43-prepare-40
 def tokenize_ahead(
     batches: Iterator[pa.RecordBatch],  # the papers of each part
     encoder: Encoder,  # makes the vectors
