@@ -310,12 +310,12 @@ def find_differences(
 # %% ../../nbs/runs/40_format.ipynb #40-format-51
 def has_vectors(
     schema: pa.Schema,  # of a part, from `read_schema`
+    footer: dict[str, Any],  # of the same part, from `read_footer`
     dim: int,  # numbers that each vector must have
-) -> bool:  # whether its footer states float32 vectors of this dimension
-    "Check the type and the dimension of a part's vectors, without reading them; raises as `read_footer` does."
-    if "embedding" not in schema.names or not _holds_float32(schema.field("embedding").type):
-        return False
-    return read_footer(schema)["run"].get("embedding_dim") == dim
+) -> bool:  # whether they state float32 vectors of this dimension
+    "Check the type and the dimension of a part's vectors, without reading them."
+    is_float32 = "embedding" in schema.names and _holds_float32(schema.field("embedding").type)
+    return is_float32 and footer["run"].get("embedding_dim") == dim
 
 
 def _holds_float32(kind: pa.DataType) -> bool:

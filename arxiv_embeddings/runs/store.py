@@ -181,7 +181,7 @@ def check_file(
     footer = read_footer(file.schema_arrow)
     fingerprint_sha256 = run.metadata["fingerprint_sha256"]
     names = find_differences(part, file.metadata.num_rows, n_bytes, footer, fingerprint_sha256)
-    names += [] if has_vectors(file.schema_arrow, run.dim) else ["embedding"]
+    names += [] if has_vectors(file.schema_arrow, footer, run.dim) else ["embedding"]
     names += [f"type of {name}" for name in find_wrong_types(file.schema_arrow)]
     names += [one for one in ("paper_id", "text_sha256") if one not in file.schema_arrow.names]
     if names:
