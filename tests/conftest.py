@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +82,15 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         if not described.exists():
             described.write_text(json.dumps(pack_environment(folder / "environment.tar.gz")))
     return json.loads(described.read_text())
+
+
+@pytest.fixture(scope="session")
+def own_mounts() -> list[str]:
+    "The words before a command that lets it mount file systems which nobody else sees, without being root."
+    words = ["unshare", "--user", "--map-root-user", "--mount"]
+    if not shutil.which("unshare") or subprocess.run([*words, "true"], capture_output=True).returncode:
+        pytest.skip("no small file system can be made here: user namespaces are not to be had")
+    return words
 
 
 @pytest.fixture

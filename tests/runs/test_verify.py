@@ -223,12 +223,8 @@ assert embed().n_papers == run.n_papers
 """
 
 
-def test_a_full_disk_and_one_that_is_read_only(tmp_path: Path) -> None:
-    # a small file system of its own, without being root
-    namespace = ["unshare", "--user", "--map-root-user", "--mount"]
-    if not shutil.which("unshare") or subprocess.run([*namespace, "true"], capture_output=True).returncode:
-        pytest.skip("no small file system can be made here: user namespaces are not to be had")
-    command = [*namespace, sys.executable, "-c", FULL_DISK, str(tmp_path)]
+def test_a_full_disk_and_one_that_is_read_only(tmp_path: Path, own_mounts: list[str]) -> None:
+    command = [*own_mounts, sys.executable, "-c", FULL_DISK, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     full, read_only, counts = done.stdout.splitlines()
