@@ -49,7 +49,8 @@ check test: export LOKY_MAX_CPU_COUNT = 1
 # Servers and sessions of tests live for seconds: Java's quick compiler alone, and no threads to collect garbage.
 check test: export JAVA_TOOL_OPTIONS = -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
 check test: export PATH := $(abspath $(BIN)):$(PATH)
-PYTEST = $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# A process that is lost ends the run: with another in its place pytest-xdist may wait forever.
+PYTEST = $(BIN)/pytest --numprocesses 3 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder
 
 check: env lint ## What every commit needs, in three minutes: lint, notebooks and tests without slow parts and without Spark
 	$(BIN)/nbdev_test --n_workers 2

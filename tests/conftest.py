@@ -1,7 +1,9 @@
 """What several tests need: the real model once, real data where there is some, and files of papers."""
 
+import atexit
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -14,7 +16,9 @@ import pytest
 from filelock import FileLock
 
 # converted models are made anew by each run of the tests, unless it is told to use a cache (as `make test` does)
-os.environ.setdefault("ARXIV_EMBEDDINGS_CACHE", tempfile.mkdtemp(prefix="arxiv_embeddings-"))
+if "ARXIV_EMBEDDINGS_CACHE" not in os.environ:
+    os.environ["ARXIV_EMBEDDINGS_CACHE"] = tempfile.mkdtemp(prefix="arxiv_embeddings-")
+    atexit.register(shutil.rmtree, os.environ["ARXIV_EMBEDDINGS_CACHE"], ignore_errors=True)
 
 from arxiv_embeddings.encoders.base import Encoder
 from arxiv_embeddings.encoders.load import load_encoder
@@ -25,6 +29,7 @@ from arxiv_embeddings.spark.environment import pack_environment
 from arxiv_embeddings.spark.minicluster import start_hdfs, stop_minicluster
 from tests.fakes import ROOT
 
+SCREENSHOTS = ROOT / "screenshots"
 DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -36,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "hdfs" in item.fixturenames:
             item.add_marker("spark")
-        if "real_data" in item.fixturenames:
+        if {"real_data", "chromium"} & set(item.fixturenames):
             item.add_marker("slow")
     slow_files = {kind: {item.path for item in items if item.get_closest_marker(kind)} for kind in ("spark", "slow")}
     items.sort(key=lambda item: (item.path not in slow_files["spark"], item.path not in slow_files["slow"]))
@@ -48,6 +53,37 @@ def real_data() -> Path:
     if not (DATA / "arxiv_cs_10k.csv").exists():
         pytest.skip(f"no real data in {DATA}: set ARXIV_EMBEDDINGS_DATA to a folder that has arxiv_cs_10k.csv")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    "The system's Chromium without a window and without a GPU, driven by Playwright."
+    from playwright.sync_api import sync_playwright
+
+    names = ("chromium", "chromium-browser", "google-chrome")
+    if not (found := next(filter(None, map(shutil.which, names)), None)):
+        pytest.skip(f"no browser: none of {', '.join(names)} is installed (apt-get install chromium)")
+    arguments = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A page of a laptop's size; `errors` are those of its console, `requests` every address that it asked for.
+
+    In the end a picture of it is kept in `screenshots/`, under the name of the test."""
+    page = chromium.new_page(viewport={"width": 1280, "height": 800})
+    page.errors, page.requests = [], []
+    page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("request", lambda asked: page.requests.append(asked.url))
+    yield page
+    SCREENSHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{re.sub(r'[^a-z0-9]+', '_', request.node.name.lower())}.png")
+    page.close()
 
 
 @pytest.fixture(scope="session")
