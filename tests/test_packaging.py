@@ -60,7 +60,9 @@ def test_wheel_says_what_it_needs(wheel: Path) -> None:
     assert extras == {"spark", "int8", "explore", "umap", "docs", "dev", "all"}
     core = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert any("sentence-transformers" in line for line in core)
-    assert not any(word in line for line in core for word in ("pyspark", "nncf", "nbdev", "jupyter", "umap", "mkdocs", "pytest"))
+    assert not any(
+        word in line for line in core for word in ("pyspark", "nncf", "nbdev", "jupyter", "umap", "mkdocs", "pytest")
+    )
 
 
 def test_package_imports_without_development_tools(wheel: Path, tmp_path: Path) -> None:

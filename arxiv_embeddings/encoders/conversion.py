@@ -31,7 +31,7 @@ from arxiv_embeddings.encoders.model_folder import (
     write_manifest,
 )
 from .models import ModelFiles, ModelSpec, fingerprint_model
-from .openvino_engine import OpenVINOEncoder, load_openvino
+from .openvino_engine import OpenVINOEncoder, load_openvino, share_core
 from .vectors import find_least_cosine, paired_cosines
 from ..files.errors import InputError
 from ..files.hashes import hash_settings
@@ -219,7 +219,7 @@ def quantize_model(
         rows = OpenVINOEncoder(source, allow_unknown=True).tokenize(calibration_texts(source.spec)).rows
         examples = [(row[None].astype(np.int64), np.ones((1, len(row)), np.int64)) for row in rows]
         quantized = nncf.quantize(
-            openvino.Core().read_model(source.folder / "model.xml"),
+            share_core().read_model(source.folder / "model.xml"),
             nncf.Dataset(examples),
             subset_size=len(examples),
             model_type=nncf.ModelType.TRANSFORMER,

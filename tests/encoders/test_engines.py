@@ -242,6 +242,25 @@ def test_a_converted_model_needs_no_torch(minilm_files, tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", program.format(words=words)], check=True, timeout=120)
 
 
+SIGNALS = """
+import gc, signal
+from arxiv_embeddings.encoders.load import load_encoder
+
+encoders = [load_encoder("minilm", engine="openvino", precision=one, device="cpu") for one in ("float32", "int8")]
+while encoders:
+    encoders.pop(0).encode("a text")
+    gc.collect()
+signal.signal(signal.SIGALRM, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGALRM)
+"""
+
+
+def test_signals_are_handled_after_models_have_come_and_gone() -> None:
+    "Of cores that go in the order in which they came, OpenVINO keeps a stack for signals that is gone."
+    done = subprocess.run([sys.executable, "-c", SIGNALS], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
 def test_an_int8_run_outlives_its_model(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(fetch_model(find_model("minilm")).folder, folder)
