@@ -49,7 +49,7 @@ from ..files.locks import holding_lock
 from ..files.paths import AnyPath, atomic_file, list_folder, unfinished_name, utc_now
 from ..runs.embed import is_watched, show_progress
 from ..runs.format import PART_ERRORS
-from ..runs.store import Run
+from ..runs.store import Run, was_changed
 
 log = logging.getLogger(__name__)
 
@@ -662,6 +662,6 @@ def lay_out_run(
         if (kept := look(warn_of_new_layout)) and is_whole(kept):  # another process made it meanwhile
             return kept
         layout = make_layout(run, kept, name, int(seed or 0), n_landmarks, shown)
-        if can_keep:
+        if can_keep and not was_changed(run):  # an old view of the run must not drop papers that came since
             write_layout(run, layout)
     return layout
