@@ -6,10 +6,10 @@
 __all__ = ['log', 'METHODS', 'FEWEST', 'ALL_EQUAL', 'N_NEAREST', 'LEAST_DISTANCE', 'N_MEASURED', 'EQUAL_COSINES', 'MOST_LATER',
            'MOST_LANDMARKS', 'FOLDER_NAME', 'NOTE_NAME', 'PLACES_NAME', 'PLACES_SCHEMA', 'SHARE', 'ABOUT_SCHEMA',
            'NOTE_SCHEMA', 'MOST_ANCHORS', 'choose_method', 'project_2d', 'Landmarks', 'take_rows', 'rank_by_cosine',
-           'find_near_places', 'measure_layout', 'iter_unit_vectors', 'Layout', 'summarize_layout', 'place_missing',
-           'lay_out_anew', 'encode_places', 'write_layout', 'read_note', 'read_places', 'check_places', 'read_kept',
-           'match_places', 'find_kept', 'warn_of_new_layout', 'is_whole', 'extend_layout', 'keeping_layout',
-           'check_same_way', 'describe_layout', 'make_layout', 'lay_out_run']
+           'find_near_places', 'measure_layout', 'iter_unit_vectors', 'Layout', 'add_advice', 'summarize_layout',
+           'place_missing', 'lay_out_anew', 'encode_places', 'write_layout', 'read_note', 'read_places', 'check_places',
+           'read_kept', 'match_places', 'find_kept', 'warn_of_new_layout', 'is_whole', 'extend_layout',
+           'keeping_layout', 'check_same_way', 'describe_layout', 'make_layout', 'lay_out_run']
 
 # %% ../../nbs/explore/65_layout.ipynb #65-layout-02
 import errno
@@ -222,7 +222,8 @@ def measure_layout(
     n_papers = len(places)
     k = min(10, (n_papers - 1) // 2)
     if rows is None:
-        rows = np.random.default_rng(seed).permutation(n_papers)[:N_MEASURED]
+        generator = np.random.default_rng([seed, 1])  # another draw than that of the landmarks
+        rows = generator.permutation(n_papers)[:N_MEASURED]
     about = {"n_neighbors": k, "n_measured": len(rows) if k else 0}
     if not k:
         return about | {"trustworthiness": None, "neighborhood_preservation": None}
@@ -255,7 +256,7 @@ class Layout:
     "Places of the papers of a run, and how they were found."
 
     places: np.ndarray  # float32, (n_papers, 2), row i for paper i; the unit means nothing
-    about: dict[str, Any]  # plain JSON: method, seed, counts, quality; see `ABOUT_SCHEMA`
+    about: dict[str, Any]  # method, seed, counts, quality: see `ABOUT_SCHEMA`; and `advice`
     later: np.ndarray  # whether a paper was placed after the others, bool, (n_papers,)
 
     def __repr__(self) -> str:
@@ -265,6 +266,14 @@ class Layout:
 MOST_LATER = 0.5  # share of papers placed later, above which a new layout is advised
 
 
+def add_advice(
+    about: dict[str, Any],  # with `n_papers` and `n_placed_later`
+) -> dict[str, Any]:  # the same with `advice`, which is empty if there is none
+    "Advise a new layout, if most papers were placed later."
+    many = about["n_placed_later"] > MOST_LATER * about["n_papers"]
+    return about | {"advice": "most papers were placed later: fresh=True makes a new layout" if many else ""}
+
+# %% ../../nbs/explore/65_layout.ipynb #65-layout-39
 def summarize_layout(
     about: dict[str, Any],  # of a `Layout`
 ) -> str:  # one line
@@ -282,7 +291,7 @@ def summarize_layout(
         facts.append(about["advice"])
     return ", ".join(facts)
 
-# %% ../../nbs/explore/65_layout.ipynb #65-layout-40
+# %% ../../nbs/explore/65_layout.ipynb #65-layout-41
 def place_missing(
     blocks: Callable[[], Iterable[np.ndarray]],  # reads all vectors, of unit length, float32, block by block
     places: np.ndarray,  # float32, (n_papers, 2), NaN for a paper without a place; such rows are filled
@@ -299,7 +308,7 @@ def place_missing(
             bar.update(len(rows))
         start += len(block)
 
-# %% ../../nbs/explore/65_layout.ipynb #65-layout-41
+# %% ../../nbs/explore/65_layout.ipynb #65-layout-42
 MOST_LANDMARKS = 20_000  # papers that a method lays out; of more, a sample
 
 
@@ -324,7 +333,7 @@ def lay_out_anew(
         place_missing(blocks, places, Landmarks(unit, places[rows]), bar)
     return places, {"method": method, "seed": seed, "n_landmarks": len(rows)}
 
-# %% ../../nbs/explore/65_layout.ipynb #65-layout-43
+# %% ../../nbs/explore/65_layout.ipynb #65-layout-44
 FOLDER_NAME, NOTE_NAME = "layout", "layout.json"
 PLACES_NAME = re.compile(r"places-[0-9a-f]{16}\.parquet")
 PLACES_SCHEMA = pa.schema(
@@ -348,7 +357,6 @@ ABOUT_SCHEMA = Record(
         "n_measured": Whole(),  # papers on which the quality was measured
         "trustworthiness": SHARE,
         "neighborhood_preservation": SHARE,
-        "advice": Text(),  # empty, or a line
         "date_generated": LINE,
     }
 )
@@ -364,7 +372,7 @@ NOTE_SCHEMA = Record(
     }
 )
 
-# %% ../../nbs/explore/65_layout.ipynb #65-layout-44
+# %% ../../nbs/explore/65_layout.ipynb #65-layout-45
 def encode_places(
     run: Run,  # an opened run
     layout: Layout,  # of it
@@ -383,7 +391,7 @@ def encode_places(
     pq.write_table(table, sink, compression="none", use_dictionary=False, write_page_checksum=True)
     return sink.getvalue().to_pybytes()
 
-# %% ../../nbs/explore/65_layout.ipynb #65-layout-45
+# %% ../../nbs/explore/65_layout.ipynb #65-layout-46
 def write_layout(
     run: Run,  # an opened run; this process holds the lock of its layout
     layout: Layout,  # to keep
@@ -394,7 +402,7 @@ def write_layout(
     name = f"places-{digest[:16]}.parquet"
     note = {
         "layout_format": 1,
-        "about": layout.about,
+        "about": {name: layout.about[name] for name in ABOUT_SCHEMA.required},
         "content_sha256": run.content_sha256,
         "fingerprint_sha256": run.metadata["fingerprint_sha256"],
         "file": name,
@@ -403,14 +411,16 @@ def write_layout(
     }
     NOTE_SCHEMA.check(note)
     for path, data in ((folder / name, content), (folder / NOTE_NAME, json.dumps(note, indent=1).encode())):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder where a file belongs: remove it")
         with atomic_file(path) as stream:
             stream.write(data)
     for path in list_folder(folder):
         old = PLACES_NAME.fullmatch(unfinished_name(path) or path.name) and path.name != name
-        if old or unfinished_name(path) == NOTE_NAME:
+        if (old or unfinished_name(path) == NOTE_NAME) and not path.is_dir():
             path.unlink()
 
-# %% ../../nbs/explore/65_layout.ipynb #65-layout-47
+# %% ../../nbs/explore/65_layout.ipynb #65-layout-48
 def read_note(
     run: Run,  # an opened run
 ) -> dict[str, Any] | None:  # the content of layout.json; `None` if there is none
@@ -429,7 +439,7 @@ def read_note(
         raise InputError(f"{path} is of vectors that were made in another way")
     return note
 
-# %% ../../nbs/explore/65_layout.ipynb #65-layout-48
+# %% ../../nbs/explore/65_layout.ipynb #65-layout-49
 def read_places(
     path: AnyPath,  # a file of places
     note: dict[str, Any],  # from `read_note`
@@ -445,16 +455,18 @@ def read_places(
         # a dictionary holds each text once, so a small file cannot become large in memory
         with pq.ParquetFile(stream, read_dictionary=["paper_id", "text"], page_checksum_verification=True) as file:
             stated, groups = file.metadata, range(file.metadata.num_row_groups)
-            packed = [stated.row_group(group).column(at).compression for group in groups for at in range(5)]
-            if (
-                stated.num_rows != note["about"]["n_papers"]
-                or stated.num_rows * 8 > note["n_bytes"]
-                or any(one != "UNCOMPRESSED" for one in packed)
-            ):
-                raise ValueError(f"it cannot hold {note['about']['n_papers']:,} places")
-            return check_places(file.read())
+            packed = {
+                stated.row_group(group).column(at).compression for group in groups for at in range(stated.num_columns)
+            }
+            n_papers = note["about"]["n_papers"]
+            if stated.num_rows != n_papers or n_papers * 8 > note["n_bytes"] or packed != {"UNCOMPRESSED"}:
+                raise ValueError(f"it cannot hold {n_papers:,} places")
+            table = check_places(file.read())
+    if pc.sum(table["later"]).as_py() != note["about"]["n_placed_later"]:
+        raise ValueError("it has not the number of papers placed later that layout.json states")
+    return table
 
-# %% ../../nbs/explore/65_layout.ipynb #65-layout-49
+# %% ../../nbs/explore/65_layout.ipynb #65-layout-50
 def check_places(
     table: pa.Table,  # read from a file of places
 ) -> pa.Table:  # the same in one piece
@@ -475,7 +487,7 @@ def check_places(
         raise ValueError("a place holds NaN or infinity")
     return table
 
-# %% ../../nbs/explore/65_layout.ipynb #65-layout-51
+# %% ../../nbs/explore/65_layout.ipynb #65-layout-52
 def read_kept(
     run: Run,  # an opened run
 ) -> tuple[dict[str, Any], pa.Table] | None:  # `about` and the table of places; `None`: no layout is kept
@@ -483,7 +495,7 @@ def read_kept(
     while note := read_note(run):
         path = inner_folder(run.folder, FOLDER_NAME) / note["file"]
         try:
-            return note["about"], read_places(path, note)
+            return add_advice(note["about"]), read_places(path, note)
         except PART_ERRORS as error:
             if read_note(run) != note:
                 continue
@@ -491,7 +503,7 @@ def read_kept(
             raise error if isinstance(error, InputError) else InputError(f"{path} is damaged ({reason})") from error
     return None
 
-# %% ../../nbs/explore/65_layout.ipynb #65-layout-52
+# %% ../../nbs/explore/65_layout.ipynb #65-layout-53
 def match_places(
     run: Run,  # an opened run
     about: dict[str, Any],  # of the kept layout
@@ -511,7 +523,7 @@ def match_places(
     later[found] = kept["later"].to_numpy()[rows[found]]
     return Layout(places, about, later)
 
-# %% ../../nbs/explore/65_layout.ipynb #65-layout-54
+# %% ../../nbs/explore/65_layout.ipynb #65-layout-55
 def find_kept(
     run: Run,  # an opened run
     note: Callable[[InputError], None],  # told why a kept layout cannot be used
@@ -542,7 +554,7 @@ def is_whole(
     "Whether a kept layout has a place for each paper of the run, and for no other."
     return not np.isnan(kept.places).any() and kept.about["n_papers"] == len(kept.places)
 
-# %% ../../nbs/explore/65_layout.ipynb #65-layout-56
+# %% ../../nbs/explore/65_layout.ipynb #65-layout-57
 MOST_ANCHORS = 100_000  # old papers that place new ones; of more, a sample
 
 
@@ -561,7 +573,7 @@ def extend_layout(
         place_missing(blocks, kept.places, landmarks, bar)
     return kept.places
 
-# %% ../../nbs/explore/65_layout.ipynb #65-layout-58
+# %% ../../nbs/explore/65_layout.ipynb #65-layout-59
 @contextmanager
 def keeping_layout(
     run: Run,  # an opened run
@@ -583,7 +595,7 @@ def keeping_layout(
     finally:
         lock.__exit__(None, None, None)
 
-# %% ../../nbs/explore/65_layout.ipynb #65-layout-60
+# %% ../../nbs/explore/65_layout.ipynb #65-layout-61
 def check_same_way(
     run: Run,  # an opened run
     about: dict[str, Any],  # of its kept layout
@@ -598,22 +610,17 @@ def check_same_way(
             "fresh=True makes a new layout, and papers move"
         )
 
-# %% ../../nbs/explore/65_layout.ipynb #65-layout-61
+# %% ../../nbs/explore/65_layout.ipynb #65-layout-62
 def describe_layout(
     facts: dict[str, Any],  # `method`, `seed` and `n_landmarks`
     later: np.ndarray,  # whether a paper was placed later, bool, (n_papers,)
-) -> dict[str, Any]:  # the fields of `ABOUT_SCHEMA` but for the quality
+) -> dict[str, Any]:  # the fields of `ABOUT_SCHEMA` but for the quality, and `advice`
     "State how a layout was made."
-    advice = "most papers were placed later: fresh=True makes a new layout" if later.mean() > MOST_LATER else ""
-    return {
-        **{name: facts[name] for name in ("method", "seed", "n_landmarks")},
-        "n_papers": len(later),
-        "n_placed_later": int(later.sum()),
-        "advice": advice,
-        "date_generated": utc_now(),
-    }
+    made = {name: facts[name] for name in ("method", "seed", "n_landmarks")}
+    counts = {"n_papers": len(later), "n_placed_later": int(later.sum())}
+    return add_advice(made | counts | {"date_generated": utc_now()})
 
-# %% ../../nbs/explore/65_layout.ipynb #65-layout-62
+# %% ../../nbs/explore/65_layout.ipynb #65-layout-63
 def make_layout(
     run: Run,  # an opened run
     kept: Layout | None,  # from `find_kept`: its papers stay; `None`: a new layout
@@ -633,7 +640,7 @@ def make_layout(
         quality = measure_layout(partial(iter_unit_vectors, run), places, facts["seed"])
     return Layout(places, describe_layout(facts, later) | quality, later)
 
-# %% ../../nbs/explore/65_layout.ipynb #65-layout-63
+# %% ../../nbs/explore/65_layout.ipynb #65-layout-64
 def lay_out_run(
     run: Run,  # an opened run
     method: str | None = None,  # `tsne`, `umap` or `pca`; `None`: that of the kept layout, else t-SNE

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from arxiv_embeddings.cli.main import app
 from arxiv_embeddings.encoders.model_folder import write_manifest
 from arxiv_embeddings.explore.index import build_index
+from arxiv_embeddings.explore.layout import lay_out_run
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.runs import run_model
@@ -139,7 +140,7 @@ def _make_socket(path: Path, base: Path) -> None:
             os.chdir(here)
 
 
-FOLDERS = {"parts", "export", "flat", "model", "staging"}
+FOLDERS = {"parts", "export", "flat", "model", "staging", "layout"}
 # what is in the place of a file or a folder
 FILES: dict[str, Callable[[Path, Path], Any]] = {
     "nothing": lambda path, base: None,
@@ -154,7 +155,15 @@ FILES: dict[str, Callable[[Path, Path], Any]] = {
     "an empty file": lambda path, base: path.touch(),
     "a file of zeros": lambda path, base: path.write_bytes(bytes(5000)),
 }
-DOCUMENTS = ("metadata.json", "staging/metadata.json", "export/export.json", "index.json", "model/model.json", "footer")
+DOCUMENTS = (
+    "metadata.json",
+    "staging/metadata.json",
+    "export/export.json",
+    "index.json",
+    "layout/layout.json",
+    "model/model.json",
+    "footer",
+)
 READING = {
     "describe": ("describe", "RUN"),
     "describe --json": ("describe", "RUN", "--json"),
@@ -186,6 +195,7 @@ def make_base(base: Path) -> None:
         embed_papers(base / "newer.csv", base / "run", append=True, encoder=Stopping())
     export_run(run, *EXPORTS)
     build_index(run)
+    lay_out_run(run)
     _fill_model(base / "run" / "model")
     canary = base / "canary"
     shutil.copytree(base / "run", canary / "run")
