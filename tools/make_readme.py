@@ -1,14 +1,9 @@
-"""Make README.md from nbs/index.ipynb; with --check, only say whether it is up to date.
-
-nbdev's own command for this needs Quarto. What it does is little: hidden cells and directives are left out, and
-outputs are shown as text.
-"""
+"Make README.md from nbs/index.ipynb; with --check, only say whether it is up to date."
 
 import sys
 from pathlib import Path
 
-import nbformat
-from nbconvert import MarkdownExporter
+from notebook_markdown import render_notebook
 
 ROOT = Path(__file__).parent.parent
 INDEX, README = ROOT / "nbs" / "index.ipynb", ROOT / "README.md"
@@ -17,28 +12,10 @@ NOTE = "<!-- Made from nbs/index.ipynb by `make readme`: change that, not this. 
 
 def render_readme() -> str:
     "Render the index notebook as Markdown."
-    notebook = nbformat.read(INDEX, as_version=4)
-    cells = []
-    for cell in notebook.cells:
-        directives = [line for line in cell.source.splitlines() if line.startswith("#|")]
-        if cell.cell_type == "code":
-            if "#| hide" in directives:
-                continue
-            shown = "#| echo: false" not in directives
-            cell.source = (
-                "\n".join(line for line in cell.source.splitlines() if not line.startswith("#|")) if shown else ""
-            )
-            for output in cell.outputs:
-                if "data" in output:
-                    output["data"] = {"text/plain": output["data"]["text/plain"]}
-        cells.append(cell)
-    notebook.cells = cells
-    notebook.metadata["language_info"] = {"name": "python"}  # nbdev_clean takes it out
-    body, _ = MarkdownExporter(exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(notebook)
-    body = body.replace("](images/", "](nbs/images/")
-    lines = [line.rstrip() for line in body.replace("```python\n\n```", "").splitlines()]
-    compact = [line for i, line in enumerate(lines) if line or (i and lines[i - 1])]
-    return NOTE + "\n".join(compact).strip() + "\n"
+    body, _ = render_notebook(INDEX, plain=True)
+    return NOTE + body.replace("](images/", "](nbs/images/").replace("](../", "](").replace(
+        "](tutorials/", "](nbs/tutorials/"
+    ).replace("](pages/", "](nbs/pages/")
 
 
 def main() -> None:
