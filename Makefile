@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
+# `make env TORCH_BACKEND=cpu` leaves out CUDA, 4 GB: torch then comes from PyTorch's own index, which has to be reachable.
+TORCH_BACKEND ?=
+TORCH = $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
 BIN := $(VENV)/bin
 CLI := $(BIN)/arxiv-embeddings
 # The environment is made anew only when one of the files below it changes.
@@ -9,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 # uv where there is one (several times faster than pip), else it is installed inside the environment.
 UV = $(shell command -v uv || echo $(BIN)/uv)
 
-.PHONY: help env demo check test bench lint format figures readme lab constraints clean
+.PHONY: help env demo check test bench lint format figures readme docs lab constraints clean
 
 help: ## What can be made
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -22,7 +25,8 @@ $(INSTALLED): settings.ini setup.py pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x "$(UV)" || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@echo "installing into $(VENV) ..."
-	@$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[all]'
+	@$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt $(TORCH) --editable '.[all]'
+	@$(BIN)/python tools/install_hooks.py
 	@touch $@
 
 demo: env ## The main job on the sample corpus: papers, vectors, index, exports, figures
@@ -85,8 +89,12 @@ figures: env ## The figures on real data, about two hours; written to benchmarks
 readme: env ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/make_readme.py
 
-lab: env ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab nbs
+docs: env ## The documentation site in _docs/, built without a network; then open _docs/index.html
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+lab: env ## JupyterLab on the welcome page
+	$(BIN)/python tools/install_hooks.py
+	JUPYTER_CONFIG_PATH="$(abspath tools/lab)" $(BIN)/jupyter lab
 
 constraints: env ## Resolve every version anew
 	$(BIN)/python tools/make_constraints.py $(UV)
