@@ -66,7 +66,11 @@ def main() -> None:
     for extra in EXTRAS:
         brought = find_packages(settings[f"{extra}_requirements"].split()) - core
         results[extra] = summarize(brought, 3)
-    results["machine"] = {"system": sys.platform, "architecture": platform.machine(), "python": platform.python_version()}
+    results["machine"] = {
+        "system": sys.platform,
+        "architecture": platform.machine(),
+        "python": platform.python_version(),
+    }
     print(json.dumps(results, indent=1))
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 

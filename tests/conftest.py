@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "hdfs" in item.fixturenames:
             item.add_marker("spark")
-        if {"real_data", "chromium"} & set(item.fixturenames):
+        if {"real_data", "chromium", "site"} & set(item.fixturenames):
             item.add_marker("slow")
     slow_files = {kind: {item.path for item in items if item.get_closest_marker(kind)} for kind in ("spark", "slow")}
     items.sort(key=lambda item: (item.path not in slow_files["spark"], item.path not in slow_files["slow"]))
@@ -84,6 +85,20 @@ def page(chromium: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     SCREENSHOTS.mkdir(exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{re.sub(r'[^a-z0-9]+', '_', request.node.name.lower())}.png")
     page.close()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    "The documentation site, built as `make docs` builds it; made once for all workers."
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+            assert built.returncode == 0, built.stdout + built.stderr
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -102,7 +102,7 @@ def find_definitions(source: str) -> Iterator[tuple[str, str]]:
             names = [node.name]
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            names = [one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)]
         else:
             continue
         first = node.lineno - 1
@@ -126,9 +126,22 @@ def document_cell(source: str, module: Any) -> str:
     return "\n\n".join(shown)
 
 
+def link_pages(body: str, folder: str) -> str:
+    "Let links to notebooks lead to their pages in the site."
+
+    def to_page(found: re.Match) -> str:
+        up, there, stem = "../" if folder else "", found["folder"] or folder, found["stem"]
+        if there in WINGS:
+            return f"]({up}api/{there}.{stem[3:]}.md"
+        return f"]({up}{there}/{stem}.md"
+
+    body = body.replace("](../../docs/", f"]({'../' if folder else ''}")
+    return re.sub(r"\]\((?:\.\./)?(?:(?P<folder>\w+)/)?(?P<stem>\w+)\.ipynb", to_page, body)
+
+
 def place_pictures(body: str, pictures: dict[str, bytes], folder: str, stem: str, config: MkDocsConfig) -> list[File]:
-    "Return a page and its pictures as files of the site."
-    page = File.generated(config, f"{folder}/{stem}.md", content=body)
+    "Return a page and its pictures as files of the site, with links that fit it."
+    page = File.generated(config, f"{folder}/{stem}.md", content=link_pages(body, folder))
     return [page, *(File.generated(config, f"{folder}/{name}", content=data) for name, data in pictures.items())]
 
 

@@ -25,7 +25,9 @@ def git(*words: str) -> str:
 def is_needed() -> bool:
     "Whether this is a clone, and not yet prepared by these tools."
     driver = f"{TOOLS}/nbdev_merge %O %A %B %P"
-    return bool(shutil.which("git")) and (ROOT / ".git").is_dir() and git("config", "merge.nbdev-merge.driver") != driver
+    return (
+        bool(shutil.which("git")) and (ROOT / ".git").is_dir() and git("config", "merge.nbdev-merge.driver") != driver
+    )
 
 
 def main() -> None:
@@ -35,7 +37,9 @@ def main() -> None:
     hook = ROOT / ".git" / "hooks" / "post-merge"
     own_hook = hook.read_bytes() if hook.exists() else None
     with tempfile.TemporaryDirectory() as home:
-        subprocess.run([TOOLS / "nbdev_install_hooks"], cwd=ROOT, env=os.environ | {"HOME": home}, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [TOOLS / "nbdev_install_hooks"], cwd=ROOT, env=os.environ | {"HOME": home}, stdout=subprocess.DEVNULL
+        )
     git("config", "merge.nbdev-merge.driver", f"{TOOLS}/nbdev_merge %O %A %B %P")
     if own_hook is not None:
         hook.write_bytes(own_hook)

@@ -12,7 +12,7 @@ from typing import Any
 import nbformat
 from nbconvert import MarkdownExporter
 
-STYLE = re.compile(r"<style scoped>.*?</style>\n?", re.DOTALL)  # which pandas puts before each table
+STYLE = re.compile(r'<style scoped>.*?</style>\n?| border="1" class="dataframe"', re.DOTALL)  # of pandas' tables
 
 
 def read_directives(source: str) -> list[str]:
@@ -32,7 +32,7 @@ def keep_plain_text(output: Any) -> None:
 
 
 def drop_style(output: Any) -> None:
-    "Drop the style that pandas repeats in each of its tables."
+    "Drop the style that pandas gives to its tables: the page has its own."
     if "text/html" in output.get("data", {}):
         output["data"]["text/html"] = STYLE.sub("", output["data"]["text/html"])
 

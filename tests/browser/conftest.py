@@ -81,7 +81,11 @@ def find_port() -> int:
 def read_lab_command(folder: Path) -> tuple[list[str], dict[str, str]]:
     "Return the command and the settings with which the Makefile starts JupyterLab."
     printed = subprocess.run(
-        ["make", "--dry-run", "--assume-old=.venv/.installed", "lab"], cwd=folder, capture_output=True, text=True, check=True
+        ["make", "--dry-run", "--assume-old=.venv/.installed", "lab"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     line = printed.stdout.splitlines()[-1]
     found = re.fullmatch(r'JUPYTER_CONFIG_PATH="([^"]+)" \S+/jupyter lab', line)

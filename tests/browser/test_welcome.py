@@ -1,14 +1,12 @@
 """What a person meets after `make lab`: the welcome page, in two clicks the neighbors of a paper, and git stays clean."""
 
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 
-from tests.browser.conftest import Lab, clone, run_all
+from tests.browser.conftest import Lab, run_all
 from tests.fakes import ROOT
 
 pytestmark = pytest.mark.slow
@@ -24,7 +22,9 @@ def test_neighbors_of_a_chosen_paper_in_two_clicks_and_git_stays_clean(page: Any
     lab.open(page)
     assert page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) h1").first.inner_text().startswith("Welcome")
     assert page.locator(".jp-Dialog").count() == 0
-    assert page.evaluate("[...document.querySelectorAll('.jp-MarkdownOutput img')].map(one => one.naturalWidth > 300)") == [True]
+    assert page.evaluate(
+        "[...document.querySelectorAll('.jp-MarkdownOutput img')].map(one => one.naturalWidth > 300)"
+    ) == [True]
     run_all(page)
     assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
     chooser = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .widget-dropdown select")
@@ -37,6 +37,8 @@ def test_neighbors_of_a_chosen_paper_in_two_clicks_and_git_stays_clean(page: Any
     assert rows.count() == 5
     assert title not in rows.all_inner_texts()[0]
     lab.save(page)
-    assert git_status(lab.folder) == "", subprocess.run(["git", "diff"], cwd=lab.folder, capture_output=True, text=True).stdout
+    assert git_status(lab.folder) == "", subprocess.run(
+        ["git", "diff"], cwd=lab.folder, capture_output=True, text=True
+    ).stdout
     assert [one for one in page.requests if not one.startswith((lab.address, "data:", "blob:"))] == []
     assert page.errors == []
