@@ -95,7 +95,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     with FileLock(folder.with_suffix(".lock")):
-        if not folder.exists():
+        if not (folder / "search" / "search_index.json").exists():  # the last file of a build
             built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
             assert built.returncode == 0, built.stdout + built.stderr
     return folder
