@@ -86,8 +86,9 @@ figures: env ## The figures on real data, about two hours; written to benchmarks
 	$(BIN)/python -m benchmarks.runs
 	$(BIN)/python -m benchmarks.spark
 
-readme: env ## README.md from nbs/index.ipynb
+readme: env ## README.md from nbs/index.ipynb, and the list of all pages on the welcome page
 	$(BIN)/python tools/make_readme.py
+	$(BIN)/python tools/make_contents.py
 
 docs: env ## The documentation site in _docs/, built without a network; then open _docs/index.html
 	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
