@@ -27,6 +27,7 @@ _FRONT_DOOR = {
     "search": ("explore.search", "search_text"),
     "describe": ("explore.describe", "describe_run"),
     "evaluate_run": ("explore.evaluation", "evaluate_run"),
+    "explore_run": ("explore.widgets", "explore_run"),
     "export": ("runs.export", "export_run"),
     "InputError": ("files.errors", "InputError"),
 }

@@ -392,6 +392,15 @@ class Run(RunReader):
 
         return arxiv_embeddings.describe(self)
 
+    def explore(
+        self,
+        **options: Any,  # `color`, `layout`: see `arxiv_embeddings.explore_run`
+    ) -> Any:  # a `ShownExplorer`; as the last line of a cell it shows a map, a table and a search box
+        "Explore this run in a notebook."
+        import arxiv_embeddings
+
+        return arxiv_embeddings.explore_run(self, **options)
+
     def export(
         self,
         *forms: str,  # npy, parquet, float16, int8, flat; none: npy and parquet
