@@ -131,7 +131,8 @@ SHOWN = "from arxiv_embeddings import open_run\nopen_run({!r}).explore()"
 
 
 @pytest.mark.slow
-def test_a_program_that_runs_a_notebook_gets_a_picture(tmp_path: Path) -> None:
+def test_a_program_that_runs_a_notebook_gets_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TQDM_DISABLE", "1")
     run = make_run(tmp_path, 12, title=["A title"])
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SHOWN.format(str(run.folder)))])
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
