@@ -262,7 +262,7 @@ def describe_error(
     if isinstance(error, (InputError, StorageError)):
         text = str(error)
     elif isinstance(error, KeyboardInterrupt):
-        text = "stopped; committed papers are safe, and the same embed command continues from there"
+        text = "stopped; committed papers are safe, and the same command continues from there"
     elif isinstance(error, OSError):
         text = f"{error.filename or 'the system'}: {error.strerror or error}"
     else:

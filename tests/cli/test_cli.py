@@ -2,16 +2,20 @@
 
 import gzip
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from arxiv_embeddings.cli.main import app
-from arxiv_embeddings.papers.corpus import sample_papers, sample_relations
+from arxiv_embeddings.papers.corpus import read_papers, sample_papers, sample_relations
+from arxiv_embeddings.papers.fetch import ArxivServers
 from arxiv_embeddings.runs.store import Run, open_run
+from tests.fakes.arxiv_server import FakeArxiv
 
 
 def invoke(*words: object):
@@ -45,7 +49,8 @@ def test_nothing_heavy_is_imported_for_help() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["embed", "describe", "similar", "search", "index", "evaluate", "export", "models", "plot", "sample"]
+    "name",
+    ["embed", "describe", "similar", "search", "index", "evaluate", "export", "models", "plot", "sample", "fetch"],
 )
 def test_every_command_has_help(name: str) -> None:
     result = invoke(name, "--help")
@@ -307,3 +312,70 @@ def test_titles_are_printed_as_text(tmp_path: Path) -> None:
     shown = invoke("similar", tmp_path / "run", "3").stdout
     assert "[bold red]markup[/bold red] [/b]" in shown
     assert "\x1b[31m" not in shown
+
+
+@pytest.fixture
+def arxiv(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeArxiv]:
+    "A stand-in for arXiv, which `fetch` asks."
+    with FakeArxiv(12) as server:
+        here = ArxivServers(**server.addresses, page_size=5, sleep=lambda seconds: None)
+        monkeypatch.setattr("arxiv_embeddings.papers.fetch.ArxivServers", lambda: here)
+        yield server
+
+
+def test_fetch_says_what_came_and_what_to_do_next(arxiv: FakeArxiv, tmp_path: Path) -> None:
+    file = tmp_path / "my papers.parquet"
+    result = invoke("fetch", "cat:cs.CL", "--from", "2024-01-03", "--to", "2024", "--max", 8, "--out", file)
+    assert result.exit_code == 0, result.output
+    first, following = result.stdout.splitlines()
+    assert re.fullmatch(rf"{re.escape(str(file))}: 8 papers on 2 pages, \d+\.\d s", first)
+    assert following == f"next: arxiv-embeddings embed '{file}' --out run"
+    assert arxiv.requests[0]["search_query"] == "(cat:cs.CL) AND submittedDate:[202401030000 TO 202412312359]"
+    again = invoke("fetch", "cat:cs.CL", "--out", file)
+    assert (again.exit_code, again.stdout) == (1, "")
+    assert again.stderr == f"error: {file} exists: name another file, or delete it\n"
+
+
+def test_fetch_of_an_archive_for_programs(arxiv: FakeArxiv, tmp_path: Path) -> None:
+    arxiv.deleted, arxiv.broken = {3, 4}, {5}
+    file = tmp_path / "cs.parquet"
+    result = invoke("fetch", "--archive", "cs", "--out", file, "--json")
+    fetched = json.loads(result.stdout)
+    assert fetched.pop("seconds") >= 0
+    assert fetched == {
+        **{"path": str(file), "n_papers": 9, "n_pages": 2, "n_continued": 0},
+        **{"n_deleted": 2, "n_unreadable": 1},
+    }
+    assert read_papers(file).report.n_accepted == 9
+
+
+def test_fetch_that_is_interrupted_goes_on(arxiv: FakeArxiv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from arxiv_embeddings.papers import fetch as module
+
+    whole, file = module.ask_api, tmp_path / "papers.parquet"
+
+    def interrupt(wanted: object, now: str, at: str | None, servers: object) -> object:
+        if at:
+            raise KeyboardInterrupt
+        return whole(wanted, now, at, servers)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "ask_api", interrupt)
+        stopped = invoke("fetch", "cat:cs.CL", "--out", file)
+    assert stopped.exit_code == 130
+    assert stopped.stderr == "error: stopped; committed papers are safe, and the same command continues from there\n"
+    assert not file.exists()
+    assert "5 of them were fetched earlier" in invoke("fetch", "cat:cs.CL", "--out", file).stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--out", "x.parquet"),
+        ("cat:cs.CL", "--archive", "cs", "--out", "x.parquet"),
+        ("cat:cs.CL", "--max", "0"),
+        ("q",),
+    ],
+)
+def test_wrong_use_of_fetch(words: tuple[str, ...]) -> None:
+    assert invoke("fetch", *words).exit_code == 2

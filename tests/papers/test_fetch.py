@@ -155,7 +155,7 @@ FAULTS = {
     "too many requests": Answer(429, "slow down"),
     "broken server": Answer(500, "<html>oops</html>"),
     "cut off": CUT_OFF,
-    "cut off, chunked": Answer(change=(r"(?s)^(.{900}).*", r"\1")),
+    "shorter, and so announced": Answer(change=(r"(?s)^(.{900}).*", r"\1")),
     "nothing at all": Answer(body=""),
     "a web page": Answer(body="<html><body><p>We are back soon<br></body></html>"),
     "a character that XML has not": Answer(change=("Abstract", "\x0b")),
@@ -167,7 +167,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("number", [0, 2])
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
 def test_a_page_that_fails_is_asked_for_again(
     fetch: Fetching, asked: dict[str, Any], fault: Answer, number: int
