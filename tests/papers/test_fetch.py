@@ -194,9 +194,18 @@ def test_a_page_that_always_fails_is_one_line(fetch: Fetching, asked: dict[str, 
 def test_empty_pages_are_asked_for_again(fetch: Fetching) -> None:
     "The API sends them now and then; its client takes an empty first page for no results."
     fetch.arxiv.answers = {0: EMPTY_PAGE, 2: EMPTY_PAGE, 3: EMPTY_PAGE}
-    fetch("cat:cs.CL")
+    assert fetch("cat:cs.CL").n_pages == 3
     assert fetch.ids() == ids(*range(23))
     assert [one["start"] for one in fetch.arxiv.requests] == ["0", "0", "10", "10", "10", "20"]
+
+
+@pytest.mark.parametrize("n_before", [0, 1])
+def test_empty_pages_without_end(fetch: Fetching, n_before: int) -> None:
+    fetch.arxiv.answers = {n: EMPTY_PAGE for n in range(n_before, n_before + 3)}
+    with pytest.raises(
+        InputError, match=f"^arXiv sent an empty page instead of paper {1 + 10 * n_before} of 23, 3 times"
+    ):
+        fetch("cat:cs.CL", servers={"n_tries": 3})
 
 
 def test_a_short_page_loses_no_paper(fetch: Fetching) -> None:
