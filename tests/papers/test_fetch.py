@@ -201,7 +201,7 @@ def test_empty_pages_are_asked_for_again(fetch: Fetching) -> None:
 
 @pytest.mark.parametrize("n_before", [0, 1])
 def test_empty_pages_without_end(fetch: Fetching, n_before: int) -> None:
-    fetch.arxiv.answers = {n: EMPTY_PAGE for n in range(n_before, n_before + 3)}
+    fetch.arxiv.answers = dict.fromkeys(range(n_before, n_before + 3), EMPTY_PAGE)
     with pytest.raises(
         InputError, match=f"^arXiv sent an empty page instead of paper {1 + 10 * n_before} of 23, 3 times"
     ):
