@@ -14,7 +14,9 @@ from tests.fakes import ROOT
 def run_tool(folder: Path, **environment: str) -> subprocess.CompletedProcess:
     "Run the tool as `make lab` does, in a copy of the repository."
     command = [sys.executable, str(folder / "tools" / "install_hooks.py")]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | environment, check=False)
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=os.environ | environment, check=False
+    )
 
 
 @pytest.fixture

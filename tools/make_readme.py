@@ -12,10 +12,10 @@ NOTE = "<!-- Made from nbs/index.ipynb by `make readme`: change that, not this. 
 
 def render_readme() -> str:
     "Render the index notebook as Markdown."
-    body, _ = render_notebook(INDEX, plain=True)
-    return NOTE + body.replace("](images/", "](nbs/images/").replace("](../", "](").replace(
-        "](tutorials/", "](nbs/tutorials/"
-    ).replace("](pages/", "](nbs/pages/")
+    body, _ = render_notebook(INDEX)
+    for folder in ("images", "pages", "tutorials"):
+        body = body.replace(f"]({folder}/", f"](nbs/{folder}/")
+    return NOTE + body.replace("](../", "](")
 
 
 def main() -> None:

@@ -25,19 +25,13 @@ def drop_directives(source: str) -> str:
     return "\n".join(line for line in source.splitlines() if not line.startswith("#|")).strip("\n")
 
 
-def keep_plain_text(output: Any) -> None:
-    "Keep only the plain text of an output, if it has any: what README can show."
-    if "text/plain" in output.get("data", {}):
-        output["data"] = {"text/plain": output["data"]["text/plain"]}
-
-
 def drop_style(output: Any) -> None:
     "Drop the style that pandas gives to its tables: the page has its own."
     if "text/html" in output.get("data", {}):
         output["data"]["text/html"] = STYLE.sub("", output["data"]["text/html"])
 
 
-def prepare_cell(cell: Any, document: Callable[[str], str] | None, each_output: Callable[[Any], None]) -> Any | None:
+def prepare_cell(cell: Any, document: Callable[[str], str] | None) -> Any | None:
     "Return a cell as it is shown, or `None` if it is hidden; exported cells become `document(source)`."
     directives = read_directives(cell.source)
     if cell.cell_type != "code":
@@ -49,17 +43,14 @@ def prepare_cell(cell: Any, document: Callable[[str], str] | None, each_output: 
         return nbformat.v4.new_markdown_cell(text) if text else None
     cell.source = "" if "echo: false" in directives else drop_directives(cell.source)
     for output in cell.outputs:
-        each_output(output)
+        drop_style(output)
     return cell
 
 
-def render_notebook(
-    path: Path, document: Callable[[str], str] | None = None, plain: bool = False
-) -> tuple[str, dict[str, bytes]]:
+def render_notebook(path: Path, document: Callable[[str], str] | None = None) -> tuple[str, dict[str, bytes]]:
     "Render a notebook as Markdown, and return the pictures among its outputs by their file names."
     notebook = nbformat.read(path, as_version=4)
-    each_output = keep_plain_text if plain else drop_style
-    prepared = (prepare_cell(cell, document, each_output) for cell in notebook.cells)
+    prepared = (prepare_cell(cell, document) for cell in notebook.cells)
     notebook.cells = [cell for cell in prepared if cell is not None]
     notebook.metadata["language_info"] = {"name": "python"}  # nbdev_clean takes it out
     exporter = MarkdownExporter(exclude_input_prompt=True, exclude_output_prompt=True)
