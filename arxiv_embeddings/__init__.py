@@ -26,6 +26,7 @@ _FRONT_DOOR = {
     "similar": ("explore.search", "find_similar"),
     "search": ("explore.search", "search_text"),
     "describe": ("explore.describe", "describe_run"),
+    "make_map": ("explore.map", "make_map"),
     "evaluate_run": ("explore.evaluation", "evaluate_run"),
     "explore_run": ("explore.widgets", "explore_run"),
     "export": ("runs.export", "export_run"),

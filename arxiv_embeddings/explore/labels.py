@@ -55,10 +55,21 @@ def find_densest(
 FORMULA = re.compile(r"\$[^$]*\$|\\[a-zA-Z]+|https?://\S+")
 ACCENT = re.compile(r"""\\(?:["'`^~=.]\{?|[Hcuv][{ ])\\?([a-zA-Z])\}?""")  # as in Schr\"odinger
 WORD = re.compile(r"\b[^\W\d_](?:[\w-]*\w)?\b|[^\w\s]")  # begins with a letter, may have a hyphen; or a sign
-# said by papers about themselves, whatever they are about
-OF_PAPERS = frozenset(
-    ["able", "abstract", "achieve", "achieved", "achieves", "additionally", "address", "aim", "allow", "allows", "analysis", "analyze", "apply", "applied", "approach", "approaches", "article", "author", "authors", "available", "based", "better", "case", "cases", "certain", "common", "compare", "compared", "comparison", "consider", "considered", "consists", "contribution", "corresponding", "current", "demonstrate", "demonstrated", "demonstrates", "describe", "described", "design", "develop", "developed", "different", "discuss", "discussed", "due", "effect", "effective", "efficient", "et", "al", "evaluate", "evaluated", "evaluation", "example", "existing", "experiment", "experimental", "experiments", "finally", "following", "framework", "furthermore", "general", "given", "good", "high", "higher", "however", "important", "improve", "improved", "improvement", "improves", "include", "including", "increase", "introduce", "introduced", "investigate", "issue", "issues", "key", "known", "large", "later", "lead", "leads", "low", "lower", "main", "make", "makes", "means", "method", "methods", "moreover", "new", "novel", "number", "observed", "obtain", "obtained", "order", "outperforms", "paper", "papers", "particular", "perform", "performance", "performed", "possible", "potential", "present", "presented", "presents", "previous", "problem", "problems", "proof", "propose", "proposed", "proposes", "prove", "proved", "provide", "provided", "provides", "recent", "recently", "related", "respectively", "result", "results", "review", "second", "set", "shown", "shows", "significant", "significantly", "similar", "simple", "simulation", "simulations", "small", "solution", "solutions", "specific", "state", "state-of-the-art", "study", "studied", "studies", "suggest", "survey", "technique", "techniques", "theory", "thesis", "time", "type", "typical", "use", "used", "useful", "user", "uses", "using", "various", "way", "ways", "well", "work", "works", "years"]
-)
+OF_PAPERS = """
+able abstract achieve achieved achieves additionally address aim allow allows analysis analyze apply applied approach
+approaches article author authors available based better case cases certain common compare compared comparison
+consider considered consists contribution corresponding current demonstrate demonstrated demonstrates describe
+described design develop developed different discuss discussed due effect effective efficient et al evaluate evaluated
+evaluation example existing experiment experimental experiments finally following framework furthermore general given
+good high higher however important improve improved improvement improves include including increase introduce
+introduced investigate issue issues key known large later lead leads low lower main make makes means method methods
+moreover new novel number observed obtain obtained order outperforms paper papers particular perform performance
+performed possible potential present presented presents previous problem problems proof propose proposed proposes
+prove proved provide provided provides recent recently related respectively result results review second set shown
+shows significant significantly similar simple simulation simulations small solution solutions specific state
+state-of-the-art study studied studies suggest survey technique techniques theory thesis time type typical use used
+useful user uses using various way ways well work works years
+"""  # said by papers about themselves, whatever they are about
 
 
 def count_words(
@@ -68,7 +79,7 @@ def count_words(
     "Find the words and two-word phrases of texts; a phrase does not run across a stop word or a sign."
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 
-    stop = ENGLISH_STOP_WORDS | OF_PAPERS
+    stop = ENGLISH_STOP_WORDS.union(OF_PAPERS.split())
 
     def list_terms(text: str) -> list[str]:
         found = [word if len(word) > 2 and word not in stop else "" for word in WORD.findall(text)]

@@ -410,6 +410,16 @@ class Run(RunReader):
 
         return arxiv_embeddings.export(self, *forms)
 
+    def map(
+        self,
+        path: "str | AnyPath | None" = None,  # `.html`, `.svg` or `.png` decides the form; `None`: `RUN/map.html`
+        **options: Any,  # `color_by`, `title`, `neighbors`, `seed`, `dark`: see `arxiv_embeddings.make_map`
+    ) -> Any:  # a `MapFile`, which JupyterLab shows
+        "Write a map of this run."
+        import arxiv_embeddings
+
+        return arxiv_embeddings.make_map(self, path, **options)
+
 # %% ../../nbs/runs/41_store.ipynb #41-store-25
 def describe_briefly(
     run: RunMetadata,  # an opened run

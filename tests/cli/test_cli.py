@@ -50,7 +50,7 @@ def test_nothing_heavy_is_imported_for_help() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["embed", "describe", "similar", "search", "index", "evaluate", "export", "models", "plot", "sample", "fetch"],
+    ["embed", "describe", "similar", "search", "index", "evaluate", "export", "models", "plot", "map", "sample", "fetch"],
 )
 def test_every_command_has_help(name: str) -> None:
     result = invoke(name, "--help")
@@ -70,6 +70,7 @@ def test_every_command_has_help(name: str) -> None:
         ("evaluate", "RUN", "--relations", str(sample_relations())),
         ("export", "RUN", "--to", "npy", "--to", "parquet"),
         ("plot", "RUN"),
+        ("map", "RUN", "--color-by", "year"),
     ],
 )
 def test_json_and_text_of_every_command(words: tuple[str, ...], run: Run) -> None:

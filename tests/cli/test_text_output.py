@@ -43,6 +43,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "run", "--relations", "relations.tsv"),
     "export": ("export", "run"),
     "plot": ("plot", "run"),
+    "map": ("map", "run", "--quiet"),
     "verify": ("verify", "run", "--sample", "5", "--device", "cpu"),
     "repair": ("repair", "run", "--device", "cpu"),
     "compact": ("compact", "run"),
@@ -242,6 +243,7 @@ def test_files_that_were_written_are_named_with_their_size(terminal: dict[str, s
     lines = as_text(terminal["plot"], folder).splitlines()
     names = [re.fullmatch(r"FOLDER/run/figures/(\w+)\.png: 0\.0[1-4] MB", line)[1] for line in lines]
     assert names == ["cosine_spread", "heat_map", "map"]
+    assert re.fullmatch(r"FOLDER/run/map\.html: 0\.\d\d MB", as_text(terminal["map"], folder).strip())
 
 
 @pytest.mark.slow
