@@ -71,7 +71,7 @@ function nearestOnMap(paper, k = 10) {
   const found = [], kept = state;
   state = state.slice();
   state[paper] = HIDDEN;
-  for (let reach = SPAN / CELLS; found.length < k && reach < 2 * SPAN;) {
+  for (let reach = SPAN / CELLS; found.length < k && reach < 4 * SPAN;) {
     const one = nearest(papers.x[paper], papers.y[paper], reach);
     if (one < 0) reach *= 2;
     else { found.push(one); state[one] = HIDDEN; }
@@ -415,7 +415,11 @@ function openAddress() {
 
 // ---- search and filters
 
-const plain = (text) => text.toLowerCase().normalize("NFKD").replace(/\p{M}+/gu, "").replace(/[^\p{L}\p{N}.]+/gu, " ");
+// Words in small letters without accents, each after a space; a point within a number, as in an id, is kept.
+function plain(text) {
+  const bare = text.toLowerCase().normalize("NFKD").replace(/\p{M}+/gu, "");
+  return bare.replace(/(?<!\d)\.|\.(?!\d)|[^\p{L}\p{N}.]+/gu, " ");
+}
 
 // Texts are prepared a few thousand at a time, so that the map can be moved meanwhile.
 async function prepareWords() {
@@ -553,6 +557,7 @@ async function start() {
   makeAbout();
   resize();
   setTheme(matchMedia("(prefers-color-scheme: dark)").matches);
+  requestAnimationFrame(() => performance.mark("map painted"));
   new ResizeObserver(resize).observe($("map"));
   listenToPointers();
   listenToKeys();
