@@ -368,6 +368,14 @@ function openPaper(i, fly) {
   panel.focus({ preventScroll: true });
   setAddress(`#${encodeURIComponent(id)}`);
   if (fly) flyTo(i);
+  else uncover(i);
+}
+
+// Move the map sideways if the panel lies on the paper that it is about.
+function uncover(i) {
+  const [x, y] = toScreen(papers.x[i], papers.y[i]), panel = $("paper");
+  const excess = x + 40 - panel.offsetLeft, covered = y > panel.offsetTop - 20 && y < panel.offsetTop + panel.offsetHeight + 20;
+  if (excess > 0 && covered && view.width > 700) moveTo(view.x + excess / unit(), view.y, view.zoom);
   else askFrame();
 }
 

@@ -164,6 +164,7 @@ def test_a_click_opens_the_paper_and_its_neighbors(page: Any, file: Path, conten
     listed = [page.locator("#paper li small").nth(number).inner_text().split(" · ")[-1] for number in range(10)]
     assert listed == [content.papers["paper_id"][row] for row in content.neighbors[-1]]
     assert page.inner_text("#paper h3") == "Nearest papers, by the vectors"
+    assert place_of(page, "1501.10000")[0] < page.locator("#paper").bounding_box()["x"], "the panel leaves it visible"
     page.locator("#paper li button").first.click()
     assert page.inner_text("#paper h2") == content.papers["title"][content.neighbors[-1][0]]
     assert page.url.endswith(f"#{listed[0]}")
