@@ -43,6 +43,8 @@ def test_wheel_holds_the_package_the_sample_and_the_licence(wheel: Path) -> None
         assert str(module.relative_to(ROOT)) in names
     for sample in ("papers.csv", "relations.tsv"):
         assert f"arxiv_embeddings/sample/{sample}" in names
+    for piece in ("html", "css", "js"):
+        assert f"arxiv_embeddings/explore/map.{piece}" in names
     assert any(name.endswith("LICENSE") for name in names)
     assert not any(name.startswith(("tests", "nbs", "tools", "benchmarks")) for name in names)
 

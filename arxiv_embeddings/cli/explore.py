@@ -173,7 +173,9 @@ class MapOptions:
         bool | None,
         typer.Option(help="Find neighbors by the vectors; by default up to 30,000 papers.", rich_help_panel="Content"),
     ] = None
-    seed: Annotated[int, typer.Option(help="Of the layout and the labels.", rich_help_panel="Content")] = 0
+    seed: Annotated[
+        int | None, typer.Option(help="Of layout and labels; default: the kept layout's.", rich_help_panel="Content")
+    ] = None
     dark: Annotated[
         bool,
         typer.Option("--dark", help="For .svg and .png: a dark ground; .html has both.", rich_help_panel="Content"),
