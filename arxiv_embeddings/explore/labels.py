@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['N_REGIONS', 'LEAST_PAPERS', 'MOST_FITTED', 'FORMULA', 'ACCENT', 'WORD', 'OF_PAPERS', 'PHRASE_WEIGHT', 'MOST_TEXTS',
-           'find_regions', 'find_densest', 'count_words', 'weigh_words', 'choose_names', 'Label', 'label_regions']
+           'LEAST_TEXTS', 'find_regions', 'find_densest', 'count_words', 'weigh_words', 'choose_names', 'Label',
+           'label_regions']
 
 # %% ../../nbs/explore/67_labels.ipynb #67-labels-02
 import re
@@ -101,13 +102,15 @@ def weigh_words(
     counts: csr_matrix,  # of words, int64, (n_texts, n_words)
     regions: np.ndarray,  # region of each text, int64, (n_texts,), from 0
     n_regions: int,  # more than any number in `regions`
-) -> np.ndarray:  # float64, (n_regions, n_words); 0 for a word that the region does not have
+    least_texts: int = 1,  # of a region that must have a word
+) -> np.ndarray:  # float64, (n_regions, n_words); 0 for a word that too few texts of the region have
     "Weigh each word for each region by class-based TF-IDF; higher is more typical."
     ones = np.ones(len(regions), dtype=np.int64)
     belongs = csr_matrix((ones, (regions, np.arange(len(regions)))), shape=(n_regions, len(regions)))
     of_region = (belongs @ counts).toarray().astype(np.float64)
     average, of_all = of_region.sum() / n_regions, of_region.sum(axis=0)
-    return np.sqrt(of_region) * np.log1p(average / np.maximum(of_all, 1))
+    enough = of_region >= least_texts
+    return np.where(enough, np.sqrt(of_region) * np.log1p(average / np.maximum(of_all, 1)), 0)
 
 # %% ../../nbs/explore/67_labels.ipynb #67-labels-25
 PHRASE_WEIGHT = 2.0
@@ -138,6 +141,7 @@ def choose_names(
 
 # %% ../../nbs/explore/67_labels.ipynb #67-labels-29
 MOST_TEXTS = 20_000  # papers whose words are counted
+LEAST_TEXTS = 3  # papers of a region that must have its name
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,8 @@ def label_regions(
             break
         regions = find_regions(places, n_regions, seed)
         sizes = np.bincount(regions, minlength=n_regions)
-        names = choose_names(weigh_words(counts, regions[rows], n_regions), words, sizes, taken)
+        weights = weigh_words(counts, regions[rows], n_regions, LEAST_TEXTS)
+        names = choose_names(weights, words, sizes, taken)
         labels += _place_labels(names, places, regions, level)
     return labels
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MOST_VALUES', 'ON_DARK', 'SPAN', 'PIECES', 'LONGEST_AUTHORS', 'LONGEST_TITLE', 'MOST_COMPARED', 'N_NEIGHBORS',
-           'LARGEST_SHOWN', 'FORMS', 'Group', 'join_alike', 'color_by_value', 'color_by_number', 'MapContent',
+           'LARGEST_SHOWN', 'FORMS', 'LegendEntry', 'join_alike', 'color_by_value', 'color_by_number', 'MapContent',
            'to_grid', 'order_by_place', 'pack', 'pack_json', 'encode_neighbors', 'render_map', 'draw_map',
-           'save_picture', 'choose_column', 'color_papers', 'collect_papers', 'collect_map', 'MapFile', 'make_map']
+           'choose_column', 'color_papers', 'collect_papers', 'collect_map', 'MapFile', 'make_map']
 
 # %% ../../nbs/explore/68_map.ipynb #68-map-02
 import base64
@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,17 @@ import pyarrow.compute as pc
 from ..encoders.vectors import l2_normalize
 from .labels import MOST_TEXTS, Label, label_regions
 from .layout import lay_out_run, summarize_layout
-from .plots import COLORS, OTHER_COLOR, PLAIN, Figure, new_figure, note_missing_glyphs, shorten
+from arxiv_embeddings.explore.plots import (
+    COLORS,
+    OTHER_COLOR,
+    PLAIN,
+    Figure,
+    group_numbers,
+    new_figure,
+    read_values,
+    render,
+    shorten,
+)
 from .search import _is_arxiv_id
 from .similarity import find_neighbors
 from ..files.errors import InputError
@@ -41,8 +50,8 @@ from ..runs.store import Run
 
 # %% ../../nbs/explore/68_map.ipynb #68-map-06
 @dataclass(frozen=True)
-class Group:
-    "Papers of one color."
+class LegendEntry:
+    "A color, and the papers that have it."
 
     name: str  # for the legend
     members: list[str]  # values of the column that are in it
@@ -90,7 +99,7 @@ def join_alike(
 def color_by_value(
     values: Sequence[str | None],  # of each paper; `None`: it has none
     embeddings: np.ndarray,  # float32, (n_papers, dim), of any length but zero
-) -> tuple[list[Group], np.ndarray]:  # groups for the legend; the group of each paper, uint8, (n_papers,)
+) -> tuple[list[LegendEntry], np.ndarray]:  # groups for the legend; the group of each paper, uint8, (n_papers,)
     "Give each paper a color by a column of words; papers without a value are grey."
     named = np.array([value or "" for value in values], dtype=str)
     frequent = [value for value, _ in Counter(value for value in values if value).most_common(MOST_VALUES)]
@@ -100,36 +109,33 @@ def color_by_value(
     group_of = np.array([number_of.get(value, len(joined)) for value in named.tolist()], dtype=np.uint8)
     sizes = np.bincount(group_of, minlength=len(joined) + 1).tolist()
     groups = [
-        Group(_name_group(members), members, size, color, ON_DARK.get(color, color))
+        LegendEntry(_name_group(members), members, size, color, ON_DARK.get(color, color))
         for members, size, color in zip(joined, sizes, COLORS, strict=False)
     ]
     if sizes[-1]:
-        groups.append(Group("rare or none" if joined else "all", [], sizes[-1], OTHER_COLOR, ON_DARK[OTHER_COLOR]))
+        groups.append(
+            LegendEntry("rare or none" if joined else "all", [], sizes[-1], OTHER_COLOR, ON_DARK[OTHER_COLOR])
+        )
     return groups, group_of
 
 # %% ../../nbs/explore/68_map.ipynb #68-map-14
 def color_by_number(
     numbers: np.ndarray,  # of each paper, float64, (n_papers,); NaN: it has none
-) -> tuple[list[Group], np.ndarray]:  # groups for the legend; the group of each paper, uint8, (n_papers,)
+) -> tuple[list[LegendEntry], np.ndarray]:  # for the legend; the entry of each paper, uint8, (n_papers,)
     "Give each paper a color by a column of numbers; papers without a number are grey."
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    known = np.isfinite(numbers)
-    starts = np.unique(numbers[known])
-    if len(starts) > len(COLORS):
-        starts = np.unique(np.quantile(numbers[known], np.arange(len(COLORS)) / len(COLORS), method="higher"))
-    group_of = np.full(len(numbers), len(starts), dtype=np.uint8)
-    group_of[known] = np.searchsorted(starts, numbers[known], side="right") - 1
-    groups = []
-    for step in range(len(starts)):
-        inside = numbers[group_of == step]
-        color = to_hex(colormaps["cividis"](0.12 + 0.88 * step / max(len(starts) - 1, 1)))
-        name = " to ".join(dict.fromkeys(f"{end:g}" for end in (inside.min(), inside.max())))
-        groups.append(Group(name, [], len(inside), color, color))
-    if n_none := int((~known).sum()):
-        groups.append(Group("none", [], n_none, OTHER_COLOR, ON_DARK[OTHER_COLOR]))
-    return groups, group_of
+    groups, group_of = group_numbers(numbers), np.empty(len(numbers), dtype=np.uint8)
+    n_ranges = max(sum(group.is_range for group in groups), 2)
+    entries = []
+    for place, group in enumerate(groups):
+        group_of[group.rows] = place
+        on_dark = (
+            to_hex(colormaps["viridis"](0.3 + 0.7 * place / (n_ranges - 1))) if group.is_range else ON_DARK[group.color]
+        )
+        entries.append(LegendEntry(group.name, [], len(group.rows), group.color, on_dark))
+    return entries, group_of
 
 # %% ../../nbs/explore/68_map.ipynb #68-map-18
 @dataclass(frozen=True)
@@ -139,7 +145,7 @@ class MapContent:
     papers: dict[str, list[str]]  # `paper_id`, and `title`, `authors`, `categories` if there are; each a text a paper
     places: np.ndarray  # float32, (n_papers, 2)
     years: np.ndarray  # int64, (n_papers,), 1 to 65535; 0: none
-    groups: list[Group]  # of colors, 1 to 255
+    groups: list[LegendEntry]  # of colors, 1 to 255
     group_of: np.ndarray  # of each paper, uint8, (n_papers,)
     labels: list[Label] = field(default_factory=list)  # in the unit of the places
     neighbors: np.ndarray | None = None  # rows, int64, (n_papers, k), nearest first; `None`: those on the map are shown
@@ -329,20 +335,6 @@ def _add_legend(figure: Figure, content: MapContent, dark: bool, ink: str) -> No
     for text in figure.legend(points, [name for name, _ in shown], **place).get_texts():
         text.set(color=ink, **PLAIN)
 
-
-def save_picture(
-    figure: Figure,  # from `draw_map`
-    form: str,  # png or svg
-) -> bytes:  # a file, the same for the same figure
-    "Save a figure at 200 points an inch, without the date."
-    from matplotlib import rc_context
-
-    stream = BytesIO()
-    metadata = {"Software": None} if form == "png" else {"Date": None, "Creator": None}
-    with note_missing_glyphs(), rc_context({"svg.hashsalt": "arxiv_embeddings"}):
-        figure.savefig(stream, format=form, dpi=200, metadata=metadata, facecolor=figure.get_facecolor())
-    return stream.getvalue()
-
 # %% ../../nbs/explore/68_map.ipynb #68-map-45
 def choose_column(
     run: Run,  # an opened run
@@ -351,20 +343,20 @@ def choose_column(
     "Find the column for the colors; raises `InputError` if the run does not have it."
     if color_by is None:
         return "primary_category" if "primary_category" in run.columns else ""
-    if color_by not in run.columns:
-        raise InputError(f"{run.folder} has no column {color_by!r}: choose one of {', '.join(run.columns)}")
+    known = [*run.columns, *(["archive"] if "primary_category" in run.columns else [])]
+    if color_by not in known:
+        raise InputError(f"{run.folder} has no column {color_by!r}: choose one of {', '.join(known)}")
     return color_by
 
 
 def color_papers(
-    values: pa.ChunkedArray,  # of a column, one a paper
+    values: pa.ChunkedArray,  # of a column, one a paper, from `plots.read_values`
     embeddings: np.ndarray,  # float32, (n_papers, dim), of any length but zero
-) -> tuple[list[Group], np.ndarray]:  # groups for the legend; the group of each paper, uint8, (n_papers,)
-    "Color papers by a column: numbers by a scale, lists by their first value, anything else by its text."
+) -> tuple[list[LegendEntry], np.ndarray]:  # groups for the legend; the group of each paper, uint8, (n_papers,)
+    "Color papers by a column: numbers by a scale, anything else by its text."
     if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
         return color_by_number(values.cast(pa.float64()).to_numpy())
-    plain = [one[0] if isinstance(one, list) and one else one for one in values.to_pylist()]
-    return color_by_value([str(one) if one not in (None, []) else None for one in plain], embeddings)
+    return color_by_value([None if one is None else str(one) for one in values.to_pylist()], embeddings)
 
 # %% ../../nbs/explore/68_map.ipynb #68-map-49
 LONGEST_AUTHORS, LONGEST_TITLE = 80, 300  # characters
@@ -405,12 +397,11 @@ def collect_map(
     if not run.n_papers:
         raise InputError(f"{run.folder} has no papers yet: embed some first")
     column = choose_column(run, color_by)
-    wanted = ["paper_id", "title", "abstract", "authors", "categories", "year", column]
+    wanted = ["paper_id", "title", "abstract", "authors", "categories", "year", "primary_category", column]
     table = run.read(list(dict.fromkeys(name for name in wanted if name in run.columns)))
     embeddings, layout = run.embeddings(), lay_out_run(run, seed=seed, progress=progress)
-    groups, group_of = (
-        color_papers(table[column], embeddings) if column else color_by_value([None] * len(table), embeddings)
-    )
+    values = read_values(table, column) if column else pa.chunked_array([pa.nulls(len(table), pa.string())])
+    groups, group_of = color_papers(values, embeddings)
     k, few = min(N_NEIGHBORS, run.n_papers - 1), run.n_papers <= MOST_COMPARED
     find = k > 0 and (few if neighbors is None else neighbors)
     labels = label_regions(layout.places, _join_texts(table), layout.about["seed"])
@@ -474,7 +465,7 @@ class MapFile:
         name = html.escape(str(self.path))
         if self.path.suffix != ".html" or len(written) > LARGEST_SHOWN:
             form = self.path.suffix if self.path.suffix in (".svg", ".png") else ".png"
-            picture = written if form == self.path.suffix else save_picture(draw_map(self.content), "png")
+            picture = written if form == self.path.suffix else render(draw_map(self.content), "png")
             kind = "image/svg+xml" if form == ".svg" else "image/png"
             source = f"data:{kind};base64,{base64.b64encode(picture).decode()}"
             return f'<img alt="{html.escape(self.content.title)}" style="max-width: 100%; width: 800px" src="{source}"><div>{name}</div>'
@@ -510,7 +501,7 @@ def make_map(
     if target.is_dir():
         raise InputError(f"{target} is a folder: name a file for the map")
     content = collect_map(run, color_by, title=title, neighbors=neighbors, seed=seed, progress=progress)
-    written = render_map(content).encode() if form == "html" else save_picture(draw_map(content, dark), form)
+    written = render_map(content).encode() if form == "html" else render(draw_map(content, dark), form)
     if target.parent == run.folder:
         with holding_lock(run.folder, target.name):
             remove_unfinished(target)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from arxiv_embeddings.explore.map import Group, MapContent, MapFile, render_map
+from arxiv_embeddings.explore.map import LegendEntry, MapContent, MapFile, render_map
 from arxiv_embeddings.explore.plots import OTHER_COLOR
 from tests.fakes.maps import HOSTILE, make_content
 
@@ -315,7 +315,7 @@ def test_a_narrow_window(page: Any, file: Path) -> None:
 
 def without(content: MapContent, n_papers: int) -> MapContent:
     "A map that knows nothing but ids and places."
-    group = Group("all", [], n_papers, OTHER_COLOR, OTHER_COLOR)
+    group = LegendEntry("all", [], n_papers, OTHER_COLOR, OTHER_COLOR)
     return MapContent(
         {"paper_id": content.papers["paper_id"][:n_papers]},
         content.places[:n_papers],

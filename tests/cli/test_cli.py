@@ -50,7 +50,20 @@ def test_nothing_heavy_is_imported_for_help() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["embed", "describe", "similar", "search", "index", "evaluate", "export", "models", "plot", "map", "sample", "fetch"],
+    [
+        "embed",
+        "describe",
+        "similar",
+        "search",
+        "index",
+        "evaluate",
+        "export",
+        "models",
+        "plot",
+        "map",
+        "sample",
+        "fetch",
+    ],
 )
 def test_every_command_has_help(name: str) -> None:
     result = invoke(name, "--help")

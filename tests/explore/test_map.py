@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from arxiv_embeddings import InputError, Run, embed_papers, sample_papers
 from arxiv_embeddings.cli.main import app
 from arxiv_embeddings.explore.map import color_papers, make_map, render_map
-from arxiv_embeddings.explore.plots import OTHER_COLOR
+from arxiv_embeddings.explore.plots import OTHER_COLOR, read_values
 from tests.fakes.letters import LetterEncoder
 from tests.fakes.maps import make_content
 
@@ -99,8 +99,8 @@ def test_the_command_writes_what_the_verb_writes(run: Run, tmp_path: Path) -> No
 
 
 def test_colors_by_any_column(run: Run) -> None:
-    for column, kind in run.columns.items():
-        groups, group_of = color_papers(run.read([column])[column], run.embeddings())
+    for column, kind in {**run.columns, "archive": "string"}.items():
+        groups, group_of = color_papers(read_values(run.read(), column), run.embeddings())
         assert sum(group.n for group in groups) == run.n_papers, (column, kind)
         assert np.bincount(group_of, minlength=len(groups)).tolist() == [group.n for group in groups]
         assert len(groups) <= 9

@@ -3,7 +3,7 @@
 import numpy as np
 
 from arxiv_embeddings.explore.labels import Label
-from arxiv_embeddings.explore.map import Group, MapContent
+from arxiv_embeddings.explore.map import LegendEntry, MapContent
 from arxiv_embeddings.explore.plots import COLORS
 
 STARTS = "deep graph learn net quant cod bound optim secur robot lang data wave field proof"
@@ -41,7 +41,7 @@ def make_content(n_papers: int, seed: int = 0, k: int | None = 10) -> MapContent
         },
         places=places,
         years=generator.integers(1999, 2020, n_papers),
-        groups=[Group(*one) for one in zip(names, [[name] for name in names], counts, COLORS, dark, strict=True)],
+        groups=[LegendEntry(*one) for one in zip(names, [[name] for name in names], counts, COLORS, dark, strict=True)],
         group_of=group_of,
         labels=[Label(f"region {number}", *centers[number].tolist(), number // 14, 1) for number in range(40)],
         neighbors=None if k is None else generator.integers(0, n_papers, (n_papers, k)),
