@@ -8,6 +8,7 @@ __all__ = ['paper_to_html', 'PaperList', 'note_papers', 'note_neighbors', 'color
            'explore_run']
 
 # %% ../../nbs/explore/70_widgets.ipynb #70-widgets-02
+import asyncio
 import html
 from base64 import b64encode
 from collections.abc import Callable
@@ -268,7 +269,7 @@ class ExplorerView:
     ):
         import ipywidgets
 
-        self.explorer = explorer
+        self.explorer, self.drawn, self.waits = explorer, explorer.groups, False
         self.controls = Controls(explorer)
         self.scatter = make_scatter(explorer)
         self.status = ipywidgets.HTML()
@@ -346,19 +347,41 @@ class ExplorerView:
         if not np.array_equal(rows, self.explorer.selected):
             self.explorer.select(rows)
 
+    def wait_for_map(self) -> None:
+        "Send the map nothing until the front end has drawn it: it loses filters that come while it loads points."
+        self.waits = True
+        self.scatter.widget.observe(self._count_down, "dom_element_id")
+
+    def _count_down(self, _: Any) -> None:
+        "The front end has begun to draw the map; it takes longer for many points."
+        self.scatter.widget.unobserve(self._count_down, "dom_element_id")
+        asyncio.get_running_loop().call_later(1 + self.explorer.run.n_papers / 50_000, self._end_waiting)
+
+    def _end_waiting(self) -> None:
+        self.waits = False
+        self._renew_map()
+
+    def _renew_map(self) -> None:
+        explorer = self.explorer
+        if self.waits:
+            return
+        if self.drawn is not explorer.groups:
+            color_scatter(self.scatter, explorer)
+            self.drawn = explorer.groups
+        everything = len(explorer.matching) == explorer.run.n_papers
+        self.scatter.filter(None if everything else np.sort(explorer.matching))
+        self.scatter.selection(explorer.selected)
+
     def renew(
         self,
         changed: str,  # `matching`, `selected` or `color`
     ) -> None:
         "Show the state of the explorer again, as far as it has changed."
         explorer = self.explorer
+        self._renew_map()
         if changed == "color":
-            return self._renew_color()
-        if changed == "matching":
-            everything = len(explorer.matching) == explorer.run.n_papers
-            self.scatter.filter(None if everything else explorer.matching)
-        if changed == "selected":
-            self.scatter.selection(explorer.selected)
+            self.legend.value, self.controls.color.value = legend_to_html(explorer), explorer.colored_by
+            return
         listed = explorer.selected if len(explorer.selected) > 1 else explorer.matching
         self.table.show(listed, lambda rows: note_papers(explorer, rows))
         found = "" if len(explorer.matching) == explorer.run.n_papers else f"{len(explorer.matching):,} of "
@@ -366,12 +389,6 @@ class ExplorerView:
         self.status.value = f"{found}{explorer.run.n_papers:,} papers{chosen}"
         if changed == "selected":
             self._renew_paper()  # last, so that what it refuses is what the status says
-        return None
-
-    def _renew_color(self) -> None:
-        color_scatter(self.scatter, self.explorer)
-        self.legend.value = legend_to_html(self.explorer)
-        self.controls.color.value = self.explorer.colored_by
 
     def _renew_paper(self) -> None:
         "Show the paper that is selected alone, and its neighbors."
@@ -427,6 +444,7 @@ class ShownExplorer(Explorer):
             display(HTML(f"<p>{html.escape(missing)}</p>"))
             return
         # the picture is for viewers of a saved notebook
+        self.view.wait_for_map()
         shown = self.view.box._repr_mimebundle_() | {"text/plain": repr(self)}
         shown["image/png"] = b64encode(render_png(self.picture(), dpi=80)).decode()
         display(shown, raw=True)
