@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import nbformat
 import pytest
 
 from arxiv_embeddings.cli.main import app
@@ -60,17 +61,29 @@ def test_an_example_without_its_extra_is_found() -> None:
     assert list(find_lacking("```python\nfrom arxiv_embeddings.spark.session import make_session\n```"))
 
 
+def prose_of(path: Path) -> str:
+    "Return the prose of a notebook."
+    cells = nbformat.read(path, as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+STORIES = {
+    path.stem: prose_of(path) for name in ("tutorials", "pages") for path in (ROOT / "nbs" / name).glob("*.ipynb")
+}
+
+
 def commands_of(text: str) -> list[list[str]]:
     "List the commands of a page, each as its words."
+    text = re.sub(r"\\\n\s*", "", text)  # of several lines
     lines = re.findall(r"^    (arxiv-embeddings .+)$", text, re.MULTILINE)
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
-@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.parametrize("name", [*SHOWN, *STORIES])
 def test_every_command_and_option_exists(name: str) -> None:
     from typer.main import get_command
 
-    for words in commands_of(SHOWN[name]):
+    for words in commands_of((SHOWN | STORIES)[name]):
         command = get_command(app)
         while hasattr(command, "commands"):
             command, words = command.commands[words[0]], words[1:]
