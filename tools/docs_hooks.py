@@ -17,6 +17,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import nbformat
 import typer
+from diagrams import replace_diagrams
 from fastcore.docments import docments
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -141,7 +142,7 @@ def link_pages(body: str, folder: str) -> str:
 
 def place_pictures(body: str, pictures: dict[str, bytes], folder: str, stem: str, config: MkDocsConfig) -> list[File]:
     "Return a page and its pictures as files of the site, with links that fit it."
-    page = File.generated(config, f"{folder}/{stem}.md", content=link_pages(body, folder))
+    page = File.generated(config, f"{folder}/{stem}.md", content=replace_diagrams(link_pages(body, folder)))
     return [page, *(File.generated(config, f"{folder}/{name}", content=data) for name, data in pictures.items())]
 
 
