@@ -55,14 +55,20 @@ def run_all(page: Any, seconds: float = 120) -> None:
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").all_inner_texts() == []
 
 
+def list_files() -> list[str]:
+    "List the files of this repository as they are now, committed or not; without git, all that were not made here."
+    words = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(words, capture_output=True, text=True, check=False)
+    if not listed.returncode:
+        return [name for name in listed.stdout.split("\0") if name]
+    made = {".venv", ".git", "__pycache__", ".ipynb_checkpoints", "_docs", "demo", "screenshots", ".hypothesis"}
+    paths = (path.relative_to(ROOT) for path in ROOT.rglob("*"))
+    return [str(path) for path in paths if not made & set(path.parts)]
+
+
 def clone(folder: Path) -> None:
-    "Make a clone of the files of this repository as they are now, committed or not."
-    listed = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        capture_output=True,
-        check=True,
-    ).stdout.decode()
-    for name in filter(None, listed.split("\0")):
+    "Make a clone of this repository."
+    for name in list_files():
         if (ROOT / name).is_file():  # a file that was removed is listed until this is committed
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
