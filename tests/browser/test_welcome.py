@@ -39,4 +39,5 @@ def test_neighbors_of_a_chosen_paper_in_two_clicks_and_git_stays_clean(page: Any
     lab.save(page)
     assert git_diff(lab.folder) == ""
     assert [one for one in page.requests if not one.startswith((lab.address, "data:", "blob:"))] == []
+    assert [one for one in page.requests if "/lab/api/news" in one or "/lab/api/update" in one] == []  # asked elsewhere
     assert page.errors == []
