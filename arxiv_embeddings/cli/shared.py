@@ -7,7 +7,7 @@ __all__ = ['app', 'RunFolder', 'PapersFile', 'AsJson', 'Debug', 'Device', 'Moved
            'WRAPPED', 'REPORTED', 'FOUND', 'COUNTED', 'GroupedCommand', 'ModelOptions', 'MachineOptions',
            'ChangeOptions', 'ColumnOptions', 'OutputOptions', 'ResultOptions', 'FindOptions', 'takes_options',
            'describe_error', 'reports_errors', 'print_json', 'as_plain', 'find_width', 'wrap_text', 'print_facts',
-           'print_table', 'print_embedded']
+           'print_heading', 'print_table', 'print_embedded']
 
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-02
 import functools
@@ -27,12 +27,13 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from ..files.show import format_size
+
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-05
 app = typer.Typer(
     name="arxiv-embeddings",
     help="Vectors for paper abstracts: embed, store, search and check them.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,  # help and errors as plain text, for pipes and logs as for terminals
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -225,6 +226,8 @@ class FindOptions:
 
     k: HowMany = 5
     category: Category = None
+    abstracts: Annotated[bool, typer.Option("--abstracts", help="Show the abstracts as well.")] = False
+    links: Annotated[bool, typer.Option("--links", help="Show the papers' addresses on arXiv as well.")] = False
 
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-17
 def takes_options(
@@ -338,14 +341,21 @@ def print_facts(
     indent = max(map(len, facts), default=0) + 2
     typer.echo("\n".join(f"{name + ':':{indent}}{wrap_text(value, indent)}" for name, value in facts.items()))
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-37
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-34
+def print_heading(
+    text: str,  # a line above a table; may come from a corpus
+) -> None:
+    "Print the line above a table; if the table goes into a pipe, on stderr."
+    typer.echo(wrap_text(text), err=find_width() is None)
+
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-38
 WRAPPED = ("title", "categories", "description")  # columns of words, which are broken into lines first
 
 
 def print_table(
     rows: list[dict[str, Any]],  # one dictionary a row, all with the same keys
 ) -> None:
-    "Print a table as wide as the output. Its content is text, never markup or terminal codes, and is never cut."
+    "Print a table as wide as the output, or tab-separated into a pipe. Its content is plain text and is never cut."
     from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
@@ -354,7 +364,9 @@ def print_table(
     if not rows:
         return
     shown = [[f"{one:.4f}" if isinstance(one, float) else as_plain(one) for one in row.values()] for row in rows]
-    columns, width = dict(zip(rows[0], zip(*shown, strict=True), strict=True)), find_width() or 140
+    if not (width := find_width()):
+        return typer.echo("\n".join("\t".join(row) for row in (map(as_plain, rows[0]), *shown)))
+    columns = dict(zip(rows[0], zip(*shown, strict=True), strict=True))
     # rich cuts columns that may not be wrapped if they are too wide, so then all are wrapped
     least = sum(10 if name in WRAPPED else max(map(cell_len, (name, *column))) for name, column in columns.items())
     fits = least + 2 * (len(columns) - 1) <= width
@@ -368,16 +380,16 @@ def print_table(
     piped = not sys.stdout.isatty()
     Console(width=width, no_color=piped, color_system=None if piped else "auto", force_jupyter=False).print(table)
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-41
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-42
 def _print_files(paths: list[Any], as_json: bool) -> None:
     "Print the names of written files and their sizes."
     files = [{"file": str(path), "n_bytes": path.stat().st_size} for path in paths]
     if as_json:
         return print_json(files)
     for one in files:
-        typer.echo(f"{as_plain(one['file'])}: {one['n_bytes'] / 1e6:.2f} MB")
+        typer.echo(f"{as_plain(one['file'])}: {format_size(one['n_bytes'])}")
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-43
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-44
 REPORTED = ("n_rows", "n_accepted", "n_white_space_collapsed", "rejected")
 FOUND = ("columns", "not_used", "column_notes", "notes")  # of the input, beside its rows
 COUNTED = ("n_truncated", "n_in_windows", "n_unknown", "n_recomputed")

@@ -29,6 +29,7 @@ from arxiv_embeddings.cli.shared import (
     reports_errors,
     takes_options,
 )
+from ..files.show import format_size
 
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-03
 spark_app = typer.Typer(
@@ -177,7 +178,9 @@ def make_executor(
     return OnSparkNLP(session, **given)
 
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-12
-@spark_app.command("export-model")
+@spark_app.command(
+    "export-model", cls=GroupedCommand, epilog="Example: arxiv-embeddings spark export-model folder --model minilm"
+)
 @reports_errors
 @takes_options
 def spark_export_model(
@@ -215,7 +218,9 @@ def spark_export_model(
         )
 
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-14
-@spark_app.command("pack-environment")
+@spark_app.command(
+    "pack-environment", cls=GroupedCommand, epilog="Example: arxiv-embeddings spark pack-environment environment.tar.gz"
+)
 @reports_errors
 @takes_options
 def spark_pack_environment(
@@ -229,8 +234,8 @@ def spark_pack_environment(
     if output.as_json:
         return print_json(packed)
     typer.echo(
-        f"{packed['file']}: {packed['n_bytes'] / 1e6:.2f} MB, unpacked {packed['n_files']:,} files and "
-        f"{packed['n_bytes_unpacked'] / 1e6:.2f} MB"
+        f"{packed['file']}: {format_size(packed['n_bytes'])}, unpacked {packed['n_files']:,} files and "
+        f"{format_size(packed['n_bytes_unpacked'])}"
     )
 
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-16
@@ -244,7 +249,9 @@ minicluster_app = typer.Typer(
 spark_app.add_typer(minicluster_app)
 
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-17
-@minicluster_app.command("start")
+@minicluster_app.command(
+    "start", cls=GroupedCommand, epilog="Example: arxiv-embeddings spark minicluster start cluster"
+)
 @reports_errors
 @takes_options
 def spark_minicluster_start(
@@ -277,7 +284,7 @@ def spark_minicluster_start(
     typer.echo(f"to end it: arxiv-embeddings spark minicluster stop {folder}")
 
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-18
-@minicluster_app.command("stop")
+@minicluster_app.command("stop", cls=GroupedCommand, epilog="Example: arxiv-embeddings spark minicluster stop cluster")
 @reports_errors
 @takes_options
 def spark_minicluster_stop(

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from ..encoders.vectors import l2_normalize
 from .similarity import measure_spread, summarize_spread
-from ..files.show import facts_to_html
+from ..files.show import facts_to_html, format_size
 from ..runs.store import Run, require_fields
 
 # %% ../../nbs/explore/63_describe.ipynb #63-describe-05
@@ -79,7 +79,18 @@ class Description(dict):
 
     def _repr_html_(self) -> str:
         "An HTML table. Names and values come from the corpus and are escaped."
-        return facts_to_html((str(name).replace("_", " "), _as_text(value)) for name, value in self.items())
+        facts = {str(name).replace("_", " "): _as_text(value) for name, value in self.items() if name != "fingerprint"}
+        if isinstance(
+            rules := self.get("fingerprint"), dict
+        ):  # most of it is hashes: what one reads, and the rest by name
+            plain = {name: value for name, value in rules.items() if not _is_long(value)}
+            hashed = f"; and {len(rules) - len(plain)} more in the dict" if len(plain) < len(rules) else ""
+            facts["fingerprint"] = _as_text(plain) + hashed
+        return facts_to_html(facts.items())
+
+
+def _is_long(value: Any) -> bool:
+    return value is None or isinstance(value, dict | list) or len(str(value)) > 40
 
 
 def _as_text(value: Any) -> str:
@@ -169,7 +180,7 @@ def _summarize_vectors(described: dict[str, Any]) -> dict[str, str]:
     return facts | {
         "engine": f"{settings['engine']}, {settings.get('precision')}",
         "made": described["date_generated"],
-        "parts": f"{described['n_parts']:,}, {described['n_bytes'] / 1e6:,.1f} MB",
+        "parts": f"{described['n_parts']:,}, {format_size(described['n_bytes'])}",
     }
 
 # %% ../../nbs/explore/63_describe.ipynb #63-describe-23

@@ -2,10 +2,12 @@
 
 import gzip
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from arxiv_embeddings.papers.corpus import read_papers, sample_papers, sample_re
 from arxiv_embeddings.papers.fetch import ArxivServers
 from arxiv_embeddings.runs.store import Run, open_run
 from tests.fakes.arxiv_server import FakeArxiv
+from tests.fakes.hub_server import Hub
 
 
 def invoke(*words: object):
@@ -393,3 +396,146 @@ def test_fetch_that_is_interrupted_goes_on(arxiv: FakeArxiv, tmp_path: Path, mon
 )
 def test_wrong_use_of_fetch(words: tuple[str, ...]) -> None:
     assert invoke("fetch", *words).exit_code == 2
+
+
+def every_command() -> list[tuple[str, ...]]:
+    "Names of all commands, with those of the groups within."
+    from typer.main import get_command
+
+    found, groups = [], [((), get_command(app))]
+    for above, group in groups:
+        for name, command in group.commands.items():
+            (groups if hasattr(command, "commands") else found).append(((*above, name), command))
+    return [names for names, _ in found]
+
+
+@pytest.mark.parametrize("names", every_command(), ids=" ".join)
+def test_every_help_has_an_example_and_fits(names: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(app, [*names, "--help"], env={"COLUMNS": "80"}).stdout
+    if names not in (("plot",), ("map",)):  # which are being made anew
+        assert f"Example: arxiv-embeddings {' '.join(names)}" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_version_has_a_short_name() -> None:
+    assert invoke("-V").stdout == invoke("--version").stdout == f"{metadata.version('arxiv-embeddings')}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("arxiv-embeddings sh", {"show"}),
+        ("arxiv-embeddings embed --precision ", {"float32", "int8", "bfloat16", "float16"}),
+        ("arxiv-embeddings fetch --ar", {"--archive"}),
+    ],
+)
+def test_the_shell_completes_commands_options_and_values(words: str, wanted: set[str]) -> None:
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
+    asked |= {"_ARXIV_EMBEDDINGS_COMPLETE": "complete_bash"}
+    script = "import sys; sys.argv[0] = 'arxiv-embeddings'; from arxiv_embeddings.cli.main import main; main()"
+    environment = os.environ | asked | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert set(shown.stdout.split()) == wanted
+
+
+def test_completion_is_offered() -> None:
+    shown = " ".join(invoke("--help").stdout.split())
+    assert "--install-completion Install completion for the current shell" in shown
+
+
+def test_show_has_everything_about_a_paper(run: Run) -> None:
+    result = CliRunner().invoke(app, ["show", str(run.folder), "0000.00118", "0000.00001"], env={"COLUMNS": "80"})
+    assert result.exit_code == 0, result.output
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    first, second = result.stdout.split("\n\n")
+    paper = run.read().slice(run.row_of("0000.00118"), 1).to_pylist()[0]
+    words = " ".join(first.split())
+    assert list(re.findall(r"(?m)^(\w+):", first)) == [
+        *("title", "id", "authors", "categories", "year", "place", "text", "abstract")
+    ]
+    assert f"title: {paper['title']} id: 0000.00118 authors: {paper['authors']}" in words
+    assert f"categories: astro-ph.EP year: {paper['year']} place: row 117 of the run, row 117 of part-" in words
+    assert f"text: sha256 {paper['text_sha256']} abstract: {paper['abstract']}" in words
+    assert "id:          0000.00001" in second
+
+
+def test_show_for_programs(run: Run) -> None:
+    (paper,) = json.loads(invoke("show", run.folder, "arXiv:0000.00118v3", "--json").stdout)
+    assert paper.keys() == {*run.columns, "row", "part", "row_in_part", "link"}
+    assert (paper["paper_id"], paper["row"], paper["link"]) == ("0000.00118", 117, None)
+
+
+@pytest.mark.parametrize("command", ["show", "similar"])
+def test_an_id_that_is_not_there_suggests_others(run: Run, command: str) -> None:
+    result = invoke(command, run.folder, "0000.0118")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: no paper '0000.0118' among the 144 of {run.folder}; did you mean ")
+    assert "0000.00118" in result.stderr
+
+
+def test_a_paper_of_arxiv_has_a_link(tmp_path: Path) -> None:
+    papers = tmp_path / "papers.csv"
+    papers.write_text("id,title,abstract\n0704.0090v2,Real options,We value options for schedules.\n7,B,We count.\n")
+    assert invoke("embed", papers, "--out", tmp_path / "run", "--device", "cpu").exit_code == 0
+    shown = CliRunner().invoke(app, ["show", str(tmp_path / "run"), "0704.0090"], env={"COLUMNS": "80"}).stdout
+    assert re.search(r"(?m)^link: +https://arxiv.org/abs/0704.0090$", shown)
+    assert re.search(r"(?m)^id: +0704.0090, version 2$", shown)
+    assert "categories" not in shown
+    found = json.loads(invoke("similar", tmp_path / "run", "7", "--links", "--json").stdout)
+    assert [one["link"] for one in found] == ["https://arxiv.org/abs/0704.0090"]
+
+
+def test_similar_shows_abstracts_and_links_on_request(run: Run) -> None:
+    words = ["similar", str(run.folder), "0000.00001", "-k", "2"]
+    assert json.loads(invoke(*words, "--json").stdout)[0].keys().isdisjoint({"abstract", "link"})
+    found = json.loads(invoke(*words, "--abstracts", "--links", "--json").stdout)
+    texts = run.read(["abstract"])["abstract"].to_pylist()
+    assert [one["abstract"] for one in found] == [texts[one["row"]] for one in found]
+    shown = CliRunner().invoke(app, [*words, "--abstracts"], env={"COLUMNS": "80"}).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    heading, first, second = shown.split("\n\n")
+    assert " ".join(heading.split()).startswith('Papers most similar to "Diffing for Betrayal: ')
+    for paper, one in zip((first, second), found, strict=True):
+        assert f"abstract: {one['abstract']}" in " ".join(paper.split())
+
+
+def test_a_pipe_gets_tabs_and_the_heading_on_stderr(run: Run) -> None:
+    result = in_own_process("similar", run.folder, "0000.00001", "-k", "3", "--abstracts", "--links")
+    head, *rows = [line.split("\t") for line in result.stdout.splitlines()]
+    assert head == ["cosine", "paper_id", "title", "categories", "year", "link", "abstract"]
+    assert [len(row) for row in rows] == [7, 7, 7]
+    assert rows[0][:2] == ["0.7835", "0000.00040"]
+    assert result.stderr.startswith('Papers most similar to "Diffing for Betrayal')
+    models = in_own_process("models").stdout.splitlines()
+    assert {line.count("\t") for line in models} == {3}
+
+
+def test_rejected_rows_are_told_before_the_model_is_loaded(tmp_path: Path) -> None:
+    papers = tmp_path / "papers.csv"
+    papers.write_text("id,title,abstract\n1,A,We count stars.\n2,B,\n3,C,We count cells.\n")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    result = in_own_process("embed", papers, "--out", tmp_path / "run", "--model", tmp_path / "model")
+    assert result.returncode == 1
+    lines = result.stderr.splitlines()
+    assert lines[-1].startswith("error: ")
+    told = next((at for at, line in enumerate(lines) if "1 rejected, no abstract: 2" in line), None)
+    assert told is not None or "config.json" in lines[-1], result.stderr
+
+
+def test_another_model_is_told_before_the_hub_is_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        for model in ("specter2", "someone/else"):
+            result = in_own_process("embed", sample_papers(), "--out", run.folder, "--model", model)
+            assert result.returncode == 1
+            assert "was made by something else (" in result.stderr
+            assert "use the same model and options" in result.stderr
+        assert hub.requests == []
+
+
+def test_no_size_is_zero(run: Run) -> None:
+    for words in (("export", run.folder), ("describe", run.folder), ("verify", run.folder), ("index", run.folder)):
+        shown = invoke(*words).stdout
+        assert re.search(r"[1-9]\d*(\.\d)? (bytes|kB|MB)", shown), shown
+        assert not re.search(r"\b0(\.0+)? (kB|MB|GB)", shown), shown

@@ -37,6 +37,8 @@ COMMANDS = {
     "embed": ("embed", "papers.csv", "--out", "run", "--device", "cpu"),
     "describe": ("describe", "run"),
     "similar": ("similar", "run", "0000.00001", "-k", "3"),
+    "similar with details": (*("similar", "run", "0000.00001", "-k", "1"), "--abstracts", "--links"),
+    "show": ("show", "run", "0000.00034"),
     "similar in a category": ("similar", "run", "--row", "100", "-k", "1", "--category", "cs.cv"),
     "search": ("search", "run", "planets around other stars", "-k", "2", "--category", "astro-ph.EP"),
     "index": ("index", "run"),
@@ -108,8 +110,9 @@ def piped(folder: Path, terminal: dict[str, str]) -> tuple[dict[str, str], str]:
 
 
 def as_text(shown: str, folder: Path) -> str:
-    "Without terminal codes, blanks at the ends of lines, the date, and the name of the folder."
+    "Without terminal codes, blanks at the ends of lines, the date, sizes, and the name of the folder."
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown).replace(str(folder), "FOLDER")
+    plain = re.sub(r"\b\d+(\.\d)? (kB|MB)", r"SIZE \2", plain)
     return "\n".join(line.rstrip() for line in re.sub(r"\d{4}-\d\d-\d\dT\S+", "DATE", plain).splitlines()) + "\n"
 
 
@@ -132,7 +135,7 @@ text:            title+abstract, up to 512 tokens, longer ones truncated
 truncated:       0 texts
 engine:          openvino, float32
 made:            DATE
-parts:           1, 0.3 MB
+parts:           1, SIZE kB
 categories:      astro-ph.EP 18, cs.CL 18, cs.CR 18, cs.CV 18, cs.LG 18, math.CO
                  18, q-bio.PE 18, quant-ph 18
 cosines:         mean 0.146, sd 0.116
@@ -206,20 +209,26 @@ distilbert               mean     Apache-2.0  DistilBERT, 768 dimensions; not
                                               trained for similarity
 """,
 }
-# where a pipe differs from a terminal: no line is broken for want of columns
+# where a pipe differs from a terminal: no line is broken for want of columns, and tables have tabs
 PIPED = ON_TERMINAL | {
     "describe": ON_TERMINAL["describe"].replace("math.CO\n                 18", "math.CO 18"),
     "similar": """\
-Papers most similar to "Diffing for Betrayal: Update-Level Detection of Extensions That Turn Malicious" (0000.00001)
-cosine  paper_id    title                                                                             categories   year
-0.7835  0000.00040  Turncoats: A Corpus of Browser Extensions Before and After They Became Malicious  cs.CR cs.SE  2019
-0.5554  0000.00004  A Year of Alerts: What a University Operations Team Reads and What It Misses      cs.CR cs.HC  2016
-0.4312  0000.00068  What a Guard Sees While You Sleep: Linking Tor Clients by Idle Traffic            cs.CR cs.NI  2017
+cosine\tpaper_id\ttitle\tcategories\tyear
+0.7835\t0000.00040\tTurncoats: A Corpus of Browser Extensions Before and After They Became Malicious\tcs.CR cs.SE\t2019
+0.5554\t0000.00004\tA Year of Alerts: What a University Operations Team Reads and What It Misses\tcs.CR cs.HC\t2016
+0.4312\t0000.00068\tWhat a Guard Sees While You Sleep: Linking Tor Clients by Idle Traffic\tcs.CR cs.NI\t2017
 """,
     "similar in a category": """\
-Papers most similar to "Autonomous quantum clocks from coherent ladders. II. Entropy cost of a tick" (0000.00101)
-cosine  paper_id    title                                            categories   year
-0.2000  0000.00034  Čech Persistence for Segmenting Pavement Cracks  cs.CV cs.CG  2021
+cosine\tpaper_id\ttitle\tcategories\tyear
+0.2000\t0000.00034\tČech Persistence for Segmenting Pavement Cracks\tcs.CV cs.CG\t2021
+""",
+    "evaluate": """\
+144 papers, minilm
+share of the 10 nearest in the same category: 0.6569
+cosines of all pairs: mean 0.146, sd 0.116
+kind\tn_pairs\tn_queries\tMRR@10\tR@10
+companion\t24\t48\t0.9757\t1.0000
+near_duplicate\t16\t32\t1.0000\t1.0000
 """,
 }
 
@@ -239,9 +248,9 @@ def test_text_in_a_pipe(name: str, piped: tuple[dict[str, str], str], folder: Pa
 @pytest.mark.slow
 def test_files_that_were_written_are_named_with_their_size(terminal: dict[str, str], folder: Path) -> None:
     # a long name of a temporary folder may leave no place for the size in the same line
-    assert as_text(terminal["index"], folder).split() == ["FOLDER/run/index.faiss:", "144", "papers,", "0.2", "MB"]
+    assert as_text(terminal["index"], folder).split() == ["FOLDER/run/index.faiss:", "144", "papers,", "SIZE", "kB"]
     lines = as_text(terminal["plot"], folder).splitlines()
-    names = [re.fullmatch(r"FOLDER/run/figures/(\w+)\.png: 0\.0[1-4] MB", line)[1] for line in lines]
+    names = [re.fullmatch(r"FOLDER/run/figures/(\w+)\.png: SIZE kB", line)[1] for line in lines]
     assert names == ["cosine_spread", "heat_map", "map"]
     assert re.fullmatch(r"FOLDER/run/map\.html: 0\.\d\d MB", as_text(terminal["map"], folder).strip())
 

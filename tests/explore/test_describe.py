@@ -1,5 +1,7 @@
 """Duplicates, near-duplicates and withdrawn papers are found, exactly."""
 
+import re
+
 import pytest
 
 from arxiv_embeddings.encoders.base import Encoder
@@ -56,3 +58,13 @@ def test_a_description_counts_them(run: Run) -> None:
     ]
     assert describe_run(run, near_duplicates=False)["near_duplicates"] is None
     assert "2101.00005" in described._repr_html_()
+
+
+def test_a_notebook_shows_no_wall_of_hashes(run: Run) -> None:
+    described = describe_run(run)
+    shown = described._repr_html_()
+    fingerprint = re.search(r">fingerprint</th><td[^>]*>([^<]*)<", shown)[1]
+    assert "pooling: mean" in fingerprint
+    assert len(fingerprint) < 400
+    assert not re.search(r"[0-9a-f]{40}", fingerprint)
+    assert re.search(r"and \d+ more in the dict", fingerprint)

@@ -465,6 +465,27 @@ def test_a_kill_at_each_step_of_writing(
     assert fetch.left() == ["papers.parquet"]
 
 
+def test_a_kill_while_the_file_is_written(fetch: Fetching, monkeypatch: pytest.MonkeyPatch) -> None:
+    "Two of three pages are joined: no file has the name yet."
+    from arxiv_embeddings.papers.fetch import pq as module
+
+    whole, n_calls = module.read_table, []
+
+    def stop(*given: Any, **options: Any) -> Any:
+        n_calls.append(1)
+        if len(n_calls) == 3:
+            raise SystemExit(9)
+        return whole(*given, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "read_table", stop)
+        with pytest.raises(SystemExit):
+            fetch("cat:cs.CL")
+    assert fetch.left() == ["papers.parquet.fetching"]
+    assert fetch("cat:cs.CL").n_continued == 23
+    assert fetch.ids() == ids(*range(23))
+
+
 def test_kaggles_snapshot_is_read_as_it_is(tmp_path: Path) -> None:
     snapshot = tmp_path / "arxiv-metadata-oai-snapshot.json"
     versions = [{"version": "v1", "created": "Mon, 2 Apr 2007 19:18:42 GMT"}, {"version": "v2", "created": "x"}]
