@@ -239,7 +239,7 @@ def plot(run: RunFolder, options: DrawOptions, output: ResultOptions) -> None:
     )
     _print_files(plot_run(opened, drawn), output.as_json)
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-29
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-33
 @dataclass(frozen=True)
 class MapOptions:
     "What a map shows."

@@ -290,7 +290,7 @@ def compact(run: RunFolder, output: ResultOptions) -> None:
     typer.echo(f"{n_parts:,} parts, {n_less:,} fewer than before")
 
 # %% ../../nbs/cli/91_runs.ipynb #91-runs-30
-@app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings export run --form npy")
+@app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings export run --to npy")
 @reports_errors
 @takes_options
 def export(
