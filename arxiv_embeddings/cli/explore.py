@@ -218,7 +218,7 @@ def read_size(
     return width, height
 
 # %% ../../nbs/cli/92_explore.ipynb #92-explore-30
-@app.command()
+@app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings plot run --color year")
 @reports_errors
 @takes_options
 def plot(run: RunFolder, options: DrawOptions, output: ResultOptions) -> None:

@@ -112,7 +112,7 @@ def piped(folder: Path, terminal: dict[str, str]) -> tuple[dict[str, str], str]:
 def as_text(shown: str, folder: Path) -> str:
     "Without terminal codes, blanks at the ends of lines, the date, sizes, and the name of the folder."
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown).replace(str(folder), "FOLDER")
-    plain = re.sub(r"\b\d+(\.\d)? (kB|MB)", r"SIZE \2", plain)
+    plain = re.sub(r"\b\d+(?:\.\d)?(\s)(kB|MB)", r"SIZE\1\2", plain)
     return "\n".join(line.rstrip() for line in re.sub(r"\d{4}-\d\d-\d\dT\S+", "DATE", plain).splitlines()) + "\n"
 
 
