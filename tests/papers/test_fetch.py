@@ -465,6 +465,26 @@ def test_a_kill_at_each_step_of_writing(
     assert fetch.left() == ["papers.parquet"]
 
 
+def test_a_kill_while_a_page_is_written(fetch: Fetching, monkeypatch: pytest.MonkeyPatch) -> None:
+    "The state does not name the page yet."
+    from arxiv_embeddings.papers.fetch import pq as module
+
+    whole, n_calls = module.write_table, []
+
+    def stop(*given: Any, **options: Any) -> Any:
+        n_calls.append(1)
+        if len(n_calls) == 2:
+            raise SystemExit(9)
+        return whole(*given, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_table", stop)
+        with pytest.raises(SystemExit):
+            fetch("cat:cs.CL")
+    assert fetch("cat:cs.CL").n_continued == 10
+    assert fetch.ids() == ids(*range(23))
+
+
 def test_a_kill_while_the_file_is_written(fetch: Fetching, monkeypatch: pytest.MonkeyPatch) -> None:
     "Two of three pages are joined: no file has the name yet."
     from arxiv_embeddings.papers.fetch import pq as module
