@@ -144,6 +144,8 @@ def test_search_lists_and_highlights_while_typing(page: Any, file: Path, content
     assert page.inner_text("#found") == f"{expected} papers match, the first 100 are listed."
     assert page.locator("#results li").count() == 100
     assert 0 < page.evaluate(COUNT_COLORED) < all_colored / 2
+    count_faint = "new Uint32Array(image.data.buffer).filter((pixel) => pixel === 0xffe8e4e3).length"
+    assert page.evaluate(count_faint) > 1000, "the other papers are still there, in #e3e4e8"
     page.fill("#search", "1501.04321")
     assert page.locator("#results li").count() == 1
     assert titles[4320] in page.inner_text("#results")

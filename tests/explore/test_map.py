@@ -37,6 +37,8 @@ def test_the_verb_writes_the_same_file_twice(run: Run) -> None:
     written = first.path.read_bytes()
     assert first.path == run.folder / "map.html"
     assert run.map(seed=0).path.read_bytes() == written
+    packed = re.findall(r'id="(?:head|marks|texts|near)">([\w+/=]+)<', written.decode())
+    assert [base64.b64decode(block)[4:8] for block in packed] == [bytes(4)] * 4  # gzip's time of writing
     blocks = read_blocks(first.path)
     assert blocks["head"]["n"] == run.n_papers
     assert blocks["head"]["k"] == 10
