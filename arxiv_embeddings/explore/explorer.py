@@ -132,8 +132,6 @@ class Exploration:
         run: Run,  # an opened run
         layout: Layout | None = None,  # places of its papers; `None`: `lay_out_run` finds them
     ):
-        if not run.n_papers:
-            raise InputError(f"{run.folder} has no papers yet: embed some first")
         self.run, self.layout = run, layout or lay_out_run(run)
         self.papers = run.read([name for name in run.columns if name != "text_sha256"])  # an Arrow table
 

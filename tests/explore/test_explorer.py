@@ -164,3 +164,17 @@ def test_without_jupyter_scatter_one_line_says_how_to_get_it(tmp_path: Path, mon
     assert "pip install 'arxiv-embeddings[explore]'" in shown[1].data.replace("&#x27;", "'")
     assert isinstance(explorer, ShownExplorer)
     assert len(shown) == 2
+
+
+def test_a_map_that_loads_gets_the_last_state_when_it_is_drawn(tmp_path: Path) -> None:
+    view = make_run(tmp_path, 6).explore().view
+    view.wait_for_map()
+    for text in ("zz", "zzz"):
+        view.explorer.search(text)
+    view.explorer.select(4)
+    assert (view.scatter.widget.filter, view.scatter.widget.selection.tolist()) == (None, [])
+    assert view.table.counted.value == "1 to 3 of 3 papers"  # all but the map follows at once
+    view._end_waiting()
+    assert (view.scatter.widget.filter.tolist(), view.scatter.widget.selection.tolist()) == ([3, 4, 5], [4])
+    view.explorer.clear()
+    assert (view.scatter.widget.filter, view.scatter.widget.selection.tolist()) == (None, [])
