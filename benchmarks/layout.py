@@ -24,6 +24,7 @@ from benchmarks.measuring import call, main
 RESULTS = Path(__file__).parent / "results" / "layout.json"
 N_REAL, N_APPENDED, N_LANDMARKS = 10_000, 1_000, 2_500
 SIZES = {"120k": 120_000, "1M": 1_000_000}
+MANY, FEW_LANDMARKS = 1_000_000, 5_000  # so many papers get fewer landmarks here: ten minutes on a busy machine
 NOISE = (
     0.5  # length of the noise that is added to a synthetic vector: its nearest has a cosine of 0.73, in real ones 0.67
 )
@@ -81,10 +82,11 @@ def make_synthetic(real: np.ndarray, n_papers: int, seed: int = 0):
 def lay_out(folder: str, method: str) -> dict:
     "Lay out a run, in a process of its own."
     from arxiv_embeddings import open_run
-    from arxiv_embeddings.explore.layout import lay_out_run
+    from arxiv_embeddings.explore.layout import MOST_LANDMARKS, lay_out_run
 
-    started, computed = time.monotonic(), time.process_time()
-    layout = lay_out_run(open_run(folder), method, fresh=True)
+    started, computed, run = time.monotonic(), time.process_time(), open_run(folder)
+    n_landmarks = FEW_LANDMARKS if run.n_papers >= MANY else MOST_LANDMARKS
+    layout = lay_out_run(run, method, fresh=True, n_landmarks=n_landmarks)
     about = {name: layout.about[name] for name in ("method", "n_papers", "n_landmarks", "n_measured")}
     quality = {name: layout.about[name] for name in ("trustworthiness", "neighborhood_preservation")}
     used = {

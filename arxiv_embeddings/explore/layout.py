@@ -578,7 +578,7 @@ def extend_layout(
 def keeping_layout(
     run: Run,  # an opened run
 ) -> Iterator[bool]:  # whether the layout can be kept
-    "Hold the lock of a run's layout; raises `InputError` if another process makes one."
+    "Hold the lock of a run's layout; raises `InputError` if another process holds it."
     folder = inner_folder(run.folder, FOLDER_NAME)
     try:
         folder.mkdir(exist_ok=True)

@@ -363,6 +363,19 @@ def test_a_layout_of_other_papers_or_vectors_is_made_anew(
         assert notes() == []
 
 
+def test_another_way_has_to_be_asked_for(folder: Path) -> None:
+    run, before = open_run(folder), lay_out_run(open_run(folder))
+    for options in ({"method": "pca"}, {"seed": 3}, {"method": "t-SNE", "seed": 3}):
+        with pytest.raises(InputError, match="layout is by tsne with seed 0: fresh=True makes a new layout"):
+            lay_out_run(run, **options)
+        with pytest.raises(InputError, match="fresh=True makes a new layout"):  # nor when papers have come
+            lay_out_run(add(folder, make_vectors(5), start=500 + 5 * open_run(folder).n_papers), **options)
+    after = lay_out_run(open_run(folder), "t-SNE", seed=0)
+    assert_array_equal(after.places[:120], before.places, strict=True)
+    moved = lay_out_run(open_run(folder), "pca", seed=3, fresh=True)
+    assert (moved.about["method"], moved.about["seed"], moved.about["n_placed_later"]) == ("pca", 3, 0)
+
+
 # Kept on disk
 
 
@@ -511,7 +524,8 @@ def test_cut_off_files_are_made_anew(file: str, n_kept: int, folder: Path, notes
     (path,) = (folder / "layout").glob(f"{file}*")
     path.write_bytes(path.read_bytes()[:n_kept])
     assert_array_equal(lay_out_run(open_run(folder)).places, before.places, strict=True)
-    assert len(notes()) == 1
+    (line,) = notes()
+    assert ("cannot be read" if file == "layout.json" else "bytes that layout.json states") in line
 
 
 def test_a_flipped_bit_is_noticed(folder: Path, notes: Callable[[], list[str]]) -> None:
