@@ -528,8 +528,7 @@ def find_kept(
     run: Run,  # an opened run
     note: Callable[[InputError], None],  # told why a kept layout cannot be used
 ) -> Layout | None:  # NaN for papers that have no place yet; `None`: a layout has to be made
-    "Find the kept layout of a run, if it can be used; raises `InputError` for a link in its place."
-    inner_folder(run.folder, FOLDER_NAME)
+    "Find the kept layout of a run, if it can be used."
     try:
         kept = read_kept(run)
         found = match_places(run, *kept) if kept else None

@@ -334,6 +334,8 @@ def test_appended_revised_and_pruned_papers(tmp_path: Path) -> None:
     moved_to = [open_run(folder).paper_ids.index(one) for one in ids]
     assert_array_equal(same.places[moved_to], after.places, strict=True)
     assert same.about == after.about
+    fewer = lay_out_run(embed_papers(newer[:30], folder, encoder=LetterEncoder(), append=True, prune=True).run)
+    assert read_note(folder)["about"]["n_papers"] == fewer.about["n_papers"] == len(fewer.places) == 30
 
 
 def test_an_old_view_of_a_run_drops_no_places(folder: Path) -> None:
