@@ -41,7 +41,7 @@ from arxiv_embeddings.explore.plots import (
     render,
     shorten,
 )
-from .search import _is_arxiv_id
+from .search import link_of
 from .similarity import find_neighbors
 from ..files.errors import InputError
 from ..files.locks import holding_lock
@@ -273,7 +273,7 @@ def _describe_head(content: MapContent) -> dict[str, Any]:
 
 def _encode_marks(content: MapContent, grid: np.ndarray, order: np.ndarray) -> bytes:
     "Place, year, group, and whether arXiv has the paper: one column after another."
-    on_arxiv = np.array([_is_arxiv_id(paper_id) for paper_id in content.papers["paper_id"]], dtype=np.uint8)
+    on_arxiv = np.array([link_of(paper_id) is not None for paper_id in content.papers["paper_id"]], dtype=np.uint8)
     columns = [*grid.T.astype("<u2"), content.years.astype("<u2"), content.group_of.astype(np.uint8), on_arxiv]
     return b"".join(column[order].tobytes() for column in columns)
 

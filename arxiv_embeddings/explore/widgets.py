@@ -23,7 +23,7 @@ import pyarrow as pa
 from .explorer import Exploration, Explorer, read_condition
 from .layout import Layout
 from .plots import plot_map, render_png, shorten
-from .search import _is_arxiv_id
+from .search import link_of
 from ..files.errors import InputError
 from ..runs.store import Run
 
@@ -33,8 +33,9 @@ def paper_to_html(
 ) -> str:  # HTML; everything from the corpus is escaped
     "Show title, link, authors, categories, year and abstract of a paper."
     paper_id = html.escape(str(paper["paper_id"]))
-    link = f'<a href="https://arxiv.org/abs/{paper_id}" target="_blank" rel="noopener">arXiv:{paper_id}</a>'
-    facts = [link if _is_arxiv_id(paper["paper_id"]) else paper_id]
+    address = link_of(str(paper["paper_id"]))
+    link = f'<a href="{address}" target="_blank" rel="noopener">arXiv:{paper_id}</a>'
+    facts = [link if address else paper_id]
     for name in ("authors", "categories", "year"):
         if value := paper.get(name):
             facts.append(html.escape(shorten(", ".join(value) if isinstance(value, list) else str(value), 200)))
@@ -362,6 +363,7 @@ class ExplorerView:
         self._renew_map()
 
     def _renew_map(self) -> None:
+        "Send the map only what it does not show yet: a selection that was made on it does not go back."
         explorer = self.explorer
         if self.waits:
             return
@@ -369,8 +371,11 @@ class ExplorerView:
             color_scatter(self.scatter, explorer)
             self.drawn = explorer.groups
         everything = len(explorer.matching) == explorer.run.n_papers
-        self.scatter.filter(None if everything else np.sort(explorer.matching))
-        self.scatter.selection(explorer.selected)
+        rows = None if everything else np.sort(explorer.matching)
+        if not np.array_equal(self.scatter.widget.filter, rows):
+            self.scatter.filter(rows)
+        if not np.array_equal(self.scatter.widget.selection, explorer.selected):
+            self.scatter.selection(explorer.selected)
 
     def renew(
         self,

@@ -178,3 +178,14 @@ def test_a_map_that_loads_gets_the_last_state_when_it_is_drawn(tmp_path: Path) -
     assert (view.scatter.widget.filter.tolist(), view.scatter.widget.selection.tolist()) == ([3, 4, 5], [4])
     view.explorer.clear()
     assert (view.scatter.widget.filter, view.scatter.widget.selection.tolist()) == (None, [])
+
+
+def test_a_selection_on_the_map_does_not_go_back_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    view, sent = make_run(tmp_path, 6).explore().view, []
+    monkeypatch.setattr(view.scatter, "filter", lambda rows: sent.append(("filter", rows)))
+    monkeypatch.setattr(view.scatter, "selection", lambda rows: sent.append(("selection", rows.tolist())))
+    view.scatter.widget.selection = np.array([1], dtype=np.uint32)
+    assert view.explorer.selected.tolist() == [1]
+    assert sent == []
+    view.explorer.select(2)  # in the table
+    assert sent == [("selection", [2])]
