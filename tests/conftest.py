@@ -21,6 +21,11 @@ if "ARXIV_EMBEDDINGS_CACHE" not in os.environ:
     os.environ["ARXIV_EMBEDDINGS_CACHE"] = tempfile.mkdtemp(prefix="arxiv_embeddings-")
     atexit.register(shutil.rmtree, os.environ["ARXIV_EMBEDDINGS_CACHE"], ignore_errors=True)
 
+# readline, which pytest imports, tells every process that is started here of a terminal
+os.environ |= {"COLUMNS": "", "LINES": ""}  # first set, since Python does not know of them
+os.environ.pop("COLUMNS")
+os.environ.pop("LINES")
+
 from arxiv_embeddings.encoders.base import Encoder
 from arxiv_embeddings.encoders.load import load_encoder
 from arxiv_embeddings.papers.corpus import sample_papers

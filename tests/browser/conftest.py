@@ -86,9 +86,14 @@ def find_port() -> int:
 
 def read_lab_command(folder: Path) -> tuple[list[str], dict[str, str]]:
     "Return the command and the settings with which the Makefile starts JupyterLab."
+    # the tests may be run by make themselves; its messages of folders are not wanted here
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    }
     printed = subprocess.run(
-        ["make", "--dry-run", "--assume-old=.venv/.installed", "lab"],
+        ["make", "--dry-run", "--no-print-directory", "--assume-old=.venv/.installed", "lab"],
         cwd=folder,
+        env=environment,
         capture_output=True,
         text=True,
         check=True,
