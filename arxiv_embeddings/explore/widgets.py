@@ -69,6 +69,7 @@ class PaperList:
         self.notes = [ipywidgets.HTML(layout={"flex": "0 0 auto", "margin": "0"}) for _ in range(n_shown)]
         self.lines = [ipywidgets.HBox(line) for line in zip(self.buttons, self.notes, strict=True)]
         self.box = ipywidgets.VBox([ipywidgets.HBox([self.before, self.after, self.counted]), *self.lines])
+        self.box.add_class("arxiv-papers")
 
     def _make_button(self, place: int) -> Any:
         import ipywidgets
@@ -76,7 +77,8 @@ class PaperList:
         button = ipywidgets.Button(
             layout={"flex": "1 1 auto", "min_width": "0", "width": "0", "height": "25px", "margin": "0"}
         )
-        button.style.text_align, button.style.button_color = "left", "transparent"
+        button.add_class("arxiv-title")
+        button.style.button_color = "transparent"
         button.on_click(lambda _: self.choose(int(self.rows[self.page * self.n_shown + place])))
         return button
 
@@ -172,7 +174,7 @@ def make_scatter(
     scatter = jscatter.Scatter("x", "y", data, height=height, axes=False, size=size, opacity=0.85)
     scatter.tooltip(True, properties=["paper"], histograms=False, preview="title", preview_text_lines=4, size="medium")
     color_scatter(scatter, explorer)
-    return scatter.camera(distance=1.2)  # a margin, so that no point is cut off
+    return scatter.camera(distance=1.4)  # a margin, so that no point is cut off
 
 # %% ../../nbs/explore/70_widgets.ipynb #70-widgets-23
 def color_scatter(
@@ -282,7 +284,10 @@ class ExplorerView:
         self.legend = ipywidgets.HTML(legend_to_html(explorer))
         map_box = ipywidgets.VBox([self.scatter.show(), self.legend], layout=half)
         middle = ipywidgets.HBox([map_box, side])
-        self.box = ipywidgets.VBox([self.controls.box, self.status, middle, self.table.box])
+        left = ipywidgets.HTML(
+            "<style>.arxiv-papers button.arxiv-title { text-align: left; }</style>", layout={"display": "none"}
+        )
+        self.box = ipywidgets.VBox([self.controls.box, self.status, middle, self.table.box, left])
         self._connect()
         for changed in ("matching", "selected"):
             self.renew(changed)
