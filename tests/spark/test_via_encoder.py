@@ -400,26 +400,34 @@ def standalone(tmp_path: Path) -> Iterator[str]:
         process.wait(60)
 
 
+def embed_with_events(folder: Path, papers: Path, master: str) -> list[bool]:
+    "Embed papers in a process of its own; for each task that began, whether it was a second try of a slow one."
+    (folder / "events").mkdir(parents=True)
+    events = {"spark.eventLog.enabled": "true", "spark.eventLog.dir": (folder / "events").as_uri()}
+    conf = SETTINGS | events | {"spark.driver.host": "127.0.0.1"}
+    assert run_writer(folder / "run", papers=papers, master=master, conf=conf) == {"n_embedded": 24}
+    (log,) = (folder / "events").iterdir()
+    logged = map(json.loads, log.read_text().splitlines())
+    return [one["Task Info"]["Speculative"] for one in logged if one["Event"] == "SparkListenerTaskStart"]
+
+
 def test_tasks_that_run_twice_leave_each_paper_once(
     tmp_path: Path, standalone: str, sample_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    "The second of two parts has the longer texts: while it is made, the other machine is idle and tries it too."
+    """The second of two parts has the longer texts: while it is made, the other machine is idle and tries it too.
+
+    On a busy machine the first part may end last, and no task runs twice; then all is done again."""
     rows = SAMPLE[:24].copy()
     rows.loc[12:, "abstract"] *= 5
     rows.to_csv(tmp_path / "papers.csv", index=False)
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
-    (tmp_path / "events").mkdir()
-    events = {"spark.eventLog.enabled": "true", "spark.eventLog.dir": (tmp_path / "events").as_uri()}
-    conf = SETTINGS | events | {"spark.driver.host": "127.0.0.1"}
-    said = run_writer(tmp_path / "run", papers=tmp_path / "papers.csv", master=standalone, conf=conf)
-    assert said == {"n_embedded": 24}
-    (log,) = (tmp_path / "events").iterdir()
-    events = map(json.loads, log.read_text().splitlines())
-    begun = [event["Task Info"] for event in events if event["Event"] == "SparkListenerTaskStart"]
-    assert any(task["Speculative"] for task in begun)
-    run = open_run(tmp_path / "run")
+    tries = (tmp_path / f"try{number}" for number in range(5))
+    twice = next(
+        (folder for folder in tries if any(embed_with_events(folder, tmp_path / "papers.csv", standalone))), None
+    )
+    assert twice, "no task ran twice in five tries"
     here = embed_papers(tmp_path / "papers.csv", tmp_path / "here", device="cpu").run
-    assert_same(run, here)
+    assert_same(open_run(twice / "run"), here)
 
 
 def test_wrong_vectors_in_an_executor_are_noticed(
