@@ -244,7 +244,7 @@ def plot(run: RunFolder, options: DrawOptions, output: ResultOptions) -> None:
 class MapOptions:
     "What a map shows."
 
-    color_by: Annotated[
+    color: Annotated[
         str | None, typer.Option(help="Column for the colors; default: primary_category.", rich_help_panel="Content")
     ] = None
     title: Annotated[
@@ -263,7 +263,7 @@ class MapOptions:
     ] = False
 
 
-@app.command("map", cls=GroupedCommand, epilog="Example: arxiv-embeddings map run --color-by year --out map.png")
+@app.command("map", cls=GroupedCommand, epilog="Example: arxiv-embeddings map run --color year --out map.png")
 @reports_errors
 @takes_options
 def map_papers(

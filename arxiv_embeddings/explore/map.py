@@ -345,15 +345,15 @@ def _add_legend(figure: Figure, content: MapContent, dark: bool, ink: str) -> No
 # %% ../../nbs/explore/68_map.ipynb #68-map-45
 def choose_column(
     run: Run,  # an opened run
-    color_by: str | None,  # a column; `None`: the primary category
+    color: str | None,  # a column; `None`: the primary category
 ) -> str:  # the column; empty if none was wanted and the run has no categories
     "Find the column for the colors; raises `InputError` if the run does not have it."
-    if color_by is None:
+    if color is None:
         return "primary_category" if "primary_category" in run.columns else ""
     known = [*run.columns, *(["archive"] if "primary_category" in run.columns else [])]
-    if color_by not in known:
-        raise InputError(f"{run.folder} has no column {color_by!r}: choose one of {', '.join(known)}")
-    return color_by
+    if color not in known:
+        raise InputError(f"{run.folder} has no column {color!r}: choose one of {', '.join(known)}")
+    return color
 
 
 def color_papers(
@@ -393,7 +393,7 @@ N_NEIGHBORS = 10
 
 def collect_map(
     run: Run,  # an opened run
-    color_by: str | None = None,  # a column; `None`: the primary category
+    color: str | None = None,  # a column; `None`: the primary category
     *,
     title: str | None = None,  # a heading; `None`: the number of papers
     neighbors: bool | None = None,  # whether to find them by the vectors; `None`: up to 30,000 papers
@@ -403,7 +403,7 @@ def collect_map(
     "Collect everything that a map of a run shows."
     if not run.n_papers:
         raise InputError(f"{run.folder} has no papers yet: embed some first")
-    column = choose_column(run, color_by)
+    column = choose_column(run, color)
     wanted = ["paper_id", "title", "abstract", "authors", "categories", "year", "primary_category", column]
     table = run.read(list(dict.fromkeys(name for name in wanted if name in run.columns)))
     embeddings, layout = run.embeddings(), lay_out_run(run, seed=seed, progress=progress)
@@ -490,7 +490,7 @@ class MapFile:
 def make_map(
     run: Run,  # an opened run
     path: str | AnyPath | None = None,  # `.html`, `.svg` or `.png` decides the form; `None`: `RUN/map.html`
-    color_by: str | None = None,  # a column of the run; `None`: the primary category
+    color: str | None = None,  # a column of the run; `None`: the primary category
     *,
     title: str | None = None,  # a heading; `None`: the number of papers
     neighbors: bool | None = None,  # whether to find them by the vectors; `None`: up to 30,000 papers
@@ -507,7 +507,7 @@ def make_map(
         raise InputError(f"{target} cannot be written: there is no folder {target.parent}")
     if target.is_dir():
         raise InputError(f"{target} is a folder: name a file for the map")
-    content = collect_map(run, color_by, title=title, neighbors=neighbors, seed=seed, progress=progress)
+    content = collect_map(run, color, title=title, neighbors=neighbors, seed=seed, progress=progress)
     written = render_map(content).encode() if form == "html" else render(draw_map(content, dark), form)
     if target.parent == run.folder:
         with holding_lock(run.folder, target.name):

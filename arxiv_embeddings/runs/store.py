@@ -413,7 +413,7 @@ class Run(RunReader):
     def map(
         self,
         path: "str | AnyPath | None" = None,  # `.html`, `.svg` or `.png` decides the form; `None`: `RUN/map.html`
-        **options: Any,  # `color_by`, `title`, `neighbors`, `seed`, `dark`: see `arxiv_embeddings.make_map`
+        **options: Any,  # `color`, `title`, `neighbors`, `seed`, `dark`: see `arxiv_embeddings.make_map`
     ) -> Any:  # a `MapFile`, which JupyterLab shows
         "Write a map of this run."
         import arxiv_embeddings

@@ -87,7 +87,7 @@ def test_every_command_has_help(name: str) -> None:
         ("evaluate", "RUN", "--relations", str(sample_relations())),
         ("export", "RUN", "--to", "npy", "--to", "parquet"),
         ("plot", "RUN"),
-        ("map", "RUN", "--color-by", "year"),
+        ("map", "RUN", "--color", "year"),
     ],
 )
 def test_json_and_text_of_every_command(words: tuple[str, ...], run: Run) -> None:
@@ -531,7 +531,7 @@ def test_rejected_rows_are_told_before_the_model_is_loaded(
 
 def test_another_model_is_told_before_the_hub_is_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with Hub() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
         for model in ("specter2", "someone/else"):
             result = in_own_process("embed", sample_papers(), "--out", run.folder, "--model", model)
             assert result.returncode == 1

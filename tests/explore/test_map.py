@@ -70,7 +70,7 @@ def test_papers_with_equal_vectors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "options", "message"),
     [
-        (None, {"color_by": "topic"}, r"has no column 'topic': choose one of paper_id, .*title"),
+        (None, {"color": "topic"}, r"has no column 'topic': choose one of paper_id, .*title"),
         ("map.pdf", {}, r"map\.pdf does not end in \.html, \.svg or \.png"),
         ("missing/map.html", {}, r"map\.html cannot be written: there is no folder .*missing"),
         ("file/map.html", {}, r"map\.html cannot be written: there is no folder .*file"),
@@ -95,7 +95,7 @@ def test_the_command_writes_what_the_verb_writes(run: Run, tmp_path: Path) -> No
     result = CliRunner().invoke(app, ["map", str(run.folder), "--out", str(tmp_path / "map.html"), "--quiet"])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "map.html").read_bytes() == run.map().path.read_bytes()
-    wrong = CliRunner().invoke(app, ["map", str(run.folder), "--color-by", "topic"])
+    wrong = CliRunner().invoke(app, ["map", str(run.folder), "--color", "topic"])
     assert wrong.exit_code == 1
     assert "choose one of paper_id" in wrong.stderr
 
