@@ -434,6 +434,21 @@ def test_two_processes_do_not_write_one_file(fetch: Fetching) -> None:
         process.wait()
 
 
+def kill_at_call(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, n: int, before: Any = None) -> None:
+    "Let the n-th call of a function end the process; `before` is called first."
+    whole, n_calls = getattr(module, name), []
+
+    def stop(*given: Any, **options: Any) -> Any:
+        n_calls.append(1)
+        if len(n_calls) == n:
+            if before:
+                before()
+            raise SystemExit(9)
+        return whole(*given, **options)
+
+    monkeypatch.setattr(module, name, stop)
+
+
 @pytest.mark.parametrize("step", ["page", "state", "file", "end"])
 def test_a_kill_at_each_step_of_writing(
     fetch: Fetching, asked: dict[str, Any], step: str, monkeypatch: pytest.MonkeyPatch
@@ -441,19 +456,13 @@ def test_a_kill_at_each_step_of_writing(
     "After the page and before the state, within the file, and between the file and the end."
     from arxiv_embeddings.papers import fetch as module
 
+    def leave_half() -> None:
+        if step == "file":
+            fetch.path.with_name(f".{fetch.path.name}.0a1b2c3d.tmp").write_bytes(b"PAR1 half of it")
+
     name = {"page": "write_state", "state": "_ask", "file": "join_pages", "end": "remove_folder"}[step]
-    whole, n_calls = getattr(module, name), []
-
-    def stop(*given: Any, **options: Any) -> Any:
-        n_calls.append(1)
-        if len(n_calls) == {"page": 2, "state": 3}.get(step, 1):
-            if step == "file":
-                fetch.path.with_name(f".{fetch.path.name}.0a1b2c3d.tmp").write_bytes(b"PAR1 half of it")
-            raise SystemExit(9)
-        return whole(*given, **options)
-
     with monkeypatch.context() as patch:
-        patch.setattr(module, name, stop)
+        kill_at_call(patch, module, name, {"page": 2, "state": 3}.get(step, 1), leave_half)
         with pytest.raises(SystemExit):
             fetch(**asked)
     if step == "end":  # the file is whole: nothing is left to do
@@ -467,18 +476,8 @@ def test_a_kill_at_each_step_of_writing(
 
 def test_a_kill_while_a_page_is_written(fetch: Fetching, monkeypatch: pytest.MonkeyPatch) -> None:
     "The state does not name the page yet."
-    from arxiv_embeddings.papers.fetch import pq as module
-
-    whole, n_calls = module.write_table, []
-
-    def stop(*given: Any, **options: Any) -> Any:
-        n_calls.append(1)
-        if len(n_calls) == 2:
-            raise SystemExit(9)
-        return whole(*given, **options)
-
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_table", stop)
+        kill_at_call(patch, pq, "write_table", 2)
         with pytest.raises(SystemExit):
             fetch("cat:cs.CL")
     assert fetch("cat:cs.CL").n_continued == 10
@@ -487,18 +486,8 @@ def test_a_kill_while_a_page_is_written(fetch: Fetching, monkeypatch: pytest.Mon
 
 def test_a_kill_while_the_file_is_written(fetch: Fetching, monkeypatch: pytest.MonkeyPatch) -> None:
     "Two of three pages are joined: no file has the name yet."
-    from arxiv_embeddings.papers.fetch import pq as module
-
-    whole, n_calls = module.read_table, []
-
-    def stop(*given: Any, **options: Any) -> Any:
-        n_calls.append(1)
-        if len(n_calls) == 3:
-            raise SystemExit(9)
-        return whole(*given, **options)
-
     with monkeypatch.context() as patch:
-        patch.setattr(module, "read_table", stop)
+        kill_at_call(patch, pq, "read_table", 3)
         with pytest.raises(SystemExit):
             fetch("cat:cs.CL")
     assert fetch.left() == ["papers.parquet.fetching"]
