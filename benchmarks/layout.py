@@ -25,9 +25,7 @@ RESULTS = Path(__file__).parent / "results" / "layout.json"
 N_REAL, N_APPENDED, N_LANDMARKS = 10_000, 1_000, 2_500
 SIZES = {"120k": 120_000, "1M": 1_000_000}
 MANY, FEW_LANDMARKS = 1_000_000, 5_000  # so many papers get fewer landmarks here: ten minutes on a busy machine
-NOISE = (
-    0.5  # length of the noise that is added to a synthetic vector: its nearest has a cosine of 0.73, in real ones 0.67
-)
+NOISE = 0.5  # its length, added to a synthetic vector: the nearest other has a cosine of 0.73, among real ones 0.67
 PART_SIZE = 8192
 
 

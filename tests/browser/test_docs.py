@@ -1,13 +1,15 @@
 """The documentation site in a browser: pictures are there, search finds, and nothing is asked of another host."""
 
-import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.fakes.local_server import LocalServer
 
 pytestmark = pytest.mark.slow
 PICTURES = "[...document.querySelectorAll('article img')].map(one => one.complete && one.naturalWidth > 100)"
@@ -20,14 +22,21 @@ class QuietHandler(SimpleHTTPRequestHandler):
         pass
 
 
+@dataclass
+class SiteServer(LocalServer):
+    "Serves the site from this machine."
+
+    folder: Path
+
+    def make_handler(self) -> Any:
+        return partial(QuietHandler, directory=self.folder)
+
+
 @pytest.fixture(scope="module")
 def address(site: Path) -> Iterator[str]:
-    "The address of the site, served from this machine."
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=site))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    "The address of the site."
+    with SiteServer(site) as server:
+        yield server.address
 
 
 @pytest.fixture

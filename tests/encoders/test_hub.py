@@ -120,8 +120,8 @@ def downloaded(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     "SPECTER2 loaded by its name: the hub, closed by now, the cache, and vectors."
     home = tmp_path_factory.mktemp("home")
     with open_hub(models) as hub:
-        run_python(ENCODE, ["specter2", str(home / "vectors.npy"), TEXTS], hub.endpoint, home)
-        endpoint = hub.endpoint
+        run_python(ENCODE, ["specter2", str(home / "vectors.npy"), TEXTS], hub.address, home)
+        endpoint = hub.address
     hub.closed_endpoint = endpoint
     return hub, home, np.load(home / "vectors.npy")
 
@@ -177,17 +177,17 @@ def test_without_the_hub_the_cache_serves(downloaded, tmp_path: Path) -> None:
 
 def test_commits_are_the_ones_asked_for(models: dict[str, Path], tmp_path: Path) -> None:
     with open_hub(models) as hub:
-        _, adapter, *commits = fetch("specter2", hub.endpoint, tmp_path, {"query": True})
+        _, adapter, *commits = fetch("specter2", hub.address, tmp_path, {"query": True})
         assert commits == [SPECTER2.revision, SPECTER2.query_adapter_revision]
         assert [path.name for path in Path(adapter).glob("adapter.*")] == ["adapter.safetensors"]
         # one that is pinned nowhere is the newest, and is named from then on
-        assert fetch("specter2_classification", hub.endpoint, tmp_path)[3] == OTHER_COMMIT
+        assert fetch("specter2_classification", hub.address, tmp_path)[3] == OTHER_COMMIT
         assert [path for _, path in hub.requests if "main" in path] == [
             "/api/models/allenai/specter2_classification/revision/main"
         ]
         absent = {"revision": "f" * 40}
-        assert "the hub has the model but not this revision" in fetch("specter2", hub.endpoint, tmp_path, absent)
-        answer = fetch("some-org/some-model", hub.endpoint, tmp_path)
+        assert "the hub has the model but not this revision" in fetch("specter2", hub.address, tmp_path, absent)
+        answer = fetch("some-org/some-model", hub.address, tmp_path)
     assert answer == "the hub has no public model 'some-org/some-model': check its name, or log in if it is private"
 
 
@@ -198,7 +198,7 @@ def test_a_model_that_names_code(models: dict[str, Path], tmp_path: Path) -> Non
     (folder / "config.json").write_text(json.dumps(config | {"part": {"_attn_implementation_internal": "org/kernel"}}))
     with Hub() as hub:
         hub.add("some-org/model", OTHER_COMMIT, folder)
-        answer = fetch("some-org/model", hub.endpoint, tmp_path, {"pooling": "cls"})
+        answer = fetch("some-org/model", hub.address, tmp_path, {"pooling": "cls"})
         assert not [path for _, path in hub.requests if "kernel" in path]
     assert answer == (
         "some-org/model brings code of its own (_attn_implementation_internal in config.json), "
@@ -210,7 +210,7 @@ def test_another_model_is_refused_without_the_hub(models: dict[str, Path], tmp_p
     "A run knows enough of its model to refuse another one by name; the same model is asked of the hub."
 
     def embed(run: str, **options: object) -> object:
-        return json.loads(run_python(EMBED, [str(tmp_path / run), options], hub.endpoint, tmp_path / "home"))
+        return json.loads(run_python(EMBED, [str(tmp_path / run), options], hub.address, tmp_path / "home"))
 
     with open_hub(models) as hub:
         hub.add("some-org/model", OTHER_COMMIT, models["base"])
@@ -247,7 +247,7 @@ def test_pickles_only_where_there_is_nothing_else(models: dict[str, Path], tmp_p
     (folder / "model.safetensors").unlink()
     with Hub() as hub:
         hub.add("some-org/old", OTHER_COMMIT, folder)
-        assert Path(fetch("some-org/old", hub.endpoint, tmp_path, {"pooling": "cls"})[0]).name == OTHER_COMMIT
+        assert Path(fetch("some-org/old", hub.address, tmp_path, {"pooling": "cls"})[0]).name == OTHER_COMMIT
     assert "pytorch_model.bin" in hub.fetched()["some-org/old", OTHER_COMMIT]
 
 
@@ -256,7 +256,7 @@ def test_a_download_that_breaks_off(name: str, models: dict[str, Path], tmp_path
     with open_hub(models) as hub:
         hub.cut = name
         started = time.monotonic()
-        answer = fetch("specter2", hub.endpoint, tmp_path)
+        answer = fetch("specter2", hub.address, tmp_path)
         assert time.monotonic() - started < 30
         source = SPECTER2.adapter if name.startswith("pytorch_adapter") else SPECTER2.source
         assert answer.startswith(f"the download of {source!r} at revision ")
@@ -266,10 +266,10 @@ def test_a_download_that_breaks_off(name: str, models: dict[str, Path], tmp_path
         # what belongs to the weights comes before them, so that no model is used by halves
         assert name != "tokenizer.json" or not list(tmp_path.rglob("snapshots/*/model.safetensors"))
         assert [path.stat().st_size > 0 for path in tmp_path.rglob("*.incomplete")] == [True]
-        offline = fetch("specter2", hub.endpoint, tmp_path, HF_HUB_OFFLINE="1")
+        offline = fetch("specter2", hub.address, tmp_path, HF_HUB_OFFLINE="1")
         assert f"the hub cannot be reached for {source!r}" in offline
         hub.cut = None
-        folder, adapter, *_ = fetch("specter2", hub.endpoint, tmp_path)
+        folder, adapter, *_ = fetch("specter2", hub.address, tmp_path)
         assert hub.ranges == [name]
     for found, made in ((folder, models["base"]), (adapter, models["proximity"])):
         for path in Path(found).iterdir():

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from html import escape
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
+
+from tests.fakes.local_server import LocalServer
 
 FIRST = datetime(2024, 1, 1, 9, 30, tzinfo=timezone.utc)  # when paper 0 was submitted; each later one a day after
 OAI = 'xmlns="http://www.openarchives.org/OAI/2.0/"'
@@ -32,14 +33,7 @@ RATE = Answer(200, "Rate exceeded.", {"Content-Type": "text/plain"})
 CUT_OFF = Answer(cut=0.6)
 
 
-class QuietServer(ThreadingHTTPServer):
-    "Says nothing when a client hangs up."
-
-    def handle_error(self, *_: object) -> None:
-        "Keep the tests' output clean."
-
-
-class FakeArxiv:
+class FakeArxiv(LocalServer):
     "Serves `n_papers` on 127.0.0.1 while it is open; `requests` tells what was asked for, and when."
 
     def __init__(self, n_papers: int = 23, oai_page: int = 10) -> None:
@@ -56,19 +50,10 @@ class FakeArxiv:
     @property
     def addresses(self) -> dict[str, str]:
         "For `ArxivServers`."
-        base = f"http://127.0.0.1:{self.server.server_port}"
-        return {"api": f"{base}/api/query", "oai": f"{base}/oai"}
+        return {"api": f"{self.address}/api/query", "oai": f"{self.address}/oai"}
 
-    def __enter__(self) -> "FakeArxiv":
-        self.server = QuietServer(("127.0.0.1", 0), type("Handler", (ArxivHandler,), {"arxiv": self}))
-        self.thread = Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
+    def make_handler(self) -> type["ArxivHandler"]:
+        return type("Handler", (ArxivHandler,), {"arxiv": self})
 
     def paper_id(self, n: int) -> str:
         return f"2401.{n:05}"

@@ -4,15 +4,16 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from urllib.parse import unquote, urlsplit
+
+from tests.fakes.local_server import LocalServer
 
 NEWEST = "main"
 
 
-class Hub:
+class Hub(LocalServer):
     "Serves models on 127.0.0.1 while it is open; `requests` tells what was asked for."
 
     def __init__(self) -> None:
@@ -21,17 +22,14 @@ class Hub:
         self.requests: list[tuple[str, str]] = []  # method and path
         self.ranges: list[str] = []  # files that were asked for from somewhere in their middle
         self.cut: str | None = None  # files whose name ends so are cut short
-        self.server: ThreadingHTTPServer | None = None
 
     def add(self, hub_id: str, commit: str, folder: Path) -> None:
         "Serve a folder as a commit of a model; the last one added is the newest."
         self.folders[hub_id, commit] = folder
         self.newest[hub_id] = commit
 
-    @property
-    def endpoint(self) -> str:
-        "What belongs into HF_ENDPOINT."
-        return f"http://127.0.0.1:{self.server.server_port}"
+    def make_handler(self) -> type["HubHandler"]:
+        return type("Handler", (HubHandler,), {"hub": self})
 
     def fetched(self) -> dict[tuple[str, str], set[str]]:
         "Files that were downloaded, for each hub id and revision in the addresses."
@@ -40,17 +38,6 @@ class Hub:
             if method == "GET" and (match := RESOLVE.fullmatch(path)):
                 found[match["id"], match["revision"]].add(match["file"])
         return dict(found)
-
-    def __enter__(self) -> "Hub":
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (HubHandler,), {"hub": self}))
-        self.thread = Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
 
 
 API = re.compile(r"/api/models/(?P<id>[^/]+/[^/]+)(/revision/(?P<revision>[^/]+))?")
