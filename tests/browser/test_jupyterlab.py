@@ -14,12 +14,12 @@ from tests.browser.conftest import Lab, run_all, wait_until_idle
 from tests.fakes import ROOT
 
 pytestmark = pytest.mark.slow
-# those that need Spark have a test of their own, and so has `welcome`
-TUTORIALS = sorted(
-    path.stem
-    for path in (ROOT / "nbs" / "tutorials").glob("*.ipynb")
-    if "#| spark" not in path.read_text(encoding="utf-8") and path.stem not in ("welcome", "explore")
-)
+# `welcome` and `explore` have tests of their own
+TUTORIALS = [
+    pytest.param(path.stem, marks=pytest.mark.spark if "#| spark" in path.read_text(encoding="utf-8") else ())
+    for path in sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb"))
+    if path.stem not in ("welcome", "explore")
+]
 PAPERS = pd.read_csv(sample_papers(), dtype=str)
 
 
@@ -59,7 +59,7 @@ def draw_lasso(page: Any, x: float, y: float, radius: float) -> None:
 @pytest.mark.parametrize("name", TUTORIALS)
 def test_a_tutorial_runs_from_top_to_bottom(name: str, page: Any, lab: Lab) -> None:
     lab.open(page, f"tutorials/{name}.ipynb?reset")  # no other page is open
-    run_all(page)
+    run_all(page, seconds=300)  # Spark starts, and a model is exported for it
     check_page(page, lab)
 
 
