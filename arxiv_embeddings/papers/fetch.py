@@ -481,7 +481,6 @@ def write_state(
     state: FetchState,  # after a page
 ) -> None:
     "Write how far a fetch came, in one step."
-
     with atomic_file(folder / "state.json") as stream:
         stream.write(json.dumps(asdict(state), indent=1).encode())
 
