@@ -61,7 +61,7 @@ def match_condition(
     if isinstance(condition, str) and not pa.types.is_floating(kind) and not pa.types.is_integer(kind):
         found = pc.match_substring(_as_text(values), condition, ignore_case=True)
     else:
-        found = pc.equal(values, _as_number(column, condition))
+        found = _match_value(values, column, condition)
     return pc.fill_null(found, False).to_numpy()
 
 
@@ -72,6 +72,15 @@ def _match_range(values: pa.ChunkedArray, column: str, lowest: Any, highest: Any
     for compare, end in ((pc.greater_equal, lowest), (pc.less_equal, highest)):
         marked = marked if end is None else pc.and_(marked, pc.fill_null(compare(values, end), False))
     return marked.to_numpy()
+
+
+def _match_value(values: pa.ChunkedArray, column: str, value: Any) -> pa.ChunkedArray:
+    try:
+        return pc.equal(values, _as_number(column, value))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise InputError(
+            f"the column {column!r} holds {values.type}, with which {value!r} cannot be compared"
+        ) from None
 
 
 def _as_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
