@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['paper_to_html', 'PaperList', 'note_papers', 'note_neighbors', 'color_points', 'describe_papers', 'make_scatter',
-           'color_scatter', 'legend_to_html', 'Controls', 'ExplorerView', 'find_missing', 'ShownExplorer',
-           'explore_run']
+           'color_scatter', 'legend_to_html', 'categories_of', 'make_years', 'Controls', 'StatusLine', 'ControlActions',
+           'MapView', 'PaperView', 'ExplorerView', 'find_missing', 'ShownExplorer', 'explore_run']
 
 # %% ../../nbs/explore/87_widgets.ipynb #87-widgets-02
 import asyncio
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .explorer import Exploration, Explorer, read_condition
 from .layout import Layout
@@ -185,7 +186,7 @@ def color_scatter(
     labels, colors = color_points(explorer)
     scatter.color(by=labels, map=colors)
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-legend
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-24
 def legend_to_html(
     explorer: Explorer,  # with its groups
 ) -> str:  # HTML; names of groups are escaped
@@ -196,60 +197,20 @@ def legend_to_html(
     )
     return f'<div class="arxiv-legend" style="line-height: 1.4; font-size: 85%">{" &ensp;".join(dots)}</div>'
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-27
-class Controls:
-    "The widgets above the map."
-
-    def __init__(
-        self,
-        explorer: Explorer,  # whose columns give the choices
-    ):
-        import ipywidgets
-
-        papers, wide = explorer.papers, {"flex": "1 1 auto", "min_width": "120px"}
-        names = papers.column_names
-        self.text = ipywidgets.Text(placeholder="words or an id, then Enter", continuous_update=False, layout=wide)
-        self.meaning = ipywidgets.ToggleButton(description="by meaning", layout={"width": "110px"})
-        self.meaning.tooltip = "find the papers that are about the text, by the model of the run"
-        self.clear = ipywidgets.Button(description="clear", layout={"width": "80px"})
-        colors = [name for name in ("primary_category", "archive", "year") if _has(papers, name)]
-        colors += [name for name in names if name not in (*colors, "paper_id", "title", "abstract")]
-        self.color = ipywidgets.Dropdown(
-            options=[*([] if explorer.colored_by else [("one color", "")]), *((name, name) for name in colors)],
-            value=explorer.colored_by,
-            description="color",
-            layout={"width": "230px"},
-        )
-        self.category = ipywidgets.Combobox(
-            placeholder="category", options=_categories_of(papers), continuous_update=False, layout={"width": "150px"}
-        )
-        self.years, self.years_shown = _make_years(papers)
-        self.column = ipywidgets.Dropdown(
-            options=[("another column", ""), *((name, name) for name in names)], layout={"width": "160px"}
-        )
-        self.condition = ipywidgets.Text(
-            placeholder="text or 1..5", continuous_update=False, disabled=True, layout={"width": "130px"}
-        )
-        filters = [self.category] if "categories" in names else []
-        filters += [self.years, self.years_shown] if self.years else []
-        first = ipywidgets.HBox([self.text, self.meaning, self.clear, self.color])
-        second = ipywidgets.HBox([*filters, self.column, self.condition])
-        self.box = ipywidgets.VBox([first, second])
-
-
-def _has(papers: pa.Table, name: str) -> bool:
-    return name in papers.column_names or (name == "archive" and "primary_category" in papers.column_names)
-
-
-def _categories_of(papers: pa.Table) -> list[str]:
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-28
+def categories_of(
+    papers: pa.Table,  # one row a paper
+) -> list[str]:  # each once, sorted; empty if the papers have none
+    "List the categories that a filter offers."
     lists = papers["categories"].to_pylist() if "categories" in papers.column_names else []
     return sorted({name for names in lists for name in names or []})
 
-
-def _make_years(papers: pa.Table) -> tuple[Any, Any]:
-    "A slider from the first to the last year, and a label of what it is set to; `None` twice if there are no two."
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-29
+def make_years(
+    papers: pa.Table,  # one row a paper
+) -> tuple[Any, Any]:  # a slider, and a label of its two years; `None` twice if there are no two years
+    "Make a slider from the first to the last year."
     import ipywidgets
-    import pyarrow.compute as pc
 
     if "year" not in papers.column_names:
         return None, None
@@ -262,7 +223,222 @@ def _make_years(papers: pa.Table) -> tuple[Any, Any]:
     ipywidgets.dlink((slider, "value"), (shown, "value"), lambda ends: f"{ends[0]} to {ends[1]}")
     return slider, shown
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-30
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-32
+class Controls:
+    "The widgets above the map; `box` is all of them."
+
+    def __init__(
+        self,
+        explorer: Explorer,  # whose columns give the choices
+    ):
+        import ipywidgets
+
+        names, wide = explorer.papers.column_names, {"flex": "1 1 auto", "min_width": "120px"}
+        self.text = ipywidgets.Text(placeholder="words or an id, then Enter", continuous_update=False, layout=wide)
+        self.meaning = ipywidgets.ToggleButton(description="by meaning", layout={"width": "110px"})
+        self.meaning.tooltip = "find the papers that are about the text, by the model of the run"
+        self.clear = ipywidgets.Button(description="clear", layout={"width": "80px"})
+        self.color = ipywidgets.Dropdown(description="color", layout={"width": "230px"})
+        self.color.options, self.color.value = self._list_colors(explorer), explorer.colored_by
+        self.category = ipywidgets.Combobox(placeholder="category", continuous_update=False, layout={"width": "150px"})
+        self.category.options = categories_of(explorer.papers)
+        self.years, years_shown = make_years(explorer.papers)
+        columns = [("another column", ""), *((name, name) for name in names)]
+        self.column = ipywidgets.Dropdown(options=columns, layout={"width": "160px"})
+        self.condition = ipywidgets.Text(
+            placeholder="text or 1..5", continuous_update=False, disabled=True, layout={"width": "130px"}
+        )
+        filters = [self.category] if "categories" in names else []
+        filters += [self.years, years_shown] if self.years else []
+        first = ipywidgets.HBox([self.text, self.meaning, self.clear, self.color])
+        self.box = ipywidgets.VBox([first, ipywidgets.HBox([*filters, self.column, self.condition])])
+
+    def _list_colors(self, explorer: Explorer) -> list[tuple[str, str]]:
+        "The columns that color best come first."
+        names = explorer.papers.column_names
+        usual = {"primary_category": "primary_category", "archive": "primary_category", "year": "year"}
+        first = [name for name, source in usual.items() if name in names or source in names]
+        others = [name for name in names if name not in (*first, "paper_id", "title", "abstract")]
+        none = [] if explorer.colored_by else [("one color", "")]
+        return [*none, *((name, name) for name in (*first, *others))]
+
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-36
+class StatusLine:
+    "One line of text; `box` is the widget."
+
+    def __init__(self):
+        import ipywidgets
+
+        self.box = ipywidgets.HTML()
+
+    def show(
+        self,
+        text: str,  # shown as text, never as markup
+    ) -> None:
+        "Show a text."
+        self.box.value = html.escape(text)
+
+    def attempt(
+        self,
+        action: Callable[[], object],  # that a widget asks for
+    ) -> None:
+        "Do something; if it raises `InputError`, show why it cannot be done."
+        try:
+            action()
+        except InputError as error:
+            self.box.value = f'<span role="alert"><b>{html.escape(str(error))}</b></span>'
+
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-40
+class ControlActions:
+    "Calls the explorer for the widgets above the map."
+
+    def __init__(
+        self,
+        controls: Controls,  # the widgets
+        explorer: Explorer,  # that they search and filter
+        status: StatusLine,  # shows what the explorer refuses
+    ):
+        self.controls, self.explorer, self.status = controls, explorer, status
+        watched = {
+            controls.text: self.search,
+            controls.meaning: self.search,
+            controls.category: self.filter_category,
+            controls.years: self.filter_years,
+            controls.condition: self.filter_column,
+            controls.color: lambda: explorer.color(controls.color.value),
+        }
+        for widget, action in watched.items():
+            if widget is not None:
+                widget.observe(lambda _, action=action: status.attempt(action), "value")
+        controls.column.observe(lambda change: self.leave_column(change["old"]), "value")
+        controls.clear.on_click(lambda _: status.attempt(self.clear))
+
+    def search(self) -> None:
+        "Search for the text, by words or by meaning."
+        text, by_meaning = self.controls.text.value, self.controls.meaning.value
+        if by_meaning and text.strip():
+            self.status.show("searching by meaning; the first time, the model is loaded ...")
+        self.explorer.search(text, by_meaning)
+
+    def filter_category(self) -> None:
+        "Keep the papers of one category."
+        self.explorer.filter(categories=self.controls.category.value.strip() or None)
+
+    def filter_years(self) -> None:
+        "Keep the papers of some years; all years are no condition, so that papers without a year stay."
+        slider = self.controls.years
+        everything = slider.value == (slider.min, slider.max)
+        self.explorer.filter(year=None if everything else slider.value)
+
+    def leave_column(
+        self,
+        before: str,  # the column that was chosen; empty for none
+    ) -> None:
+        "Remove the condition on a column, since another was chosen."
+        if before:
+            self.explorer.filter(**{before: None})
+        self.controls.condition.disabled = not self.controls.column.value
+        self.controls.condition.value = ""
+
+    def filter_column(self) -> None:
+        "Keep the papers that satisfy the condition on the chosen column."
+        if column := self.controls.column.value:
+            text = self.controls.condition.value.strip()
+            self.explorer.filter(**{column: read_condition(text) if text else None})
+
+    def clear(self) -> None:
+        "Empty every widget."
+        controls = self.controls
+        controls.text.value, controls.meaning.value, controls.category.value = "", False, ""
+        controls.condition.value, controls.column.value = "", ""
+        if controls.years is not None:
+            controls.years.value = (controls.years.min, controls.years.max)
+        self.explorer.clear()
+
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-42
+class MapView:
+    "The map of an explorer with its legend; `box` is both."
+
+    def __init__(
+        self,
+        explorer: Explorer,  # whose papers are shown
+    ):
+        import ipywidgets
+
+        self.explorer, self.drawn, self.waits = explorer, explorer.groups, False
+        self.scatter = make_scatter(explorer)
+        self.legend = ipywidgets.HTML(legend_to_html(explorer))
+        self.box = ipywidgets.VBox([self.scatter.show(), self.legend], layout={"flex": "1 1 50%", "min_width": "0"})
+        self.scatter.widget.observe(lambda change: self._select(change["new"]), "selection")
+
+    def _select(self, rows: np.ndarray | None) -> None:
+        "Take over a click or a lasso on the map."
+        rows = np.empty(0, dtype=np.int64) if rows is None else np.asarray(rows, dtype=np.int64)
+        if not np.array_equal(rows, self.explorer.selected):
+            self.explorer.select(rows)
+
+    def wait(self) -> None:
+        "Send the map nothing until the front end has drawn it."
+        self.waits = True
+        self.scatter.widget.observe(self._count_down, "dom_element_id")
+
+    def _count_down(self, _: Any) -> None:
+        "The front end has begun to draw the map; it takes longer for many points."
+        self.scatter.widget.unobserve(self._count_down, "dom_element_id")
+        asyncio.get_running_loop().call_later(1 + self.explorer.run.n_papers / 50_000, self.end_waiting)
+
+    def end_waiting(self) -> None:
+        "Send the map the state that it has missed."
+        self.waits = False
+        self.renew()
+
+    def renew(self) -> None:
+        "Send the map what it does not show yet: a selection that was made on it does not go back."
+        explorer, shown = self.explorer, self.scatter.widget
+        self.legend.value = legend_to_html(explorer)
+        if self.waits:
+            return
+        if self.drawn is not explorer.groups:
+            color_scatter(self.scatter, explorer)
+            self.drawn = explorer.groups
+        everything = len(explorer.matching) == explorer.run.n_papers
+        rows = None if everything else np.sort(explorer.matching)
+        if not np.array_equal(shown.filter, rows):
+            self.scatter.filter(rows)
+        if not np.array_equal(shown.selection, explorer.selected):
+            self.scatter.selection(explorer.selected)
+
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-44
+class PaperView:
+    "The paper that is selected alone, and its neighbors; `box` is both."
+
+    def __init__(
+        self,
+        explorer: Explorer,  # whose papers are shown
+    ):
+        import ipywidgets
+
+        self.explorer = explorer
+        self.facts = ipywidgets.HTML(layout={"flex": "0 0 auto", "max_height": "215px", "overflow": "auto"})
+        self.neighbors = PaperList(explorer.select, name="neighbors: cosine · percent of random pairs below it")
+        beside = {"flex": "1 1 50%", "min_width": "0", "padding": "0 0 0 12px"}
+        self.box = ipywidgets.VBox([self.facts, self.neighbors.box], layout=beside)
+
+    def renew(self) -> None:
+        "Show the selected paper; raises `InputError` if its neighbors cannot be found."
+        alone = len(self.explorer.selected) == 1
+        self.neighbors.box.layout.display = None if alone else "none"
+        if not alone:
+            self.facts.value = (
+                "<p>Click a point or a title, or take the lasso (second button on the map) and draw around points.</p>"
+            )
+            return
+        row = int(self.explorer.selected[0])
+        self.facts.value = paper_to_html(self.explorer.paper(row))
+        noted = note_neighbors(self.explorer.neighbors(row))
+        self.neighbors.show(np.array(list(noted), dtype=np.int64), lambda rows: [noted[one] for one in rows.tolist()])
+
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-45
 class ExplorerView:
     "The widgets of an explorer; `box` is all of them."
 
@@ -272,115 +448,16 @@ class ExplorerView:
     ):
         import ipywidgets
 
-        self.explorer, self.drawn, self.waits = explorer, explorer.groups, False
-        self.controls = Controls(explorer)
-        self.scatter = make_scatter(explorer)
-        self.status = ipywidgets.HTML()
-        self.table = PaperList(explorer.select)
-        self.paper = ipywidgets.HTML(layout={"flex": "0 0 auto", "max_height": "215px", "overflow": "auto"})
-        self.neighbors = PaperList(explorer.select, name="neighbors: cosine · percent of random pairs below it")
-        half = {"flex": "1 1 50%", "min_width": "0"}
-        side = ipywidgets.VBox([self.paper, self.neighbors.box], layout=half | {"padding": "0 0 0 12px"})
-        self.legend = ipywidgets.HTML(legend_to_html(explorer))
-        map_box = ipywidgets.VBox([self.scatter.show(), self.legend], layout=half)
-        middle = ipywidgets.HBox([map_box, side])
-        left = ipywidgets.HTML(
-            "<style>.arxiv-papers button.arxiv-title { text-align: left; }</style>", layout={"display": "none"}
-        )
-        self.box = ipywidgets.VBox([self.controls.box, self.status, middle, self.table.box, left])
-        self._connect()
+        self.explorer, self.status, self.controls = explorer, StatusLine(), Controls(explorer)
+        self.map, self.paper, self.table = MapView(explorer), PaperView(explorer), PaperList(explorer.select)
+        ControlActions(self.controls, explorer, self.status)
+        left = "<style>.arxiv-papers button.arxiv-title { text-align: left; }</style>"
+        style = ipywidgets.HTML(left, layout={"display": "none"})
+        middle = ipywidgets.HBox([self.map.box, self.paper.box])
+        self.box = ipywidgets.VBox([self.controls.box, self.status.box, middle, self.table.box, style])
         for changed in ("matching", "selected"):
             self.renew(changed)
         explorer.listeners.append(self.renew)
-
-    def _connect(self) -> None:
-        "Let each widget call the method of the explorer that it stands for."
-        controls, explorer = self.controls, self.explorer
-        for widget in (controls.text, controls.meaning):
-            widget.observe(lambda _: self._try(self._search), "value")
-        controls.category.observe(
-            lambda change: self._try(lambda: explorer.filter(categories=change["new"].strip() or None)), "value"
-        )
-        if controls.years is not None:
-            controls.years.observe(lambda _: self._try(self._filter_years), "value")
-        controls.column.observe(lambda change: self._choose_column(change["old"]), "value")
-        controls.condition.observe(lambda _: self._try(self._filter_column), "value")
-        controls.color.observe(lambda change: self._try(lambda: explorer.color(change["new"])), "value")
-        controls.clear.on_click(lambda _: self._try(self._clear))
-        self.scatter.widget.observe(lambda change: self._select(change["new"]), "selection")
-
-    def _try(self, action: Callable[[], None]) -> None:
-        "Do what a widget asks for, or say in one line why it cannot be done."
-        try:
-            action()
-        except InputError as error:
-            self.status.value = f'<span role="alert"><b>{html.escape(str(error))}</b></span>'
-
-    def _search(self) -> None:
-        text, by_meaning = self.controls.text.value, self.controls.meaning.value
-        if by_meaning and text.strip():
-            self.status.value = "searching by meaning; the first time, the model is loaded ..."
-        self.explorer.search(text, by_meaning)
-
-    def _filter_years(self) -> None:
-        slider = self.controls.years
-        everything = slider.value == (slider.min, slider.max)  # papers without a year too
-        self.explorer.filter(year=None if everything else slider.value)
-
-    def _choose_column(self, before: str) -> None:
-        "Take another column for the last filter; the condition on the one before goes."
-        if before:
-            self.explorer.filter(**{before: None})
-        self.controls.condition.disabled = not self.controls.column.value
-        self.controls.condition.value = ""
-
-    def _filter_column(self) -> None:
-        if column := self.controls.column.value:
-            text = self.controls.condition.value.strip()
-            self.explorer.filter(**{column: read_condition(text) if text else None})
-
-    def _clear(self) -> None:
-        controls = self.controls
-        controls.text.value, controls.meaning.value, controls.category.value = "", False, ""
-        controls.condition.value, controls.column.value = "", ""
-        if controls.years is not None:
-            controls.years.value = (controls.years.min, controls.years.max)
-        self.explorer.clear()
-
-    def _select(self, rows: np.ndarray | None) -> None:
-        "Take over a click or a lasso on the map."
-        rows = np.empty(0, dtype=np.int64) if rows is None else np.asarray(rows, dtype=np.int64)
-        if not np.array_equal(rows, self.explorer.selected):
-            self.explorer.select(rows)
-
-    def wait_for_map(self) -> None:
-        "Send the map nothing until the front end has drawn it: it loses filters that come while it loads points."
-        self.waits = True
-        self.scatter.widget.observe(self._count_down, "dom_element_id")
-
-    def _count_down(self, _: Any) -> None:
-        "The front end has begun to draw the map; it takes longer for many points."
-        self.scatter.widget.unobserve(self._count_down, "dom_element_id")
-        asyncio.get_running_loop().call_later(1 + self.explorer.run.n_papers / 50_000, self._end_waiting)
-
-    def _end_waiting(self) -> None:
-        self.waits = False
-        self._renew_map()
-
-    def _renew_map(self) -> None:
-        "Send the map only what it does not show yet: a selection that was made on it does not go back."
-        explorer = self.explorer
-        if self.waits:
-            return
-        if self.drawn is not explorer.groups:
-            color_scatter(self.scatter, explorer)
-            self.drawn = explorer.groups
-        everything = len(explorer.matching) == explorer.run.n_papers
-        rows = None if everything else np.sort(explorer.matching)
-        if not np.array_equal(self.scatter.widget.filter, rows):
-            self.scatter.filter(rows)
-        if not np.array_equal(self.scatter.widget.selection, explorer.selected):
-            self.scatter.selection(explorer.selected)
 
     def renew(
         self,
@@ -388,36 +465,19 @@ class ExplorerView:
     ) -> None:
         "Show the state of the explorer again, as far as it has changed."
         explorer = self.explorer
-        self._renew_map()
+        self.map.renew()
         if changed == "color":
-            self.legend.value, self.controls.color.value = legend_to_html(explorer), explorer.colored_by
+            self.controls.color.value = explorer.colored_by
             return
         listed = explorer.selected if len(explorer.selected) > 1 else explorer.matching
         self.table.show(listed, lambda rows: note_papers(explorer, rows))
         found = "" if len(explorer.matching) == explorer.run.n_papers else f"{len(explorer.matching):,} of "
         chosen = f", {len(explorer.selected):,} selected" if len(explorer.selected) else ""
-        self.status.value = f"{found}{explorer.run.n_papers:,} papers{chosen}"
+        self.status.show(f"{found}{explorer.run.n_papers:,} papers{chosen}")
         if changed == "selected":
-            self._renew_paper()  # last, so that what it refuses is what the status says
+            self.status.attempt(self.paper.renew)  # last, so that the status shows what it refuses
 
-    def _renew_paper(self) -> None:
-        "Show the paper that is selected alone, and its neighbors."
-        alone = len(self.explorer.selected) == 1
-        self.neighbors.box.layout.display = None if alone else "none"
-        if not alone:
-            self.paper.value = (
-                "<p>Click a point or a title, or take the lasso (second button on the map) and draw around points.</p>"
-            )
-            return
-        row = int(self.explorer.selected[0])
-        self.paper.value = paper_to_html(self.explorer.paper(row))
-        self._try(lambda: self._show_neighbors(row))
-
-    def _show_neighbors(self, row: int) -> None:
-        noted = note_neighbors(self.explorer.neighbors(row))
-        self.neighbors.show(np.array(list(noted), dtype=np.int64), lambda rows: [noted[one] for one in rows.tolist()])
-
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-35
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-50
 def find_missing() -> str:  # one line that says how to get the widgets; empty if they can be shown
     "State why widgets cannot be shown here."
     from IPython import get_ipython
@@ -430,7 +490,7 @@ def find_missing() -> str:  # one line that says how to get the widgets; empty i
         return "A picture, since nobody can click here: run this cell in JupyterLab to explore"
     return ""
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-38
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-53
 class ShownExplorer(Explorer):
     "An explorer that shows itself as widgets, or as a picture if they cannot run."
 
@@ -454,12 +514,12 @@ class ShownExplorer(Explorer):
             display(HTML(f"<p>{html.escape(missing)}</p>"))
             return
         # the picture is for viewers of a saved notebook
-        self.view.wait_for_map()
+        self.view.map.wait()
         shown = self.view.box._repr_mimebundle_() | {"text/plain": repr(self)}
         shown["image/png"] = b64encode(render_png(self.picture(), dpi=80)).decode()
         display(shown, raw=True)
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-39
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-54
 def explore_run(
     run: Run,  # an opened run
     color: str

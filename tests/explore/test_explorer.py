@@ -28,11 +28,11 @@ def make_run(folder: Path, n_papers: int, **columns: list[object]) -> Run:
 
 def list_texts(view: ExplorerView) -> list[str]:
     "Every text that a view shows as HTML."
-    lists = (view.table, view.neighbors)
+    lists = (view.table, view.paper.neighbors)
     return [
-        view.paper.value,
-        view.status.value,
-        view.legend.value,
+        view.paper.facts.value,
+        view.status.box.value,
+        view.map.legend.value,
         *(note.value for one in lists for note in one.notes),
     ]
 
@@ -43,10 +43,10 @@ def test_papers_without_titles_categories_and_years_are_explored(n_papers: int, 
     view = explorer.view
     assert (view.controls.years, explorer.colored_by) == (None, "")
     assert view.table.buttons[0].description == "p0"
-    view.scatter.widget.selection = np.array([0], dtype=np.uint32)
-    assert "(no title)" in view.paper.value
+    view.map.scatter.widget.selection = np.array([0], dtype=np.uint32)
+    assert "(no title)" in view.paper.facts.value
     assert len(explorer.neighbors(0)) == n_papers - 1
-    assert view.neighbors.counted.value.startswith("no neighbors" if n_papers == 1 else f"1 to {n_papers - 1} of")
+    assert view.paper.neighbors.counted.value.startswith("no neighbors" if n_papers == 1 else f"1 to {n_papers - 1} of")
     view.controls.text.value = "zz"
     assert len(explorer.matches()) == max(n_papers - 2, 0)
     assert explorer.selection()["paper_id"].tolist() == ["p0"]
@@ -55,7 +55,7 @@ def test_papers_without_titles_categories_and_years_are_explored(n_papers: int, 
 def test_papers_with_the_same_vector_are_explored(tmp_path: Path) -> None:
     papers = [{"paper_id": f"p{number}", "abstract": "the same"} for number in range(6)]
     explorer = embed_papers(papers, tmp_path / "run", encoder=LetterEncoder()).run.explore()
-    explorer.view.scatter.widget.selection = np.array([2], dtype=np.uint32)
+    explorer.view.map.scatter.widget.selection = np.array([2], dtype=np.uint32)
     found = explorer.neighbors(2)
     assert sorted(found["row"]) == [0, 1, 3, 4, 5]
     assert set(found["percentile"]) == {0.0}  # no random pair is less similar
@@ -83,13 +83,13 @@ def test_a_run_without_papers_is_refused(tmp_path: Path) -> None:
 def test_text_of_a_corpus_is_never_markup(tmp_path: Path) -> None:
     run = make_run(tmp_path, 6, title=[HOSTILE], categories=[["cs.<b>"], ["cs.CL"]], authors=[HOSTILE])
     view = run.explore().view
-    view.scatter.widget.selection = np.array([0], dtype=np.uint32)
+    view.map.scatter.widget.selection = np.array([0], dtype=np.uint32)
     view.controls.category.value = "<i>"
     texts = list_texts(view)
     assert not [text for text in texts if "<script" in text or "<img" in text or "<i>" in text or "cs.<b>" in text]
-    assert "&lt;script&gt;" in view.paper.value
-    assert "cs.&lt;b&gt; (3)" in view.legend.value
-    assert "&lt;i&gt;" in view.status.value
+    assert "&lt;script&gt;" in view.paper.facts.value
+    assert "cs.&lt;b&gt; (3)" in view.map.legend.value
+    assert "&lt;i&gt;" in view.status.box.value
 
 
 def test_an_error_in_a_widget_is_one_line_and_changes_nothing(tmp_path: Path) -> None:
@@ -97,11 +97,11 @@ def test_an_error_in_a_widget_is_one_line_and_changes_nothing(tmp_path: Path) ->
     view.controls.text.value = "two"
     view.controls.column.value = "title"
     view.controls.condition.value = "1..2"
-    assert "holds no numbers: give a text, not a range" in view.status.value
+    assert "holds no numbers: give a text, not a range" in view.status.box.value
     assert view.explorer.matching.tolist() == [1, 3, 5]
     view.controls.condition.value = "one"
     assert view.explorer.matching.tolist() == []
-    assert view.scatter.widget.filter.tolist() == []
+    assert view.map.scatter.widget.filter.tolist() == []
     assert view.table.counted.value == "no papers"
 
 
@@ -112,14 +112,14 @@ def test_a_stale_index_is_told_in_the_view(tmp_path: Path, monkeypatch: pytest.M
         raise InputError("index.faiss is stale")
 
     monkeypatch.setattr("arxiv_embeddings.explore.explorer.open_index", refuse)
-    view.scatter.widget.selection = np.array([1], dtype=np.uint32)
+    view.map.scatter.widget.selection = np.array([1], dtype=np.uint32)
     assert view.explorer.selected.tolist() == [1]
-    assert "index.faiss is stale" in view.status.value
+    assert "index.faiss is stale" in view.status.box.value
 
 
 def test_many_points_are_sent_as_bytes_and_the_table_reads_a_page(tmp_path: Path) -> None:
     view = make_run(tmp_path, 400, title=["A title"]).explore().view
-    state = view.scatter.widget.get_state(["points", "selection"])
+    state = view.map.scatter.widget.get_state(["points", "selection"])
     assert isinstance(state["points"]["view"], memoryview)
     assert isinstance(state["selection"]["view"], memoryview)
     read = []
@@ -168,23 +168,23 @@ def test_without_jupyter_scatter_one_line_says_how_to_get_it(tmp_path: Path, mon
 
 def test_a_map_that_loads_gets_the_last_state_when_it_is_drawn(tmp_path: Path) -> None:
     view = make_run(tmp_path, 6).explore().view
-    view.wait_for_map()
+    view.map.wait()
     for text in ("zz", "zzz"):
         view.explorer.search(text)
     view.explorer.select(4)
-    assert (view.scatter.widget.filter, view.scatter.widget.selection.tolist()) == (None, [])
+    assert (view.map.scatter.widget.filter, view.map.scatter.widget.selection.tolist()) == (None, [])
     assert view.table.counted.value == "1 to 3 of 3 papers"  # all but the map follows at once
-    view._end_waiting()
-    assert (view.scatter.widget.filter.tolist(), view.scatter.widget.selection.tolist()) == ([3, 4, 5], [4])
+    view.map.end_waiting()
+    assert (view.map.scatter.widget.filter.tolist(), view.map.scatter.widget.selection.tolist()) == ([3, 4, 5], [4])
     view.explorer.clear()
-    assert (view.scatter.widget.filter, view.scatter.widget.selection.tolist()) == (None, [])
+    assert (view.map.scatter.widget.filter, view.map.scatter.widget.selection.tolist()) == (None, [])
 
 
 def test_a_selection_on_the_map_does_not_go_back_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     view, sent = make_run(tmp_path, 6).explore().view, []
-    monkeypatch.setattr(view.scatter, "filter", lambda rows: sent.append(("filter", rows)))
-    monkeypatch.setattr(view.scatter, "selection", lambda rows: sent.append(("selection", rows.tolist())))
-    view.scatter.widget.selection = np.array([1], dtype=np.uint32)
+    monkeypatch.setattr(view.map.scatter, "filter", lambda rows: sent.append(("filter", rows)))
+    monkeypatch.setattr(view.map.scatter, "selection", lambda rows: sent.append(("selection", rows.tolist())))
+    view.map.scatter.widget.selection = np.array([1], dtype=np.uint32)
     assert view.explorer.selected.tolist() == [1]
     assert sent == []
     view.explorer.select(2)  # in the table
