@@ -193,7 +193,7 @@ def _resolve_source(name: str) -> str:
     if name.count("/") == 1:
         return name
     near = difflib.get_close_matches(name, REGISTRY, n=3, cutoff=0.4)
-    meant = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(REGISTRY)};"
+    meant = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(REGISTRY)}."
     raise InputError(f"no model {name!r}: {meant} Otherwise give a hub id (org/name) or the path of a model folder")
 
 # %% ../../nbs/encoders/20_models.ipynb #20-models-23

@@ -75,9 +75,8 @@ class PaperList:
     def _make_button(self, place: int) -> Any:
         import ipywidgets
 
-        button = ipywidgets.Button(
-            layout={"flex": "1 1 auto", "min_width": "0", "width": "0", "height": "25px", "margin": "0"}
-        )
+        layout = {"flex": "1 1 auto", "min_width": "0", "width": "0", "height": "25px", "margin": "0"}
+        button = ipywidgets.Button(layout=layout)
         button.add_class("arxiv-title")
         button.style.button_color = "transparent"
         button.on_click(lambda _: self.choose(int(self.rows[self.page * self.n_shown + place])))
@@ -300,54 +299,44 @@ class ControlActions:
     ):
         self.controls, self.explorer, self.status = controls, explorer, status
         watched = {
-            controls.text: self.search,
-            controls.meaning: self.search,
-            controls.category: self.filter_category,
-            controls.years: self.filter_years,
-            controls.condition: self.filter_column,
+            controls.text: self._search,
+            controls.meaning: self._search,
+            controls.category: lambda: explorer.filter(categories=controls.category.value.strip() or None),
+            controls.years: self._filter_years,
+            controls.condition: self._filter_column,
             controls.color: lambda: explorer.color(controls.color.value),
         }
         for widget, action in watched.items():
             if widget is not None:
                 widget.observe(lambda _, action=action: status.attempt(action), "value")
-        controls.column.observe(lambda change: self.leave_column(change["old"]), "value")
-        controls.clear.on_click(lambda _: status.attempt(self.clear))
+        controls.column.observe(lambda change: self._leave_column(change["old"]), "value")
+        controls.clear.on_click(lambda _: status.attempt(self._clear))
 
-    def search(self) -> None:
-        "Search for the text, by words or by meaning."
+    def _search(self) -> None:
         text, by_meaning = self.controls.text.value, self.controls.meaning.value
         if by_meaning and text.strip():
             self.status.show("searching by meaning; the first time, the model is loaded ...")
         self.explorer.search(text, by_meaning)
 
-    def filter_category(self) -> None:
-        "Keep the papers of one category."
-        self.explorer.filter(categories=self.controls.category.value.strip() or None)
-
-    def filter_years(self) -> None:
-        "Keep the papers of some years; all years are no condition, so that papers without a year stay."
+    def _filter_years(self) -> None:
+        "All years are no condition, so that papers without a year stay."
         slider = self.controls.years
         everything = slider.value == (slider.min, slider.max)
         self.explorer.filter(year=None if everything else slider.value)
 
-    def leave_column(
-        self,
-        before: str,  # the column that was chosen; empty for none
-    ) -> None:
+    def _leave_column(self, before: str) -> None:
         "Remove the condition on a column, since another was chosen."
         if before:
             self.explorer.filter(**{before: None})
         self.controls.condition.disabled = not self.controls.column.value
         self.controls.condition.value = ""
 
-    def filter_column(self) -> None:
-        "Keep the papers that satisfy the condition on the chosen column."
+    def _filter_column(self) -> None:
         if column := self.controls.column.value:
             text = self.controls.condition.value.strip()
             self.explorer.filter(**{column: read_condition(text) if text else None})
 
-    def clear(self) -> None:
-        "Empty every widget."
+    def _clear(self) -> None:
         controls = self.controls
         controls.text.value, controls.meaning.value, controls.category.value = "", False, ""
         controls.condition.value, controls.column.value = "", ""

@@ -372,7 +372,7 @@ def ask_oai(
     size = int(token.complete_list_size) if token and (token.complete_list_size or "").isdecimal() else None
     return Page(papers, (token and token.token) or None, size, n_deleted, len(elements) - n_deleted - len(papers))
 
-
+# %% ../../nbs/papers/09_fetch.ipynb #09-fetch-43
 def _read_record(element: Any) -> Any:  # `None` without a header, or if its metadata is empty
     from oaipmh_scythe.models import Record as OAIRecord
 
@@ -396,7 +396,7 @@ def _list_arguments(wanted: Wanted, at: str | None) -> dict[str, str]:
     given = {name: f"{day:%Y-%m-%d}" for name, day in period.items() if day}
     return {"verb": "ListRecords", "metadataPrefix": "arXivRaw", "set": wanted.archive, **given}
 
-# %% ../../nbs/papers/09_fetch.ipynb #09-fetch-43
+# %% ../../nbs/papers/09_fetch.ipynb #09-fetch-44
 def take_record(
     record: Any,  # `oaipmh_scythe.models.Record` in the form `arXivRaw`
 ) -> dict[str, Any]:  # fields of `SCHEMA`
@@ -422,7 +422,7 @@ def _read_date(text: str | None) -> datetime | None:
     except (TypeError, ValueError):
         return None
 
-# %% ../../nbs/papers/09_fetch.ipynb #09-fetch-45
+# %% ../../nbs/papers/09_fetch.ipynb #09-fetch-46
 @dataclass(frozen=True)
 class FetchState:
     "What has been fetched so far, and what comes next."
@@ -451,7 +451,7 @@ class FetchState:
             finished=page.following is None or n_papers == self.wanted.most,
         )
 
-# %% ../../nbs/papers/09_fetch.ipynb #09-fetch-46
+# %% ../../nbs/papers/09_fetch.ipynb #09-fetch-47
 COUNT = Whole()
 WANTED = Record(
     {name: OrNull(Text()) for name in ("query", "archive", "start", "end")} | {"most": OrNull(Whole(1))}, others=None
@@ -475,7 +475,7 @@ def read_state(
     except (ValueError, TypeError) as error:
         raise InputError(f"{folder / 'state.json'} is damaged ({error}): delete {folder} and start again") from error
 
-
+# %% ../../nbs/papers/09_fetch.ipynb #09-fetch-48
 def write_state(
     folder: Path,  # beside the file
     state: FetchState,  # after a page
@@ -484,7 +484,7 @@ def write_state(
     with atomic_file(folder / "state.json") as stream:
         stream.write(json.dumps(asdict(state), indent=1).encode())
 
-# %% ../../nbs/papers/09_fetch.ipynb #09-fetch-47
+# %% ../../nbs/papers/09_fetch.ipynb #09-fetch-49
 def name_page(
     folder: Path,  # beside the file
     number: int,  # from 1
@@ -492,7 +492,7 @@ def name_page(
     "Name the file of a page."
     return folder / f"page-{number:06}.parquet"
 
-
+# %% ../../nbs/papers/09_fetch.ipynb #09-fetch-50
 def keep_page(
     folder: Path,  # beside the file
     state: FetchState,  # before the page
@@ -507,7 +507,7 @@ def keep_page(
     write_state(folder, state)
     return state
 
-
+# %% ../../nbs/papers/09_fetch.ipynb #09-fetch-51
 def join_pages(
     folder: Path,  # with all pages
     state: FetchState,  # finished
@@ -520,7 +520,7 @@ def join_pages(
             if (table := pq.read_table(name_page(folder, number), schema=SCHEMA)).num_rows:
                 writer.write_table(table)
 
-# %% ../../nbs/papers/09_fetch.ipynb #09-fetch-49
+# %% ../../nbs/papers/09_fetch.ipynb #09-fetch-53
 @dataclass(frozen=True)
 class FetchResult:
     "What was fetched."
@@ -541,7 +541,7 @@ class FetchResult:
         lines += [f"left out: {self.n_unreadable:,} records without id, date or content"] if self.n_unreadable else []
         return "\n".join(lines)
 
-# %% ../../nbs/papers/09_fetch.ipynb #09-fetch-50
+# %% ../../nbs/papers/09_fetch.ipynb #09-fetch-54
 def fetch_papers(
     query: str | None,  # of the API, such as `cat:cs.CL`; `None` with `archive`
     path: str | Path,  # the Parquet file to write; must not exist
@@ -576,7 +576,7 @@ def _ask(state: FetchState, servers: ArxivServers) -> Page:
         return ask_oai(state.wanted, state.following, servers)
     return ask_api(state.wanted, state.now, state.following, servers)
 
-# %% ../../nbs/papers/09_fetch.ipynb #09-fetch-51
+# %% ../../nbs/papers/09_fetch.ipynb #09-fetch-55
 def _check_target(path: str | Path) -> Path:
     target = Path(resolve_path(path))
     if "://" in str(path):

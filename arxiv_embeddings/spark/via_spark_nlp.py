@@ -329,8 +329,7 @@ class OnSparkNLP(SparkExecutor):
         if not isinstance(encoder, OnnxEncoder):
             raise InputError("Spark NLP runs exported models: give an OnnxEncoder, or a model")
         options = {"tokenizer": self.tokenizer, "batch_size": batching["batch_size"]}
-        key = (str(encoder.model_folder.folder), batching["batch_size"])
-        if key not in self.pipelines:
+        if (key := (str(encoder.model_folder.folder), batching["batch_size"])) not in self.pipelines:
             self.pipelines[key] = make_pipeline(self.spark, encoder.model_folder, **options)
 
     def make_parts(
