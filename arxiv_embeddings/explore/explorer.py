@@ -17,10 +17,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .filters import select_category
 from .index import SearchIndex, open_index
 from .layout import Layout, lay_out_run
 from .plots import Group, choose_color, group_papers
-from .search import SearchResult, find_similar, select_category
+from .search import SearchResult, find_similar
 from .similarity import sample_random_cosines
 from ..files.errors import InputError
 from ..papers.ids import split_paper_id
