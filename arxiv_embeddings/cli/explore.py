@@ -58,7 +58,7 @@ def describe(
     print_facts(summarize_run(described))
 
 # %% ../../nbs/cli/92_explore.ipynb #92-explore-10
-SHOWN = ("cosine", "paper_id", "title", "categories", "year")  # columns of the table
+SHOWN = ("reranked", "fused", "cosine", "bm25", "paper_id", "title", "categories", "year")  # columns of the table
 DETAILS = ("link", "abstract")  # shown on request
 
 
@@ -71,13 +71,15 @@ def print_papers(
     if as_json:
         return print_json(rows)
     print_heading(found.query if rows else f"{found.query}: no paper found")
+    if rows and found.reading:
+        print_heading(found.reading)
     shown = [{name: row[name] for name in (*SHOWN, *DETAILS) if name in row} for row in rows]
     if not find_width() or not any(name in found for name in DETAILS):
         return print_table(shown)
     for paper in shown:  # too much for a table
         typer.echo("")
         facts = {name: value for name, value in paper.items() if value is not None}
-        print_facts({name: f"{value:.4f}" if name == "cosine" else str(value) for name, value in facts.items()})
+        print_facts({name: f"{value:.4f}" if isinstance(value, float) else str(value) for name, value in facts.items()})
 
 # %% ../../nbs/cli/92_explore.ipynb #92-explore-14
 @app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings similar run 0704.0090 -k 10 --abstracts")
@@ -89,6 +91,12 @@ def similar(
         str | None, typer.Argument(help="Id of the paper to start from, or else give --row.", metavar="ID")
     ] = None,
     row: Annotated[int | None, typer.Option(help="Row of the paper in the run, from 0.")] = None,
+    like: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Instead of ID: a paper that is liked; several: each.")
+    ] = None,
+    unlike: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="With --like: a paper to keep away from; several: each.")
+    ] = None,
     *,
     find: FindOptions,
     output: ResultOptions,
@@ -98,16 +106,16 @@ def similar(
     from arxiv_embeddings.explore.search import add_details, find_similar
     from arxiv_embeddings.runs.store import open_run
 
-    if (paper_id is None) == (row is None):
-        raise typer.BadParameter("give either a paper's ID or --row")
+    if sum((paper_id is not None, row is not None, bool(like))) != 1 or (unlike and not like):
+        raise typer.BadParameter("give either a paper's ID or --row or --like; --unlike goes with --like")
     index = open_index(open_run(run))
-    found = find_similar(index, paper_id, row=row, k=find.k, category=find.category)
+    found = find_similar(index, paper_id, row=row, like=like or None, unlike=unlike or None, **find.to_search())
     print_papers(add_details(found, index.run, abstracts=find.abstracts, links=find.links), output.as_json)
 
 # %% ../../nbs/cli/92_explore.ipynb #92-explore-17
 @app.command(
     cls=GroupedCommand,
-    epilog="Example: arxiv-embeddings search run 'planets around other stars' --category astro-ph.EP",
+    epilog="Example: arxiv-embeddings search run 'planets around other stars' --where 'year >= 2015' --by both",
 )
 @reports_errors
 @takes_options
@@ -127,8 +135,8 @@ def search(
     from arxiv_embeddings.runs.store import open_run
 
     index = open_index(open_run(run))
-    encoder = load_query_encoder(index.run, device, model)
-    found = search_text(index, text, k=find.k, category=find.category, encoder=encoder)
+    encoder = None if find.by == "words" else load_query_encoder(index.run, device, model)
+    found = search_text(index, text, encoder=encoder, **find.to_search())
     print_papers(add_details(found, index.run, abstracts=find.abstracts, links=find.links), output.as_json)
 
 # %% ../../nbs/cli/92_explore.ipynb #92-explore-20

@@ -222,12 +222,28 @@ class ResultOptions:
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-16
 @dataclass(frozen=True)
 class FindOptions:
-    "How many papers a search finds, and among which."
+    "How many papers a search finds, among which, and by which ranking."
 
     k: HowMany = 5
+    page: Annotated[int, typer.Option(help="Which page of the papers, from 1.", min=1)] = 1
     category: Category = None
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="CONDITION", help="Only papers such as: year >= 2015 and categories has cs.CV."),
+    ] = None
+    by: Annotated[
+        Literal["vectors", "words", "both"], typer.Option(help="Compare vectors, or words (BM25), or both.")
+    ] = "vectors"
+    rerank: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Cross-encoder that sorts the best again: hub id or folder.")
+    ] = None
     abstracts: Annotated[bool, typer.Option("--abstracts", help="Show the abstracts as well.")] = False
     links: Annotated[bool, typer.Option("--links", help="Show the papers' addresses on arXiv as well.")] = False
+
+    def to_search(self) -> dict[str, Any]:
+        "Return the options of `find_similar` and `search_text`."
+        chosen = {name: getattr(self, name) for name in ("k", "category", "where", "by", "rerank")}
+        return chosen | {"offset": (self.page - 1) * self.k}
 
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-17
 def takes_options(

@@ -97,7 +97,7 @@ def _check_row(
     return number
 
 # %% ../../nbs/explore/77_search.ipynb #77-search-23
-SCORES = ("cosine", "words", "fused", "reranked")  # columns of a result that a ranking may have
+SCORES = ("cosine", "bm25", "fused", "reranked")  # columns of a result that a ranking may have
 PERCENTILES = ("random_percentile", "nearest_percentile")
 
 
@@ -294,7 +294,7 @@ def _rank_queries(
         found["cosine"] = _rank(index, "cosine", queries, vectors, options.depth, among)
     if options.by != "vectors":
         texts = [query.text for query in queries]
-        found["words"] = _rank(_open_words_once(index.run), "words", queries, texts, options.depth, among)
+        found["bm25"] = _rank(_open_words_once(index.run), "bm25", queries, texts, options.depth, among)
     if len(found) == 1:
         return next(iter(found.values()))
     return [_fuse_rankings(*pair, options.depth) for pair in zip(*found.values(), strict=True)]
@@ -302,7 +302,7 @@ def _rank_queries(
 
 def _fuse_rankings(by_vectors: Ranking, by_words: Ranking, depth: int) -> Ranking:
     rows, fused = fuse([by_vectors.rows, by_words.rows], depth)
-    scores = {"cosine": by_vectors.look_up("cosine", rows), "words": by_words.look_up("words", rows)}
+    scores = {"cosine": by_vectors.look_up("cosine", rows), "bm25": by_words.look_up("bm25", rows)}
     return Ranking(rows, {"fused": fused} | scores)
 
 

@@ -368,8 +368,8 @@ class Run(RunReader):
 
     def similar(
         self,
-        paper_id: str | list[str] | None = None,  # one or several papers of the run; or give `row`
-        **options: Any,  # `row`, `k`, `category`: see `arxiv_embeddings.similar`
+        paper_id: str | list[str] | None = None,  # one or several papers of the run; or `row`, `vector` or `like`
+        **options: Any,  # `k`, `offset`, `category`, `where`, `by`, ...: see `arxiv_embeddings.similar`
     ) -> Any:  # a `SearchResult`, most similar papers first
         "Find the papers most similar to a paper of this run."
         import arxiv_embeddings
@@ -379,7 +379,7 @@ class Run(RunReader):
     def search(
         self,
         query: str | list[str],  # one or several texts
-        **options: Any,  # `k`, `category`, `encoder`: see `arxiv_embeddings.search`
+        **options: Any,  # `k`, `offset`, `category`, `where`, `by`, ...: see `arxiv_embeddings.search`
     ) -> Any:  # a `SearchResult`, most similar papers first
         "Find the papers of this run that match a text."
         import arxiv_embeddings
