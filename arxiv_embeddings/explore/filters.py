@@ -9,6 +9,7 @@ __all__ = ['COMPARISONS', 'QUOTED', 'NOT_RESERVED', 'NUMBER', 'KINDS', 'Value', 
 # %% ../../nbs/explore/75_filters.ipynb #75-filters-02
 import difflib
 import functools
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -168,6 +169,8 @@ def read_value(
         if value.quoted or not NUMBER.fullmatch(value.text):
             raise ValueError("a number, such as 2015")
         number = float(value.text)
+        if not math.isfinite(number):
+            raise ValueError("a smaller number")
         return int(value.text) if re.fullmatch(r"[+-]?\d{1,18}", value.text) else number
     if kind == "truth value":
         if value.text.lower() not in ("true", "false"):
@@ -220,7 +223,7 @@ def _check_values(condition: Condition, kind: str) -> None:
             read_value(value, kind)
         except ValueError as error:
             raise InputError(
-                f"the filter compares {condition.column!r} with {value.text!r}, and this column needs {error}"
+                f"the filter compares {condition.column!r} with {_shorten(value.text)}, and this column needs {error}"
             ) from None
 
 # %% ../../nbs/explore/75_filters.ipynb #75-filters-28
@@ -337,8 +340,9 @@ def select_papers(
     _refuse_unknown(run, [name for name, found in zip(wanted, seen, strict=True) if not found])
     selected = np.concatenate(marks) if marks else np.zeros(0, dtype=bool)
     if not selected.any():
-        asked = [*([f"is in {' or '.join(wanted) or 'no category'}"] if category is not None else []), where]
-        raise InputError(f"no paper of {run.folder} {' and '.join(filter(None, asked))}: ask for more papers")
+        asked = [f"is in {' or '.join(wanted) or 'no category'}"] if category is not None else []
+        asked += [f"meets {_shorten(where)}"] if where else []
+        raise InputError(f"no paper of {run.folder} {' and '.join(asked)}: ask for more papers")
     return selected
 
 

@@ -505,7 +505,7 @@ def _find_similar_to_papers(index: SearchIndex, paper_id: Any, row: Any, options
     names = read_papers(index.run, rows, ["paper_id"])["paper_id"].to_pylist()
     return results[0] if alone else _join_results("query_id", names, results)
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-70
+# %% ../../nbs/explore/77_search.ipynb #77-search-71
 def search_text(
     index: SearchIndex | Run | str | AnyPath,  # from `open_index`; or a run, or a run folder
     text: str | list[str],  # a query, or several queries
@@ -536,14 +536,14 @@ def search_text(
     results = answer(index, queries, options)
     return results[0] if isinstance(text, str) else _join_results("query", texts, results)
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-79
+# %% ../../nbs/explore/77_search.ipynb #77-search-80
 def link_of(
     paper_id: str,  # of a paper
 ) -> str | None:  # its page on arXiv; `None` if the id is not arXiv's
     "Make the address of a paper."
     return f"https://arxiv.org/abs/{paper_id}" if _is_arxiv_id(paper_id) else None
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-80
+# %% ../../nbs/explore/77_search.ipynb #77-search-81
 def add_details(
     found: SearchResult,  # from `find_similar` or `search_text`
     run: Run,  # that was searched
@@ -563,7 +563,7 @@ def add_details(
         setattr(found, name, line)
     return found
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-83
+# %% ../../nbs/explore/77_search.ipynb #77-search-84
 def find_papers(
     run: Run,  # an opened run
     paper_ids: list[str],  # ids of papers of the run; their prefixes and versions are ignored
