@@ -17,6 +17,7 @@ from arxiv_embeddings.explore.index import open_index
 from arxiv_embeddings.explore.search import Query, SearchOptions, answer, find_similar, join_examples, search_text
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.runs.store import Run, RunWriter
+from tests.fakes import ROOT
 from tests.fakes.specter_shape import make_base
 
 N_PAPERS, DIM, IN_A_PART = 120, 8, 20
@@ -257,3 +258,15 @@ def test_a_reranker_with_pickled_weights_is_not_read(cross_encoder: Path, tmp_pa
     (tmp_path / "pytorch_model.bin").write_bytes(b"not read")
     with pytest.raises(InputError, match="no weights in safetensors"):
         load_reranker(tmp_path)
+
+
+def test_the_page_shows_the_figures_that_were_measured() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / "hybrid.json").read_text())["queries"]
+    page = (ROOT / "nbs" / "explore" / "77_search.ipynb").read_text()
+    for asked, kinds in measured.items():
+        for kind, figures in kinds.items():
+            measure = "P@10" if kind == "category" else "MRR@10"
+            means = [f"{figures[measure][name][0]:.3f}" for name in ("vectors", "words", "both")]
+            mean, low, high = (f"{one:+.3f}" for one in figures[measure]["both - vectors"])
+            row = f"{figures['n_queries']:,} | {measure} | {' | '.join(means)} | {mean} ({low} to {high})"
+            assert row in page, (asked, kind)
