@@ -392,7 +392,8 @@ def check_vectors(
 ) -> np.ndarray:  # float32, (n, dim)
     "Check vectors that come from outside; raises `InputError` for another length, NaN, infinity, and length zero."
     try:
-        checked = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
+        with np.errstate(over="ignore"):  # what is too large becomes infinity, and is refused below
+            checked = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
     except (TypeError, ValueError):
         raise InputError("the vector is not made of numbers") from None
     if checked.ndim != 2 or checked.shape[1] != dim:
