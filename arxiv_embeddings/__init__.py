@@ -30,6 +30,7 @@ _FRONT_DOOR = {
     "evaluate_run": ("explore.evaluation", "evaluate_run"),
     "explore_run": ("explore.widgets", "explore_run"),
     "export": ("runs.export", "export_run"),
+    "import_vectors": ("runs.imported", "import_vectors"),
     "InputError": ("files.errors", "InputError"),
 }
 __all__ = list(_FRONT_DOOR)

@@ -7,7 +7,7 @@ __all__ = ['app', 'RunFolder', 'PapersFile', 'AsJson', 'Debug', 'Device', 'Moved
            'WRAPPED', 'REPORTED', 'FOUND', 'COUNTED', 'GroupedCommand', 'ModelOptions', 'MachineOptions',
            'ChangeOptions', 'ColumnOptions', 'OutputOptions', 'ResultOptions', 'FindOptions', 'takes_options',
            'describe_error', 'reports_errors', 'print_json', 'as_plain', 'find_width', 'wrap_text', 'print_facts',
-           'print_heading', 'print_table', 'print_embedded']
+           'print_heading', 'print_table', 'list_rows', 'print_embedded']
 
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-02
 import functools
@@ -405,12 +405,21 @@ def _print_files(paths: list[Any], as_json: bool) -> None:
     for one in files:
         typer.echo(f"{as_plain(one['file'])}: {format_size(one['n_bytes'])}")
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-44
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-43v
 REPORTED = ("n_rows", "n_accepted", "n_white_space_collapsed", "rejected")
 FOUND = ("columns", "not_used", "column_notes", "notes")  # of the input, beside its rows
 COUNTED = ("n_truncated", "n_in_windows", "n_unknown", "n_recomputed")
 
 
+def list_rows(
+    kept: dict[str, Any],  # one of the metadata's `inputs`
+) -> list[str]:  # lines for people
+    "Say what became of every row of an input."
+    from arxiv_embeddings.papers.rows import ReadReport
+
+    return str(ReadReport(**{name: kept[name] for name in (*REPORTED, "notes") if kept.get(name)})).splitlines()
+
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-44
 def print_embedded(
     result: Any,  # from `embed_papers`
     as_json: bool,  # JSON instead of sentences
@@ -425,14 +434,8 @@ def print_embedded(
         return print_json(
             state | {name: kept.get(name) for name in REPORTED} | {name: kept.get(name) for name in FOUND}
         )
-    for line in [*_list_rows(kept), *_list_work(result), *_list_counts(run, counts)]:
+    for line in [*list_rows(kept), *_list_work(result), *_list_counts(run, counts)]:
         typer.echo(as_plain(line))
-
-
-def _list_rows(kept: dict[str, Any]) -> list[str]:
-    from arxiv_embeddings.papers.rows import ReadReport
-
-    return str(ReadReport(**{name: kept[name] for name in (*REPORTED, "notes") if kept.get(name)})).splitlines()
 
 
 def _list_work(result: Any) -> list[str]:

@@ -334,6 +334,11 @@ class Papers(ShownPapers):
     def __len__(self) -> int:
         return 0 if self._dropped is None else self._dropped.count(0)
 
+    @property
+    def row_numbers(self) -> np.ndarray:  # int64, (n_papers,), ascending; 0: the input's first row
+        "Rows of the input that the accepted papers come from; none before `scan`."
+        return np.flatnonzero(np.frombuffer(bytes(self._dropped or b""), np.uint8) == 0)
+
     def batches(
         self,
         batch_size: int = 1024,  # papers in a batch; the last may have fewer

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['log', 'PART_SIZE', 'PART_SECONDS', 'PLANNED_SHARE', 'WATCHED_SHARE', 'FIRST_SHARE', 'N_CHECKED', 'MINIMUM_COSINE',
-           'COLUMN_OPTIONS', 'describe_input', 'Executor', 'describe_new_run', 'embed_part', 'take_texts', 'split_part',
-           'TooSlowError', 'Pace', 'Local', 'pick_papers', 'encode_exactly', 'check_int8', 'EmbedJob', 'EmbedResult',
-           'show_progress', 'is_watched', 'embed_missing', 'begin_run', 'check_same_input', 'continue_run',
-           'fit_numbers', 'append_to_run', 'embed_papers']
+           'COLUMN_OPTIONS', 'describe_input', 'Executor', 'describe_vectors', 'describe_new_run', 'embed_part',
+           'take_texts', 'split_part', 'TooSlowError', 'Pace', 'Local', 'pick_papers', 'encode_exactly', 'check_int8',
+           'EmbedJob', 'EmbedResult', 'show_progress', 'is_watched', 'embed_missing', 'load_new_encoder', 'begin_run',
+           'check_same_input', 'continue_run', 'fit_numbers', 'append_to_run', 'embed_papers']
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-02
 import logging
@@ -146,15 +146,13 @@ class Executor(ABC):
         "Embed papers and add their parts to the run, in order; a text that a run has already is not embedded again."
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-11
-def describe_new_run(
-    papers: Papers,  # scanned
-    digest: dict[str, Any],  # of the input's files, from `hash_files`
+def describe_vectors(
     encoder: Encoder,  # makes the vectors
     executor: Executor,  # where they are made
     part_size: int,  # papers in a part
     int8_check: dict[str, Any] | None = None,  # from `check_int8`
-) -> dict[str, Any]:  # the metadata of a run that never change
-    "Describe the vectors of a new run: model, fingerprint, settings, batches and input."
+) -> dict[str, Any]:  # the metadata of a run that never change, without its input
+    "Describe the vectors of a new run: model, fingerprint, settings and batches."
     spec = encoder.spec
     versions = {"python": platform.python_version(), "package": metadata.version("arxiv-embeddings")}
     return {
@@ -171,8 +169,19 @@ def describe_new_run(
         "settings": executor.settings(encoder) | versions,
         "batching": {"part_size": part_size, **executor.batching(encoder)},
         "int8_check": int8_check,
-        "inputs": [describe_input(papers, digest)],
     }
+
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-00v
+def describe_new_run(
+    papers: Papers,  # scanned
+    digest: dict[str, Any],  # of the input's files, from `hash_files`
+    encoder: Encoder,  # makes the vectors
+    executor: Executor,  # where they are made
+    part_size: int,  # papers in a part
+    int8_check: dict[str, Any] | None = None,  # from `check_int8`
+) -> dict[str, Any]:  # the metadata of a run that never change
+    "Describe a new run: its vectors and its input."
+    return describe_vectors(encoder, executor, part_size, int8_check) | {"inputs": [describe_input(papers, digest)]}
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-13
 def embed_part(
@@ -519,6 +528,22 @@ def _check_same_papers(papers: Papers, writer: RunWriter) -> None:
         if last is None or last_there != last["paper_id"][0]:
             raise InputError(f"{writer.folder} was made by a version that reads this input differently: start anew")
 
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-41v
+def load_new_encoder(
+    papers: Papers,  # scanned
+    source: EncoderSource,  # the model, not loaded yet
+    n_wanted: int,  # papers that will be embedded
+    minimum_cosine: float,  # for `check_int8`
+) -> tuple[Encoder, dict[str, Any] | None]:  # the encoder; from `check_int8`, `None` if it is not of int8
+    "Load the encoder of a new run; compare int8 with float32 before anything is written."
+    if not source.needs_int8_check:
+        return source.load(), None
+    # one model in memory at a time: float32 is gone before int8 is loaded
+    sample = pick_papers(papers, n_wanted)
+    reference = encode_exactly(sample, source.spec, source.long_text)
+    encoder = source.load()
+    return encoder, check_int8(sample, reference, encoder, minimum_cosine)
+
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-42
 def begin_run(
     job: EmbedJob,  # the work
@@ -528,15 +553,7 @@ def begin_run(
 ) -> EmbedResult:  # the run and what was done
     "Embed an input into a new run."
     scan_papers(job.papers, job.max_rejected)
-    int8_check = None
-    if job.source.needs_int8_check:
-        # one model in memory at a time: float32 is gone before int8 is loaded
-        sample = pick_papers(job.papers, job.n_wanted)
-        reference = encode_exactly(sample, job.source.spec, job.source.long_text)
-        encoder = job.source.load()
-        int8_check = check_int8(sample, reference, encoder, minimum_cosine)
-    else:
-        encoder = job.source.load()
+    encoder, int8_check = load_new_encoder(job.papers, job.source, job.n_wanted, minimum_cosine)
     part_size = part_size or job.executor.choose_part_size(job.n_wanted)
     description = describe_new_run(job.papers, job.digest, encoder, job.executor, part_size, int8_check)
     return embed_missing(job, out, description, encoder)

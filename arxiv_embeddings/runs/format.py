@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['FORMAT', 'FOOTER_KEY', 'ROW_GROUP_SIZE', 'PART_NAME', 'EMBEDDING_TYPE', 'COUNT_NAME', 'UNFINISHED_PART',
            'PART_ERRORS', 'MOST_NUMBERS', 'PIECE_SCHEMA', 'MOST_GENERATIONS', 'PART_SCHEMA', 'FOOTER_SCHEMA',
-           'METADATA_NAME', 'COPY_NAME', 'FINGERPRINT_SCHEMA', 'COUNT_SCHEMA', 'INPUT_SCHEMA', 'METADATA_SCHEMA',
-           'COLUMN_TYPES', 'INDEX_NAME', 'INDEX_NOTE_NAME', 'INDEX_SCHEMA', 'open_part', 'read_schema', 'read_parquet',
-           'hash_fingerprint', 'compare_fingerprints', 'Piece', 'Part', 'check_embeddings', 'hash_papers',
-           'encode_part', 'read_footer', 'find_differences', 'has_vectors', 'to_vectors', 'fill_columns',
-           'list_columns', 'join_columns', 'NewerFormatError', 'list_parts', 'find_wrong_types', 'check_metadata',
-           'seal_metadata', 'parse_metadata', 'read_metadata', 'refuse_lost_metadata', 'write_metadata', 'renew_copy',
-           'read_index_note', 'describe_content']
+           'METADATA_NAME', 'COPY_NAME', 'FINGERPRINT_SCHEMA', 'COUNT_SCHEMA', 'INPUT_SCHEMA', 'NOT_KNOWN', 'METRICS',
+           'IMPORTED_SCHEMA', 'METADATA_SCHEMA', 'COLUMN_TYPES', 'INDEX_NAME', 'INDEX_NOTE_NAME', 'INDEX_SCHEMA',
+           'open_part', 'read_schema', 'read_parquet', 'hash_fingerprint', 'compare_fingerprints', 'Piece', 'Part',
+           'check_embeddings', 'hash_papers', 'encode_part', 'read_footer', 'find_differences', 'has_vectors',
+           'to_vectors', 'fill_columns', 'list_columns', 'join_columns', 'NewerFormatError', 'list_parts',
+           'find_wrong_types', 'check_metadata', 'seal_metadata', 'parse_metadata', 'read_metadata',
+           'refuse_lost_metadata', 'write_metadata', 'renew_copy', 'read_index_note', 'describe_content']
 
 # %% ../../nbs/runs/40_format.ipynb #40-format-02
 import json
@@ -393,6 +393,7 @@ FINGERPRINT_SCHEMA = Record(
         "max_tokens": Whole(1, MOST_NUMBERS),
         "long_text": Choice(("truncate", "windows")),
         "precision": Choice(("float32", "bfloat16", "float16", "int8")),
+        "vectors_sha256": SHA256,  # of imported vectors, of whose model nothing else is known for certain
     },
 )
 COUNT_SCHEMA = Record({"count": Whole(), "first_ids": ListOf(Text())}, {"first_details": ListOf(OrNull(Text()))})
@@ -409,6 +410,20 @@ INPUT_SCHEMA = Record(
         **dict.fromkeys(("not_used", "column_notes"), ListOf(Text())),
         "settings": MapOf(),
     },
+)
+NOT_KNOWN = "not known"  # stands for a model's name that nobody has stated
+METRICS = ("cosine", "euclidean", "dot product")  # in which a model's vectors are meant to be compared
+IMPORTED_SCHEMA = Record(
+    {
+        "path": LINE,
+        "files": INPUT_SCHEMA.optional["files"],
+        "n_vectors": Whole(1),
+        "n_not_used": Whole(),
+        "joined_by": Choice(("row", "id")),
+        "metric": OrNull(Choice(METRICS)),
+        "lengths": Record({"shortest": Number(0), "longest": Number(0)}),
+        "not_known": ListOf(Text()),
+    }
 )
 
 # %% ../../nbs/runs/40_format.ipynb #40-format-66
@@ -445,6 +460,8 @@ METADATA_SCHEMA = Record(
             Record({"n_papers": Whole(1), "mean_cosine": Number(-1.01, 1.01), "smallest_cosine": Number(-1.01, 1.01)})
         ),
         "first_position": Whole(),
+        "imported": IMPORTED_SCHEMA,
+        "migrated_from": Record({"model": OrNull(LINE), "content_sha256": SHA256}),
     },
 )
 

@@ -104,7 +104,8 @@ def require_fields(
         found: Any = metadata
         for one in name.split("."):
             if not isinstance(found, dict) or one not in found:
-                raise InputError(f"{folder} was not made by embed: its metadata.json does not state {name}")
+                other = "holds vectors that another program made" if "imported" in metadata else "was not made by embed"
+                raise InputError(f"{folder} {other}: its metadata.json does not state {name}")
             found = found[one]
 
 # %% ../../nbs/runs/41_store.ipynb #41-store-11
