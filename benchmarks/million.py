@@ -28,11 +28,7 @@ from benchmarks.main_job import ROOT, name_processor
 RESULTS = Path(__file__).parent / "results" / "million.json"
 MOST_MB = 2048
 N_PAPERS, DIM, N_FIELDS, N_CLUSTERS, BLOCK = 1_000_000, 768, 40, 2000, 8192
-WORDS = (
-    "graph lattice neural quantum stellar galaxy proof manifold market protein kernel tensor planet neuron theorem laser"
-    " polymer crystal photon cluster network spectrum entropy symmetry operator diffusion turbulence plasma genome robot"
-    " language vision speech privacy auction queue cache compiler sensor antenna orbit comet dust halo boson lepton quark"
-).split()
+WORDS = ["graph", "lattice", "neural", "quantum", "stellar", "galaxy", "proof", "manifold", "market", "protein", "kernel", "tensor", "planet", "neuron", "theorem", "laser", "polymer", "crystal", "photon", "cluster", "network", "spectrum", "entropy", "symmetry", "operator", "diffusion", "turbulence", "plasma", "genome", "robot", "language", "vision", "speech", "privacy", "auction", "queue", "cache", "compiler", "sensor", "antenna", "orbit", "comet", "dust", "halo", "boson", "lepton", "quark"]
 
 
 class Corpus:
@@ -68,8 +64,12 @@ class Corpus:
         columns = {
             "paper_id": [f"{1001 + row // 100_000:04d}.{row % 100_000:05d}" for row in rows.tolist()],
             "title": [f"{' '.join(one[:6])} {row}" for one, row in zip(chosen.tolist(), rows.tolist(), strict=True)],
-            "abstract": [f"We study {' '.join(one)} in case {row}." for one, row in zip(chosen.tolist(), rows, strict=True)],
-            "categories": [[f"fd{one:02d}.C{cluster % 9}", "all.X"] for one, cluster in zip(fields, clusters, strict=True)],
+            "abstract": [
+                f"We study {' '.join(one)} in case {row}." for one, row in zip(chosen.tolist(), rows, strict=True)
+            ],
+            "categories": [
+                [f"fd{one:02d}.C{cluster % 9}", "all.X"] for one, cluster in zip(fields, clusters, strict=True)
+            ],
             "year": years,
         }
         return pa.table(columns)
@@ -93,7 +93,12 @@ def measure(words: list[str], seconds: float) -> dict:
     "Run a command in a process of its own: seconds, peak memory, how it ended, and the last line that it printed."
     started = time.monotonic()
     process = subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"TQDM_DISABLE": "1"}
+        words,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"TQDM_DISABLE": "1"},
     )
     try:
         output, _ = process.communicate(timeout=seconds)

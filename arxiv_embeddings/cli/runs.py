@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['fetch', 'embed', 'StatedOptions', 'import_papers', 'sample', 'models', 'show', 'as_words', 'print_problems',
-           'CheckOptions', 'verify', 'repair', 'compact', 'export', 'migrate']
+           'CheckOptions', 'verify', 'repair', 'compact', 'export', 'measure_overlap', 'migrate']
 
 # %% ../../nbs/cli/91_runs.ipynb #91-runs-02
 import shlex
@@ -377,6 +377,28 @@ def export(
 
     _print_files(export_run(open_run(run), *(to or [])), output.as_json)
 
+# %% ../../nbs/cli/91_runs.ipynb #91-runs-30w
+def measure_overlap(
+    old: Any,  # an opened run
+    new: Any,  # a run of the same papers in the same order
+    k: int = 10,  # neighbors looked at; fewer if there are fewer papers
+    n_papers: int = 500,  # papers drawn; all if there are fewer
+) -> dict[
+    str, Any
+]:  # `n_papers` drawn, `k`, `overlap` (mean share of neighbors that are the same, 0 to 1), `least`: ids
+    "Measure how many of papers' nearest others are the same in two runs."
+    import numpy as np
+
+    from arxiv_embeddings.explore.similarity import find_neighbors, sample_rows
+
+    rows, k = sample_rows(old.n_papers, n_papers), min(k, old.n_papers - 1)
+    if k < 1:
+        return {"n_papers": 0, "k": 0, "overlap": None, "least": []}
+    pairs = zip(*(find_neighbors(run, k, rows)[0] for run in (old, new)), strict=True)
+    shares = np.array([len(np.intersect1d(left, right)) / k for left, right in pairs])
+    least = [old.paper_ids[row] for row in rows[np.argsort(shares, kind="stable")[:5]]]
+    return {"n_papers": len(rows), "k": k, "overlap": round(float(shares.mean()), 4), "least": least}
+
 # %% ../../nbs/cli/91_runs.ipynb #91-runs-03v
 @app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings migrate run --model specter2")
 @reports_errors
@@ -390,7 +412,7 @@ def migrate(
     output: OutputOptions,
 ) -> None:
     "Embed a run's papers with another model, then put the new run in its place."
-    from arxiv_embeddings.runs.migrate import measure_overlap, migrate_run
+    from arxiv_embeddings.runs.migrate import migrate_run
 
     output.silence()
     alike: list[dict[str, Any]] = []
@@ -403,13 +425,14 @@ def migrate(
         return print_json(done | facts | {"neighborhoods": alike[0] if alike else None})
     if not alike:
         return typer.echo(wrap_text(f"nothing to migrate: {now.folder} has the vectors of this model already"))
-    one, old_model = alike[0], now.metadata["migrated_from"]["model"]
     typer.echo(f"{result.n_embedded:,} papers embedded in {result.seconds:.1f} s")
-    typer.echo(
-        wrap_text(
-            f"of the {one['k']} nearest papers, {one['overlap']:.1%} are the same with {now.metadata['model']} as with "
-            f"{old_model} (mean of {one['n_papers']:,} papers drawn with seed {one['seed']}); fewest: {', '.join(one['least'])}"
+    if (one := alike[0])["k"]:
+        typer.echo(
+            wrap_text(
+                f"of the {one['k']} nearest papers, {one['overlap']:.1%} are the same with {now.metadata['model']} as with "
+                f"{now.metadata['migrated_from']['model']} (mean of {one['n_papers']:,} papers, drawn with seed 0); "
+                f"fewest: {', '.join(one['least'])}"
+            )
         )
-    )
     kept = f"the old run is {before.folder}" if before else "the old run is deleted"
     typer.echo(wrap_text(f"{now.folder} holds {now.n_papers:,} papers; {kept}"))

@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 
 from arxiv_embeddings import import_vectors
 from arxiv_embeddings.cli.main import app
+from arxiv_embeddings.cli.runs import measure_overlap
 from arxiv_embeddings.files import paths
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.runs.append import compact_run
 from arxiv_embeddings.runs.embed import embed_papers
-from arxiv_embeddings.runs.migrate import measure_overlap, migrate_run
+from arxiv_embeddings.runs.migrate import migrate_run
 from arxiv_embeddings.runs.repair import repair_run
 from arxiv_embeddings.runs.store import Run, RunWriter, open_run
 from arxiv_embeddings.runs.verify import verify_run
@@ -289,6 +290,8 @@ def test_overlap_is_of_neighborhoods_alone(tmp_path: Path) -> None:
     assert measure_overlap(runs[0], runs[2])["overlap"] < 0.15  # 10 of 143 by chance
     assert 0.3 < measure_overlap(runs[0], runs[3])["overlap"] < 0.95
     assert measure_overlap(runs[0], runs[3], n_papers=7)["n_papers"] == 7
+    one = import_vectors(FRAME[:1], vectors[:1], tmp_path / "one").run
+    assert measure_overlap(one, one)["k"] == 0
 
 
 @pytest.mark.slow
@@ -298,7 +301,7 @@ def test_the_command(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0, shown.output
     assert "144 papers embedded in" in shown.output
-    assert "are the same with minilm as with letters (mean of 144 papers drawn with seed 0)" in " ".join(
+    assert "are the same with minilm as with letters (mean of 144 papers, drawn with seed 0)" in " ".join(
         shown.output.split()
     )
     assert "run.before" in shown.output
