@@ -40,7 +40,7 @@ demo: env ## The main job on the sample corpus: papers, vectors, index, exports,
 	$(CLI) evaluate $(DEMO)/run --relations $(DEMO)/relations.tsv
 	$(CLI) similar $(DEMO)/run 0000.00001 -k 3
 	@echo
-	@echo "Written: $(abspath $(DEMO))/run with metadata.json, parts/, index.faiss, export/, figures/ and map.html."
+	@echo "Written: $(abspath $(DEMO))/run with metadata.json, parts/, index/, export/, figures/ and map.html."
 	@echo "Open $(DEMO)/run/map.html in a browser. Next, try:"
 	@echo "  $(CLI) search $(DEMO)/run 'planets around other stars' -k 3"
 	@echo "  $(CLI) similar $(DEMO)/run --row 100 --category cs.CV"

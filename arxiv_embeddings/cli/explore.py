@@ -140,20 +140,49 @@ def search(
     print_papers(add_details(found, index.run, abstracts=find.abstracts, links=find.links), output.as_json)
 
 # %% ../../nbs/cli/92_explore.ipynb #92-explore-20
-@app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings index run")
+@app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings index run --kind pq --recall 0.95")
 @reports_errors
 @takes_options
-def index(run: RunFolder, output: ResultOptions) -> None:
-    "Write the FAISS index of a run."
-    from arxiv_embeddings.explore.index import build_index
+def index(
+    run: RunFolder,
+    kind: Annotated[
+        str | None,
+        typer.Option(help="exact, hnsw, ivf, pq, rabitq, or a factory string of FAISS; default: by size."),
+    ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(help="Share of the 10 nearest papers to find; default: 0.985.", min=0.1, max=1.0),
+    ] = None,
+    memory: Annotated[
+        int | None, typer.Option(metavar="MB", help="That codes may take; default: 512.", min=1, max=2**20)
+    ] = None,
+    precision: Annotated[
+        Literal["int8", "float16", "float32"] | None,
+        typer.Option(help="Of vectors on the disk; default: by size."),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make it anew, though it could be kept or extended.")] = False,
+    *,
+    output: ResultOptions,
+) -> None:
+    "Write the FAISS index of a run, or add appended papers to it."
+    from arxiv_embeddings.explore.index import build_index, describe_index, open_index
     from arxiv_embeddings.runs.store import open_run
 
     opened = open_run(run)
-    path = build_index(opened)
-    n_bytes = path.stat().st_size
+    options = {"recall": recall, "memory": memory and memory << 20, "precision": precision}
+    build_index(opened, kind, fresh=fresh, **{name: value for name, value in options.items() if value is not None})
+    described = describe_index(open_index(opened))
     if output.as_json:
-        return print_json({"index": str(path), "n_papers": opened.n_papers, "n_bytes": n_bytes})
-    typer.echo(wrap_text(f"{path}: {opened.n_papers:,} papers, {format_size(n_bytes)}"))
+        return print_json(described)
+    print_facts(
+        {
+            "index": described["index"],
+            "kind": f"{described['kind']}: {described['reason']}",
+            "papers": f"{described['n_papers']:,}",
+            **{name: f"{value:.3f}" for name, value in described["recall@10"].items()},
+            "on disk": format_size(described["n_bytes"]),
+        }
+    )
 
 # %% ../../nbs/cli/92_explore.ipynb #92-explore-23
 @app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings evaluate run --relations relations.tsv")

@@ -122,7 +122,7 @@ def sample_cosines(
     if n_papers < 2:
         return np.empty(0)
     rows = np.random.default_rng(seed).choice(n_papers, min(n_papers, MOST_SAMPLED), replace=False)
-    drawn = sample_random_cosines(index.index.reconstruct_batch(rows), seed=seed)
+    drawn = sample_random_cosines(index.vectors_of(rows), seed=seed)
     return np.sort(drawn.astype(np.float64).round(4))  # as in tables of neighbors
 
 # %% ../../nbs/explore/86_explorer.ipynb #86-explorer-21

@@ -6,12 +6,13 @@
 __all__ = ['FORMAT', 'FOOTER_KEY', 'ROW_GROUP_SIZE', 'PART_NAME', 'EMBEDDING_TYPE', 'COUNT_NAME', 'UNFINISHED_PART',
            'PART_ERRORS', 'MOST_NUMBERS', 'PIECE_SCHEMA', 'MOST_GENERATIONS', 'PART_SCHEMA', 'FOOTER_SCHEMA',
            'METADATA_NAME', 'COPY_NAME', 'FINGERPRINT_SCHEMA', 'COUNT_SCHEMA', 'INPUT_SCHEMA', 'NOT_KNOWN', 'METRICS',
-           'IMPORTED_SCHEMA', 'METADATA_SCHEMA', 'COLUMN_TYPES', 'INDEX_NAME', 'INDEX_NOTE_NAME', 'INDEX_SCHEMA',
-           'open_part', 'read_schema', 'read_parquet', 'hash_fingerprint', 'compare_fingerprints', 'Piece', 'Part',
-           'check_embeddings', 'hash_papers', 'encode_part', 'read_footer', 'find_differences', 'has_vectors',
-           'to_vectors', 'fill_columns', 'list_columns', 'join_columns', 'NewerFormatError', 'list_parts',
-           'find_wrong_types', 'check_metadata', 'seal_metadata', 'parse_metadata', 'read_metadata',
-           'refuse_lost_metadata', 'write_metadata', 'renew_copy', 'read_index_note', 'describe_content']
+           'IMPORTED_SCHEMA', 'METADATA_SCHEMA', 'COLUMN_TYPES', 'INDEX_FOLDER', 'INDEX_NAME', 'INDEX_NOTE_NAME',
+           'INDEX_VECTORS_NAME', 'INDEX_SCHEMA', 'open_part', 'read_schema', 'read_parquet', 'hash_fingerprint',
+           'compare_fingerprints', 'Piece', 'Part', 'check_embeddings', 'hash_papers', 'encode_part', 'read_footer',
+           'find_differences', 'has_vectors', 'to_vectors', 'fill_columns', 'list_columns', 'join_columns',
+           'NewerFormatError', 'list_parts', 'find_wrong_types', 'check_metadata', 'seal_metadata', 'parse_metadata',
+           'read_metadata', 'refuse_lost_metadata', 'write_metadata', 'renew_copy', 'read_index_note',
+           'describe_content']
 
 # %% ../../nbs/runs/40_format.ipynb #40-format-02
 import json
@@ -612,22 +613,44 @@ def renew_copy(
             stream.write(content)
 
 # %% ../../nbs/runs/40_format.ipynb #40-format-93
-INDEX_NAME, INDEX_NOTE_NAME = "index.faiss", "index.json"
+INDEX_FOLDER, INDEX_NAME, INDEX_NOTE_NAME, INDEX_VECTORS_NAME = "index", "index.faiss", "index.json", "vectors.npy"
+_FILE = Record({"n_bytes": Whole(), "sha256": SHA256})
 INDEX_SCHEMA = Record(
-    {"content_sha256": SHA256, "n_bytes": Whole(), "sha256": SHA256},
-    {"n_papers": Whole(1), "embedding_dim": Whole(1, 2**20), "faiss": LINE, "date_generated": LINE},
+    {
+        "content_sha256": SHA256,
+        "n_parts": Whole(1),
+        "n_papers": Whole(1),
+        "embedding_dim": Whole(1, 2**20),
+        "kind": LINE,
+        "files": Record({INDEX_NAME: _FILE}, {INDEX_VECTORS_NAME: _FILE}),
+    },
+    {
+        "asked": Flag(),  # whether a person named the kind
+        "factory": LINE,
+        "reason": LINE,
+        "precision": OrNull(Choice(("int8", "float16", "float32"))),
+        "n_trained": Whole(1),
+        "effort": Whole(1, 2**31 - 1),
+        "n_candidates": Whole(1, 2**20),
+        "measured": MapOf(Number()),
+        "scale": MapOf(),  # read by `CosineScale`
+        "faiss": LINE,
+        "date_generated": LINE,
+    },
 )
 
 
 def read_index_note(
     folder: AnyPath,  # a run folder
-) -> dict[str, Any]:  # content of index.json; empty if there is none
+) -> dict[str, Any]:  # content of index/index.json; empty if there is none
     "Read the note beside an index; raises `InputError` if it is damaged."
-    path = folder / INDEX_NOTE_NAME
+    path = folder / INDEX_FOLDER / INDEX_NOTE_NAME
     try:
-        note = read_document(path)
+        note = read_document(path, folder)
         INDEX_SCHEMA.check(note)
-    except FileNotFoundError:
+        if INDEX_VECTORS_NAME not in note["files"] and note.get("precision"):
+            raise ValueError(f"files.[{INDEX_VECTORS_NAME!r}] is missing")
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error}): arxiv-embeddings index {folder} makes it again") from error

@@ -26,8 +26,8 @@ from ..files.paths import AnyPath, list_folder
 from .export import MANIFEST_NAME, read_exports
 from arxiv_embeddings.runs.format import (
     COPY_NAME,
+    INDEX_FOLDER,
     INDEX_NAME,
-    INDEX_NOTE_NAME,
     METADATA_NAME,
     PART_ERRORS,
     Part,
@@ -197,13 +197,12 @@ def check_side_files(
 def _check_index(run: Run) -> Iterator[Problem]:
     "Check the index, if there is one."
     try:
-        note = read_index_note(run.folder)
+        folder, note = inner_folder(run.folder, INDEX_FOLDER), read_index_note(run.folder)
     except InputError as error:
-        yield Problem(INDEX_NOTE_NAME, f"cannot be used: {error}", "stale")
+        yield Problem(INDEX_FOLDER, f"cannot be used: {error}", "stale")
         return
-    if note or (run.folder / INDEX_NAME).exists():
-        content = {name: note.get(name) for name in ("n_bytes", "sha256")}
-        yield from check_made(run, run.folder, INDEX_NAME, note, {INDEX_NAME: content})
+    if note or (folder / INDEX_NAME).exists():
+        yield from check_made(run, folder, INDEX_FOLDER, note, note.get("files", {}))
 
 
 def _check_exports(run: Run) -> Iterator[Problem]:

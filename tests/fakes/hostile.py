@@ -140,7 +140,7 @@ def _make_socket(path: Path, base: Path) -> None:
             os.chdir(here)
 
 
-FOLDERS = {"parts", "export", "flat", "model", "staging", "layout"}
+FOLDERS = {"parts", "export", "flat", "index", "model", "staging", "layout"}
 # what is in the place of a file or a folder
 FILES: dict[str, Callable[[Path, Path], Any]] = {
     "nothing": lambda path, base: None,
@@ -159,7 +159,7 @@ DOCUMENTS = (
     "metadata.json",
     "staging/metadata.json",
     "export/export.json",
-    "index.json",
+    "index/index.json",
     "layout/layout.json",
     "model/model.json",
     "footer",

@@ -553,8 +553,8 @@ def test_an_index_is_never_stale(sample: str, folder: HdfsPath, tmp_path: Path) 
     assert index.index.ntotal == 144
     assert len(first) == len(find_similar(index, row=0)) == 5
     assert verify_run(again)["problems"] == []
-    flip(folder / "run" / "index.faiss")
-    assert [one["where"] for one in verify_run(again)["problems"]] == ["index.faiss"]
+    flip(folder / "run" / "index" / "index.faiss")
+    assert [one["where"] for one in verify_run(again)["problems"]] == ["index"]
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_changes_reach_every_field_and_file(base: Path, run_folder: Path) -> Non
 
 
 def test_the_trial_itself_notices(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    change = Change("index.json", ("n_bytes",), "zero")
+    change = Change("index/index.json", ("n_papers",), "zero")
     assert try_change(base, change, ("describe",)) == []
 
     def touch(run: object) -> list:
@@ -158,7 +158,9 @@ def test_a_link_to_the_parts_of_another_run(base: Path, run_folder: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["a pipe", "a socket", "a link to a device", "a link to a pipe", "a link to itself"])
-@pytest.mark.parametrize("file", ["part", "metadata.json", "index.json", "export/export.json", ".lock.json", ".lock"])
+@pytest.mark.parametrize(
+    "file", ["part", "metadata.json", "index/index.json", "export/export.json", ".lock.json", ".lock"]
+)
 def test_what_is_no_file_is_never_opened(file: str, kind: str, base: Path, run_folder: Path) -> None:
     part = f"parts/{open_run(run_folder).parts[1].name}"
     (run_folder / ".lock.json").touch()

@@ -114,7 +114,7 @@ def compact(work: Path, run: Path) -> None:
 
 
 def index(run: Path) -> None:
-    build_index(open_run(run))
+    build_index(open_run(run), fresh=True)
 
 
 def export_all(run: Path) -> None:
@@ -305,7 +305,7 @@ def judge_staging(run: Path, done: int, history: History) -> str:
 
 def judge_index(run: Path, done: int, history: History) -> str:
     "A stored index holds the vectors of the run, or is refused in a line; once it was reported, it is there."
-    if "index.faiss" not in history.after:
+    if "index/index.faiss" not in history.after:
         return ""
     opened = open_run(run)
     try:
@@ -422,12 +422,16 @@ def commit_before_moving(writer: RunWriter, changes: append.Changes, record: dic
     paths.remove_folder(folder)
 
 
-def write_note_first(run: store.Run) -> None:
-    content, path = faiss.serialize_index(index_module.make_index(run)).tobytes(), run.folder / "index.json"
-    facts = {"content_sha256": run.content_sha256, "n_bytes": len(content), "sha256": sha256(content).hexdigest()}
-    with paths.atomic_file(path) as stream:
+def write_note_first(run: store.Run, fresh: bool) -> None:
+    content = faiss.serialize_index(index_module.make_index(run)).tobytes()
+    folder = run.folder / "index"
+    paths.make_folder(folder)
+    facts = {"content_sha256": run.content_sha256, "n_parts": len(run.parts), "kind": "exact"}
+    facts |= {"n_papers": run.n_papers, "embedding_dim": run.dim}
+    facts["files"] = {"index.faiss": {"n_bytes": len(content), "sha256": sha256(content).hexdigest()}}
+    with paths.atomic_file(folder / "index.json") as stream:
         stream.write(json.dumps(facts).encode())
-    with paths.atomic_file(run.folder / "index.faiss") as stream:
+    with paths.atomic_file(folder / "index.faiss") as stream:
         stream.write(content)
 
 

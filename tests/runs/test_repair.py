@@ -309,12 +309,12 @@ def test_index_and_exports_that_are_damaged(embed) -> None:
     (run.folder / "export" / "embeddings_int8_scales.npy").unlink()
     next((run.folder / "export" / "flat").iterdir()).unlink()
     (run.folder / "export" / "mine.npy").write_bytes(b"")
-    index = run.folder / "index.faiss"
+    index = run.folder / "index" / "index.faiss"
     index.write_bytes(index.read_bytes()[:-100] + bytes(100))
     found = verify_run(run)
     assert found["sound"]  # they can be made again
     assert {(one["where"], one["what"].split(":")[0]) for one in found["problems"]} == {
-        ("index.faiss", "index.faiss is not what was written"),
+        ("index", "index.faiss is not what was written"),
         ("export/embeddings.npy", "embeddings.npy is not what was written"),
         ("export/embeddings_int8.npy", "embeddings_int8_scales.npy is gone"),
         ("export/flat", "flat is not what was written"),

@@ -160,7 +160,7 @@ def test_index_and_exports_of_another_state(folder: Path) -> None:
     found = verify_run(open_run(folder))
     assert found["sound"]  # nothing is lost: they can be made again
     assert {(one["kind"], one["where"]) for one in found["problems"]} == {
-        ("stale", "index.faiss"),
+        ("stale", "index"),
         ("stale", "export/embeddings.npy"),
         ("stale", "export/flat"),
     }
