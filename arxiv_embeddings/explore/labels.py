@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['N_REGIONS', 'LEAST_PAPERS', 'MOST_FITTED', 'FORMULA', 'ACCENT', 'WORD', 'OF_PAPERS', 'PHRASE_WEIGHT', 'STEM_LETTERS',
            'MOST_TEXTS', 'LEAST_TEXTS', 'find_regions', 'find_densest', 'count_words', 'weigh_words', 'choose_names',
-           'Label', 'label_regions']
+           'Label', 'draw_texts', 'label_regions']
 
 # %% ../../nbs/explore/84_labels.ipynb #84-labels-02
 import re
@@ -156,16 +156,27 @@ class Label:
     n_papers: int  # in the region
 
 
+def draw_texts(
+    n_papers: int,  # of a map
+    seed: int = 0,  # of the draw
+) -> np.ndarray:  # rows, int64, ascending; at most `MOST_TEXTS`
+    "Choose the papers whose words are counted."
+    return np.sort(np.random.default_rng(seed).permutation(n_papers)[:MOST_TEXTS])
+
+
 def label_regions(
     places: np.ndarray,  # float32, (n_papers, 2)
     texts: Sequence[str],  # title and abstract of each paper
     seed: int = 0,  # of regions and samples
+    rows: np.ndarray | None = None,  # papers that the texts are of, from `draw_texts`; `None`: of all papers
 ) -> list[Label]:  # coarse before fine, and large before small in each level
     "Name the regions of a map by words that are typical for them."
-    if len(places) != len(texts):
-        raise InputError(f"{len(places)} places and {len(texts)} texts: give as many of both")
-    rows = np.sort(np.random.default_rng(seed).permutation(len(places))[:MOST_TEXTS])
-    counts, words = count_words([texts[row] for row in rows])
+    if len(texts) != (n_texts := len(places) if rows is None else len(rows)):
+        raise InputError(f"{n_texts} places and {len(texts)} texts: give as many of both")
+    if rows is None:
+        rows = draw_texts(len(places), seed)
+        texts = [texts[row] for row in rows]
+    counts, words = count_words(texts)
     labels: list[Label] = []
     taken: set[frozenset[str]] = set()
     for level, n_most in enumerate(N_REGIONS):

@@ -27,8 +27,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..encoders.vectors import l2_normalize
-from .labels import MOST_TEXTS, Label, label_regions
+from .blocks import ChosenVectors, Source, as_vectors, iter_unit_blocks
+from .labels import MOST_TEXTS, Label, draw_texts, label_regions
 from .layout import lay_out_run, summarize_layout
 from arxiv_embeddings.explore.plots import (
     COLORS,
@@ -46,7 +46,7 @@ from .similarity import find_neighbors
 from ..files.errors import InputError
 from ..files.locks import holding_lock
 from ..files.paths import AnyPath, atomic_file, remove_unfinished, resolve_folder
-from ..runs.store import Run
+from ..runs.store import Run, find_rows
 
 # %% ../../nbs/explore/85_map.ipynb #85-map-06
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _name_group(members: list[str]) -> str:
 
 def join_alike(
     values: np.ndarray,  # value of each paper, str, (n_papers,)
-    embeddings: np.ndarray,  # float32, (n_papers, dim), of any length but zero
+    source: Source,  # of the same papers, float32 (n_papers, dim) or vectors that are read by blocks; any length but zero
     n_groups: int = len(COLORS),  # groups at most
 ) -> list[list[str]]:  # values of each group, the most frequent first; the largest group first
     "Put values into groups so that papers of alike values are in one group."
@@ -83,9 +83,10 @@ def join_alike(
     if len(names) <= n_groups:
         groups = [[number] for number in range(len(names))]
     else:
-        sums = np.zeros((len(names), embeddings.shape[1]))
-        for start in range(0, len(values), 4096):  # whole columns in float64 would need much memory
-            np.add.at(sums, numbers[start : start + 4096], l2_normalize(embeddings[start : start + 4096]))
+        sums, start = np.zeros((len(names), as_vectors(source).dim)), 0
+        for block in iter_unit_blocks(source):
+            np.add.at(sums, numbers[start : start + len(block)], block)
+            start += len(block)
         with threadpool_limits(1, user_api="openmp"):
             means = KMeans(n_groups, n_init=10, random_state=0).fit(sums / counts[:, None], sample_weight=counts)
         groups = [np.flatnonzero(means.labels_ == number).tolist() for number in range(n_groups)]
@@ -98,13 +99,13 @@ def join_alike(
 # %% ../../nbs/explore/85_map.ipynb #85-map-10
 def color_by_value(
     values: Sequence[str | None],  # of each paper; `None`: it has none
-    embeddings: np.ndarray,  # float32, (n_papers, dim), of any length but zero
+    source: Source,  # float32 (n_papers, dim), or a run; any length but zero
 ) -> tuple[list[LegendEntry], np.ndarray]:  # groups for the legend; the group of each paper, uint8, (n_papers,)
     "Give each paper a color by a column of words; papers without a value are grey."
-    named = np.array([value or "" for value in values], dtype=str)
-    frequent = [value for value, _ in Counter(value for value in values if value).most_common(MOST_VALUES)]
-    rows = np.flatnonzero(np.isin(named, frequent))
-    joined = join_alike(named[rows], embeddings[rows]) if len(rows) else []
+    named = np.array([value or "" for value in values], dtype=object)  # an array of text is as wide as the longest
+    frequent = {value for value, _ in Counter(value for value in values if value).most_common(MOST_VALUES)}
+    rows = np.flatnonzero([value in frequent for value in named.tolist()])
+    joined = join_alike(named[rows], ChosenVectors(source, rows)) if len(rows) else []
     number_of = {member: number for number, members in enumerate(joined) for member in members}
     group_of = np.array([number_of.get(value, len(joined)) for value in named.tolist()], dtype=np.uint8)
     sizes = np.bincount(group_of, minlength=len(joined) + 1).tolist()
@@ -358,12 +359,12 @@ def choose_column(
 
 def color_papers(
     values: pa.ChunkedArray,  # of a column, one a paper, from `plots.read_values`
-    embeddings: np.ndarray,  # float32, (n_papers, dim), of any length but zero
+    source: Source,  # float32 (n_papers, dim), or a run; any length but zero
 ) -> tuple[list[LegendEntry], np.ndarray]:  # groups for the legend; the group of each paper, uint8, (n_papers,)
     "Color papers by a column: numbers by a scale, anything else by its text."
     if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
         return color_by_number(values.cast(pa.float64()).to_numpy())
-    return color_by_value([None if one is None else str(one) for one in values.to_pylist()], embeddings)
+    return color_by_value([None if one is None else str(one) for one in values.to_pylist()], source)
 
 # %% ../../nbs/explore/85_map.ipynb #85-map-49
 LONGEST_AUTHORS, LONGEST_TITLE = 80, 300  # characters
@@ -404,14 +405,15 @@ def collect_map(
     if not run.n_papers:
         raise InputError(f"{run.folder} has no papers yet: embed some first")
     column = choose_column(run, color)
-    wanted = ["paper_id", "title", "abstract", "authors", "categories", "year", "primary_category", column]
+    wanted = ["paper_id", "title", "authors", "categories", "year", "primary_category", column]
     table = run.read(list(dict.fromkeys(name for name in wanted if name in run.columns)))
-    embeddings, layout = run.embeddings(), lay_out_run(run, seed=seed, progress=progress)
+    vectors, layout = as_vectors(run), lay_out_run(run, seed=seed, progress=progress)
     values = read_values(table, column) if column else pa.chunked_array([pa.nulls(len(table), pa.string())])
-    groups, group_of = color_papers(values, embeddings)
+    groups, group_of = color_papers(values, vectors)
     k, few = min(N_NEIGHBORS, run.n_papers - 1), run.n_papers <= MOST_COMPARED
     find = k > 0 and (few if neighbors is None else neighbors)
-    labels = label_regions(layout.places, _join_texts(table), layout.about["seed"])
+    rows = draw_texts(run.n_papers, layout.about["seed"])
+    labels = label_regions(layout.places, _read_texts(run, rows), layout.about["seed"], rows)
     return MapContent(
         papers=collect_papers(table),
         places=layout.places,
@@ -419,21 +421,20 @@ def collect_map(
         groups=groups,
         group_of=group_of,
         labels=labels,
-        neighbors=find_neighbors(embeddings, k)[0] if find else None,
+        neighbors=find_neighbors(vectors, k)[0] if find else None,
         colored_by=column,
         title=title or f"Map of {run.n_papers:,} {'paper' if run.n_papers == 1 else 'papers'}",
         about=_tell(run, layout.about, labels),
     )
 
 
-def _join_texts(table: pa.Table) -> list[str]:
-    "Title and abstract of each paper, for the labels."
-    columns = [table[name].to_pylist() for name in ("title", "abstract") if name in table.column_names]
-    return (
-        [". ".join(text or "" for text in texts) for texts in zip(*columns, strict=True)]
-        if columns
-        else [""] * len(table)
-    )
+def _read_texts(run: Run, rows: np.ndarray) -> list[str]:
+    "Title and abstract of some papers, in ascending order, for the labels."
+    names = [name for name in ("title", "abstract") if name in run.columns]
+    if not names:
+        return [""] * len(rows)
+    found = (run.read_part(part, names).take(pa.array(places)) for _, part, _, places in find_rows([run], rows))
+    return [". ".join(text or "" for text in one.values()) for table in found for one in table.to_pylist()]
 
 
 def _read_years(table: pa.Table) -> np.ndarray:
