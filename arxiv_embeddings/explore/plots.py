@@ -38,7 +38,7 @@ from ..files.documents import inner_folder
 from ..files.errors import InputError
 from ..files.locks import holding_lock
 from ..files.paths import AnyPath, atomic_file, remove_unfinished
-from ..runs.store import Run, find_rows
+from ..runs.store import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -230,11 +230,7 @@ def plot_papers(
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, np.nan)
     columns = [name for name in ("paper_id", "title", "primary_category") if name in run.columns]
-    shown: list[dict[str, Any]] = [{}] * len(rows)
-    for _, part, here, places in find_rows([run], rows):
-        found = run.read_part(part, columns).take(pa.array(places)).to_pylist()
-        for at, one in zip(np.flatnonzero(here), found, strict=True):
-            shown[at] = one
+    shown = run.read(columns).take(rows).to_pylist()
     labels = [f"{shorten(one.get('title'), 44)}  {shorten(one.get('primary_category'), 20)}" for one in shown]
     ids = [shorten(one["paper_id"], 30) for one in shown]
     lowest = min(measure_spread(vectors)["mean"], np.nanmin(cosines))
@@ -251,9 +247,7 @@ def plot_neighbors(
     if not 0 <= row < run.n_papers:
         raise InputError(f"no row {row}: {run.folder} has rows 0 to {run.n_papers - 1}")
     nearest = find_neighbors(run, min(k, 29, run.n_papers - 1), np.array([row]))[0][0]
-    ((_, part, _, (place,)),) = find_rows([run], np.array([row]))
-    paper_id = run.read_part(part, ["paper_id"])["paper_id"][int(place)].as_py()
-    return plot_papers(run, np.array([row, *nearest]), f"{paper_id} and its nearest neighbors", size)
+    return plot_papers(run, np.array([row, *nearest]), f"{run.paper_ids[row]} and its nearest neighbors", size)
 
 # %% ../../nbs/explore/83_plots.ipynb #83-plots-38
 def compare_categories(
