@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['BLOCK_ROWS', 'SUFFIXES', 'NO_VECTOR', 'UNIT', 'PART_SIZE', 'NEVER_KNOWN', 'VectorFile', 'to_float32', 'check_array',
            'open_npy', 'find_vector_column', 'find_vector_ids', 'open_parquet', 'read_lists', 'Vectors', 'open_vectors',
-           'Join', 'join_by_row', 'key_vectors', 'join_by_id', 'measure_lengths', 'order_vectors', 'Statement',
-           'describe_import', 'ImportResult', 'ImportJob', 'check_same_import', 'store_vectors', 'import_vectors']
+           'Join', 'join_by_row', 'key_vectors', 'join_by_id', 'leave_out_vectors', 'measure_lengths', 'order_vectors',
+           'Statement', 'describe_import', 'ImportResult', 'ImportJob', 'check_same_import', 'store_vectors',
+           'import_vectors']
 
 # %% ../../nbs/runs/50_imported.ipynb #50-imported-02
 import hashlib
@@ -31,7 +32,7 @@ from ..files.hashes import hash_settings, hash_stream
 from ..files.paths import AnyPath, list_folder, resolve_folder
 from ..files.show import facts_to_html
 from ..papers.columns import KNOWN_COLUMNS, normalize_name
-from ..papers.corpus import NO_VERSION, Papers, find_superseded, open_papers
+from ..papers.corpus import NO_VERSION, Papers, find_superseded, make_schema, open_papers
 from ..papers.ids import split_paper_id
 from ..papers.readers import as_line, hash_files
 from ..papers.rows import DUPLICATE_ID, OLDER_VERSION
@@ -405,6 +406,17 @@ def join_by_id(
     papers.keep(is_found)
     return Join(together, "id", vectors.n_rows - len(together))
 
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-31v
+def leave_out_vectors(
+    papers: Papers,  # opened, not scanned yet; changed
+    vectors: Vectors,  # from `open_vectors`
+) -> Papers:  # the same, which keeps no column of vectors
+    "Leave the column of the vectors out of the papers, if both come from one file or folder."
+    if vectors.files[0].column in papers.kept and papers.files.path == vectors.path:
+        del papers.kept[vectors.files[0].column]
+        papers.schema = make_schema(papers.input_schema, papers.kept)
+    return papers
+
 # %% ../../nbs/runs/50_imported.ipynb #50-imported-32
 UNIT = 1e-3  # by which a length may differ from 1: float16 rounds each number by less than 0.0005 of it
 
@@ -648,6 +660,7 @@ def import_vectors(
         raise InputError(f"{out} lies within its own input: name another folder")
     given = open_vectors(vectors, vector_column, vector_id_column, join)
     shown = is_watched() if progress is None else progress
+    opened = leave_out_vectors(opened, given)
     job = ImportJob(opened, hash_files(opened.files), given, stated, join, max_rejected, part_size, shown)
     if not holds_run(out):
         return store_vectors(job, out, exists=False)

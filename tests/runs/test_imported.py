@@ -216,6 +216,15 @@ def test_columns_and_ids_of_parquet_have_to_be_certain(tmp_path: Path) -> None:
         open_vectors(tmp_path / "numbers.parquet")
 
 
+def test_papers_and_vectors_of_one_file_are_stored_once(run: Run, tmp_path: Path) -> None:
+    path = run.export("parquet")[0]
+    again = import_vectors(path, path, tmp_path / "run").run
+    assert_array_equal(again.embeddings(), MADE, strict=True)
+    assert again.paper_ids == run.paper_ids
+    assert not [name for name, kind in again.columns.items() if "float" in kind]
+    assert again.read("title").equals(run.read("title"))
+
+
 def test_imported_vectors_are_never_mixed_with_ours(run: Run, tmp_path: Path) -> None:
     n_before = open_run(run.folder).metadata["n_papers"]
     for append in (False, True):
