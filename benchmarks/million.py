@@ -184,6 +184,8 @@ def list_commands(run: Path, paper: str, text: str | None, extra: list[str]) -> 
     commands = {
         "describe": ["describe", run],
         "similar": ["similar", run, paper],
+        "search by words": ["search", run, "quantum neural networks", "--by", "words"],
+        "search by words, indexed": ["search", run, "quantum neural networks", "--by", "words"],
         **({"search": ["search", run, text]} if text else {}),
         "evaluate": ["evaluate", run, *extra],
         "index": ["index", run],

@@ -20,10 +20,11 @@ from arxiv_embeddings.cli.main import app
 from arxiv_embeddings.explore.evaluation import evaluate_run
 from arxiv_embeddings.explore.index import build_index
 from arxiv_embeddings.files.errors import InputError
+from arxiv_embeddings.files.hdfs import HdfsPath
 from arxiv_embeddings.papers.corpus import sample_papers, sample_relations
 from arxiv_embeddings.runs.append import compact_run
 from arxiv_embeddings.runs.embed import embed_papers
-from arxiv_embeddings.runs.imported import open_vectors
+from arxiv_embeddings.runs.imported import open_npy, open_vectors
 from arxiv_embeddings.runs.repair import repair_run
 from arxiv_embeddings.runs.run_model import load_query_encoder, load_run_encoder, match_model
 from arxiv_embeddings.runs.store import Run, RunWriter, open_run
@@ -172,6 +173,11 @@ def test_files_that_are_none_are_refused_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message) as caught:
             list(open_vectors(tmp_path / name).blocks())
         assert "\n" not in str(caught.value), name
+
+
+def test_an_array_on_hdfs_has_to_be_copied_first() -> None:
+    with pytest.raises(InputError, match=r"is not on this machine, and a .npy file is mapped into memory: copy it here"):
+        open_npy(HdfsPath("nowhere:9000", "/vectors.npy"))
 
 
 def test_folders_whose_files_do_not_go_together_are_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from arxiv_embeddings.cli.main import app
 from arxiv_embeddings.cli.runs import measure_overlap
 from arxiv_embeddings.files import paths
 from arxiv_embeddings.files.errors import InputError
+from arxiv_embeddings.files.hdfs import HdfsPath
 from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.runs.append import compact_run
 from arxiv_embeddings.runs.embed import embed_papers
@@ -242,6 +243,8 @@ def test_what_cannot_be_migrated_is_refused_in_one_line(tmp_path: Path) -> None:
     assert names(tmp_path) == ["run"]
     with pytest.raises(InputError, match="holds no run to continue"):
         migrate_run(tmp_path / "missing", encoder=NEW)
+    with pytest.raises(InputError, match="is on HDFS, where two folders cannot be swapped"):
+        migrate_run(HdfsPath("nowhere:9000", "/run"), encoder=NEW)
     (tmp_path / "run.before").mkdir()
     with pytest.raises(InputError, match=r"run\.before is there from an earlier migration"):
         migrate_run(tmp_path / "run", encoder=NEW)
