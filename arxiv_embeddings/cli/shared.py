@@ -372,16 +372,16 @@ def print_table(
     rows: list[dict[str, Any]],  # one dictionary a row, all with the same keys
 ) -> None:
     "Print a table as wide as the output, or tab-separated into a pipe. Its content is plain text and is never cut."
-    from rich.cells import cell_len
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     if not rows:
         return
     shown = [[f"{one:.4f}" if isinstance(one, float) else as_plain(one) for one in row.values()] for row in rows]
     if not (width := find_width()):
         return typer.echo("\n".join("\t".join(row) for row in (map(as_plain, rows[0]), *shown)))
+    from rich.cells import cell_len  # not needed for a pipe
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     columns = dict(zip(rows[0], zip(*shown, strict=True), strict=True))
     # rich cuts columns that may not be wrapped if they are too wide, so then all are wrapped
     least = sum(10 if name in WRAPPED else max(map(cell_len, (name, *column))) for name, column in columns.items())

@@ -339,7 +339,7 @@ def _tell_numbers(n_shown: int, n_possible: int, options: SearchOptions) -> str:
     "Say which page this is, or that there are fewer papers than were asked for."
     if options.offset:
         return f", papers {options.offset + 1} to {options.offset + n_shown}"
-    if n_shown == options.k:
+    if n_shown in (0, options.k):
         return ""
     return f", all {n_shown} that there are" if n_shown == n_possible else f", only {n_shown} found"
 
