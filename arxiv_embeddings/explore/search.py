@@ -31,7 +31,7 @@ from ..files.errors import InputError
 from ..files.paths import NUL_OR_SURROGATE, AnyPath
 from ..papers.ids import ARXIV_ID, split_paper_id
 from ..runs.run_model import load_query_encoder
-from ..runs.store import Run, fetch_vectors, find_rows
+from ..runs.store import Run, find_rows
 
 # %% ../../nbs/explore/77_search.ipynb #77-search-11
 SHOWN = ("paper_id", "title", "categories", "year")  # columns of a paper in a result, if the run has them
@@ -179,7 +179,7 @@ def _round(name: str, values: np.ndarray) -> np.ndarray:
 
 def _list_percentiles(index: SearchIndex, cosines: np.ndarray) -> dict[str, np.ndarray]:
     "The percentiles of cosines, if the index keeps a scale."
-    scale = getattr(index, "scale", None)
+    scale = index.scale
     if scale is None:
         return {}
     return dict(
@@ -430,16 +430,12 @@ def _ask_about_papers(
     names = [name for name in ("paper_id", "title") if name in index.run.columns]
     papers = read_papers(index.run, rows, names).to_pylist()
     texts = read_texts(index.run, rows) if with_texts else [None] * len(rows)
-    vectors = _fetch_unit_vectors(index, rows)
+    vectors = index.vectors_of(rows)
     labels = [f'"{paper["title"]}" ' if paper.get("title") else "" for paper in papers]
     return [
         Query(f"Papers most similar to {label}({paper['paper_id']})", vector, text, (int(row),))
         for row, paper, label, vector, text in zip(rows, papers, labels, vectors, texts, strict=True)
     ]
-
-
-def _fetch_unit_vectors(index: SearchIndex, rows: np.ndarray) -> np.ndarray:
-    return l2_normalize(fetch_vectors([index.run], rows)) if len(rows) else np.empty((0, index.run.dim), np.float32)
 
 
 def _ask_about_examples(index: SearchIndex, like: Any, unlike: Any) -> Query:
@@ -451,7 +447,7 @@ def _ask_about_examples(index: SearchIndex, like: Any, unlike: Any) -> Query:
         raise InputError("give at least one paper with like=: what is not wanted does not say what is")
     if both := set(liked.tolist()) & set(unliked.tolist()):
         raise InputError(f"row {min(both)} is in like= and in unlike=: leave it out of one")
-    vector = join_examples(_fetch_unit_vectors(index, liked), _fetch_unit_vectors(index, unliked))
+    vector = join_examples(index.vectors_of(liked), index.vectors_of(unliked))
     label = f"Papers most similar to {_count_papers(len(liked))}"
     label += f", and not to {_count_papers(len(unliked))}" if len(unliked) else ""
     return Query(label, vector, None, (*liked.tolist(), *unliked.tolist()))
