@@ -161,17 +161,21 @@ def index(
         typer.Option(help="Of vectors on the disk; default: by size."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Make it anew, though it could be kept or extended.")] = False,
+    words: Annotated[bool, typer.Option("--words", help="Index the words as well, for --by words and both.")] = False,
     *,
     output: ResultOptions,
 ) -> None:
     "Write the FAISS index of a run, or add appended papers to it."
     from arxiv_embeddings.explore.index import build_index, describe_index, open_index
+    from arxiv_embeddings.explore.lexical import build_words, describe_words, open_words
     from arxiv_embeddings.runs.store import open_run
 
     opened = open_run(run)
     options = {"recall": recall, "memory": memory and memory << 20, "precision": precision}
     build_index(opened, kind, fresh=fresh, **{name: value for name, value in options.items() if value is not None})
-    described = describe_index(open_index(opened))
+    if words:
+        build_words(opened)
+    described = describe_index(open_index(opened)) | (describe_words(open_words(opened)) if words else {})
     if output.as_json:
         return print_json(described)
     print_facts(
@@ -181,6 +185,7 @@ def index(
             "papers": f"{described['n_papers']:,}",
             **{name: f"{value:.3f}" for name, value in described["recall@10"].items()},
             "on disk": format_size(described["n_bytes"]),
+            **({"words": f"{described['n_words']:,}, {format_size(described['n_bytes_words'])}"} if words else {}),
         }
     )
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'WORD_RULE', 'TEXT_COLUMNS', 'METHOD', 'FOLDER_NAME', 'NOTE_NAME', 'WORD_FILES', 'NOTE_SCHEMA',
-           'FUSION_CONSTANT', 'split_words', 'score_words', 'build_words', 'WordIndex', 'open_words', 'fuse']
+           'FUSION_CONSTANT', 'split_words', 'score_words', 'build_words', 'WordIndex', 'open_words', 'describe_words',
+           'fuse']
 
 # %% ../../nbs/explore/76_lexical.ipynb #76-lexical-02
 import json
@@ -193,10 +194,11 @@ def _take_best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 # %% ../../nbs/explore/76_lexical.ipynb #76-lexical-20
 def _report_damage(run: Run, reason: str) -> InputError:
     "Say that an index of words cannot be used, why, and how to get one that can."
-    place = run.folder / FOLDER_NAME / "words"
-    return InputError(
-        f"{place} cannot be used, {reason}: remove this folder, and the next search by words makes it again"
+    place, advice = (
+        run.folder / FOLDER_NAME / "words",
+        f"make it again with: arxiv-embeddings index {run.folder} --words",
     )
+    return InputError(f"{place} cannot be used, {reason}: {advice}")
 
 
 def open_words(
@@ -263,7 +265,15 @@ def _check_arrays(scores: dict[str, Any], n_words: int) -> None:
     if not len(scores["data"]) == len(scores["indices"]) == begins[-1]:
         raise ValueError("its arrays have different lengths")
 
-# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-26
+# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-23
+def describe_words(
+    words: WordIndex,  # a stored one
+) -> dict[str, int]:  # `n_words` and `n_bytes_words`, the size of its files
+    "Sum up an index of words."
+    files = list_folder(words.run.folder / FOLDER_NAME / "words")
+    return {"n_words": len(words.scored.vocab_dict), "n_bytes_words": sum(file.stat().st_size for file in files)}
+
+# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-27
 FUSION_CONSTANT = 60  # of the paper that proposed it
 
 

@@ -22,7 +22,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..encoders.base import Encoder
 from ..encoders.vectors import l2_normalize
 from .filters import select_papers
 from .index import SearchIndex, as_index
@@ -30,7 +29,6 @@ from .lexical import WordIndex, fuse, open_words
 from ..files.errors import InputError
 from ..files.paths import NUL_OR_SURROGATE, AnyPath
 from ..papers.ids import ARXIV_ID, split_paper_id
-from ..runs.run_model import load_query_encoder
 from ..runs.store import Run, find_rows
 
 # %% ../../nbs/explore/77_search.ipynb #77-search-11
@@ -513,7 +511,7 @@ def search_text(
     where: str | None = None,  # only papers that meet this condition, such as `year >= 2015`
     by: By = "vectors",  # or `words`, or `both`
     rerank: Any = None,  # a cross-encoder that sorts the best again: its name or folder, or a `Reranker`
-    encoder: Encoder | None = None,  # `None`: load the run's query encoder
+    encoder: Any = None,  # an `Encoder` that is loaded; `None`: load the run's query encoder
 ) -> SearchResult:  # from `to_table`; for several texts with `query` first
     "Find the papers most similar to a text; raises `InputError` if the text is empty or not valid UTF-8."
     options = SearchOptions(k, offset, category, where, by, rerank)
@@ -526,12 +524,19 @@ def search_text(
             raise InputError("nothing to search for: give some words, in UTF-8")
     vectors: Any = [None] * len(texts)
     if by != "words":
-        vectors = check_vectors((encoder or load_query_encoder(index.run)).encode(texts), index.run.dim)
+        vectors = check_vectors((encoder or _load_query_encoder(index.run)).encode(texts), index.run.dim)
     queries = [
         Query(f'Papers about "{one}"', vector, one, is_text=True) for one, vector in zip(texts, vectors, strict=True)
     ]
     results = answer(index, queries, options)
     return results[0] if isinstance(text, str) else _join_results("query", texts, results)
+
+
+def _load_query_encoder(run: Run) -> Any:
+    "Load the encoder of a run; only now are the modules imported that know models."
+    from arxiv_embeddings.runs.run_model import load_query_encoder
+
+    return load_query_encoder(run)
 
 # %% ../../nbs/explore/77_search.ipynb #77-search-80
 def link_of(

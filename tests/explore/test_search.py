@@ -1,6 +1,8 @@
 """Search: pages join up, only shown papers are read, every ranking obeys every filter, and a reranker sorts."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -270,3 +272,16 @@ def test_the_page_shows_the_figures_that_were_measured() -> None:
             mean, low, high = (f"{one:+.3f}" for one in figures[measure]["both - vectors"])
             row = f"{figures['n_queries']:,} | {measure} | {' | '.join(means)} | {mean} ({low} to {high})"
             assert row in page, (asked, kind)
+
+
+def test_similar_as_a_command_imports_no_heavy_library(run: Run) -> None:
+    script = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from arxiv_embeddings.cli.main import app\n"
+        f"result = CliRunner().invoke(app, ['similar', {str(run.folder)!r}, '2101.00003'])\n"
+        "heavy = 'torch transformers sentence_transformers sklearn scipy openvino numba bm25s matplotlib rich pyparsing'\n"
+        "print(result.exit_code, sorted(set(heavy.split()) & set(sys.modules)))"
+    )
+    printed = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert printed.splitlines()[-1] == "0 []"
