@@ -11,6 +11,8 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from arxiv_embeddings.explore.index import build_index
+from arxiv_embeddings.explore.layout import lay_out_run
+from arxiv_embeddings.explore.lexical import build_words
 from arxiv_embeddings.files import paths
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import sample_papers
@@ -280,3 +282,19 @@ def test_a_copy_of_the_metadata_that_is_gone_or_another(folder: Path) -> None:
         with RunWriter(folder):
             pass
         assert verify_run(open_run(folder))["problems"] == []
+
+
+def test_a_layout_and_an_index_of_words_are_checked(folder: Path) -> None:
+    run = open_run(folder)
+    lay_out_run(run, "pca")
+    build_words(run)
+    assert verify_run(run)["problems"] == []
+    changed = [next((run.folder / "layout").glob("*.parquet")), run.folder / "index" / "words" / "data.csc.index.npy"]
+    for path in changed:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    found = verify_run(run)
+    assert [one["where"] for one in found["problems"]] == [str(path.relative_to(run.folder)) for path in changed]
+    assert {one["kind"] for one in found["problems"]} == {"stale"}  # both are made again, so no paper is lost
+    assert found["sound"]
