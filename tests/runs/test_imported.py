@@ -176,7 +176,9 @@ def test_files_that_are_none_are_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def test_an_array_on_hdfs_has_to_be_copied_first() -> None:
-    with pytest.raises(InputError, match=r"is not on this machine, and a .npy file is mapped into memory: copy it here"):
+    with pytest.raises(
+        InputError, match=r"is not on this machine, and a .npy file is mapped into memory: copy it here"
+    ):
         open_npy(HdfsPath("nowhere:9000", "/vectors.npy"))
 
 
