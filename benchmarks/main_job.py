@@ -60,15 +60,19 @@ def flatten(measured: dict) -> dict[str, float]:
 
 def measure_corrections(run_folder: Path) -> dict[str, float]:
     "What centring and whitening do to the figures."
-    from arxiv_embeddings.explore.evaluation import evaluate_embeddings, read_relations
-    from arxiv_embeddings.explore.similarity import center_embeddings, whiten_embeddings
+    from arxiv_embeddings.explore.corrections import fit_correction
+    from arxiv_embeddings.explore.evaluation import EvaluationOptions, KnownPapers, evaluate_embeddings, read_relations
     from arxiv_embeddings.runs.store import open_run
 
-    run, relations = open_run(run_folder), read_relations(DATA / "arxiv_cs_10k_relations.tsv")
-    categories = run.read(["primary_category"])["primary_category"].to_pylist()
+    run = open_run(run_folder)
+    papers, embeddings = KnownPapers.of_run(run, read_relations(DATA / "arxiv_cs_10k_relations.tsv")), run.embeddings()
+    corrections = {
+        "centered": fit_correction(embeddings, "center"),
+        "whitened": fit_correction(embeddings, "whiten", shrinkage=0.0),
+    }
     figures = {}
-    for name, correct in (("centered", center_embeddings), ("whitened", whiten_embeddings)):
-        measured = evaluate_embeddings(correct(run.embeddings()), run.paper_ids, categories, relations)
+    for name, correction in corrections.items():
+        measured = evaluate_embeddings(correction.apply(embeddings), papers, EvaluationOptions(only=("neighbors",)))
         figures |= {f"{name} {key}": value for key, value in flatten(measured).items()}
     return figures
 

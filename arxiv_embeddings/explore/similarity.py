@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['N_QUANTILES', 'N_NEAREST', 'HALF_AS_LONG', 'LONGER_THAN_THE_REST', 'STANDS_OUT', 'find_neighbors', 'sample_rows',
            'sample_random_cosines', 'measure_spread', 'summarize_spread', 'CosineScale', 'measure_scale',
-           'describe_crowding', 'center_embeddings', 'whiten_embeddings']
+           'describe_crowding']
 
 # %% ../../nbs/explore/70_similarity.ipynb #70-similarity-02
 from dataclasses import dataclass
@@ -202,24 +202,3 @@ def describe_crowding(
         f"{crowding}: random pairs have cosine {scale.mean:.2f} (sd {scale.sd:.2f}), and a paper's nearest neighbor, with "
         f"{nearest:.2f} in the median, {stands_out} ({above:.1f} sd above)"
     )
-
-# %% ../../nbs/explore/70_similarity.ipynb #70-similarity-41
-def center_embeddings(
-    embeddings: np.ndarray,  # float32, (n_papers, dim)
-) -> np.ndarray:  # float32, (n_papers, dim), unit length
-    "Scale to unit length, take the mean vector away, and scale again."
-    unit = l2_normalize(embeddings)
-    return l2_normalize(unit - unit.mean(axis=0))
-
-# %% ../../nbs/explore/70_similarity.ipynb #70-similarity-43
-def whiten_embeddings(
-    embeddings: np.ndarray,  # float32, (n_papers, dim), with more papers than dimensions
-) -> np.ndarray:  # float32, (n_papers, dim), unit length
-    "Scale to unit length, make all directions uncorrelated and equally strong, and scale again."
-    from sklearn.decomposition import PCA
-
-    if len(embeddings) <= embeddings.shape[1]:
-        raise InputError(
-            f"{len(embeddings)} papers cannot be whitened in {embeddings.shape[1]} dimensions: more are needed"
-        )
-    return l2_normalize(PCA(whiten=True, svd_solver="full").fit_transform(l2_normalize(embeddings)))
