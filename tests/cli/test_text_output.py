@@ -139,6 +139,9 @@ parts:           1, SIZE kB
 categories:      astro-ph.EP 18, cs.CL 18, cs.CR 18, cs.CV 18, cs.LG 18, math.CO
                  18, q-bio.PE 18, quant-ph 18
 cosines:         mean 0.146, sd 0.116
+vectors:         spread out: random pairs have cosine 0.15 (sd 0.12), and a
+                 paper's nearest neighbor, with 0.57 in the median, stands out
+                 (3.6 sd above)
 same text:       none
 nearly the same: none
 withdrawn:       none
@@ -176,6 +179,9 @@ cosine  paper_id    title                          categories               year
 144 papers, minilm
 share of the 10 nearest in the same category: 0.6569
 cosines of all pairs: mean 0.146, sd 0.116
+category of 29 papers told right, of 8 categories: by neighbors 0.7586, by a
+linear model 0.8966
+V-measure of 8 clusters: 0.5794 (sd 0.0477)
 kind            n_pairs  n_queries  MRR@10    R@10
 companion            24         48  0.9757  1.0000
 near_duplicate       16         32  1.0000  1.0000
@@ -211,7 +217,7 @@ distilbert               mean     Apache-2.0  DistilBERT, 768 dimensions; not
 }
 # where a pipe differs from a terminal: no line is broken for want of columns, and tables have tabs
 PIPED = ON_TERMINAL | {
-    "describe": ON_TERMINAL["describe"].replace("math.CO\n                 18", "math.CO 18"),
+    "describe": re.sub(r"\n {17}", " ", ON_TERMINAL["describe"]),
     "similar": """\
 cosine\tpaper_id\ttitle\tcategories\tyear
 0.7835\t0000.00040\tTurncoats: A Corpus of Browser Extensions Before and After They Became Malicious\tcs.CR cs.SE\t2019
@@ -226,6 +232,8 @@ cosine\tpaper_id\ttitle\tcategories\tyear
 144 papers, minilm
 share of the 10 nearest in the same category: 0.6569
 cosines of all pairs: mean 0.146, sd 0.116
+category of 29 papers told right, of 8 categories: by neighbors 0.7586, by a linear model 0.8966
+V-measure of 8 clusters: 0.5794 (sd 0.0477)
 kind\tn_pairs\tn_queries\tMRR@10\tR@10
 companion\t24\t48\t0.9757\t1.0000
 near_duplicate\t16\t32\t1.0000\t1.0000
