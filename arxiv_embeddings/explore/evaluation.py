@@ -297,6 +297,8 @@ class Measured:
 
     measures: list[Measure] = field(default_factory=list)  # with the value of each query
     facts: dict[str, Any] = field(default_factory=dict)  # counts, and figures that are no mean over queries
+    rows: np.ndarray | None = None  # papers whose neighbors were looked at, int64, (n_queries,)
+    neighbors: np.ndarray | None = None  # rows of their nearest others, int64, (n_queries, k)
 
 
 def measure_neighbors(
@@ -321,7 +323,7 @@ def measure_neighbors(
             related = list_related(of_kind)
             facts["n_pairs"][kind] = sum(len(others) for others in related.values()) // 2
             found += measure_related(neighbors, rows, papers.paper_ids, related, kind)
-    return Measured(found, facts)
+    return Measured(found, facts, drawn, neighbors[places])
 
 # %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-37
 def measure_vectors(
@@ -330,11 +332,8 @@ def measure_vectors(
     options: EvaluationOptions = EvaluationOptions(),  # what to measure, and how
 ) -> Measured:  # of every group that can be measured
     "Measure vectors by their papers' categories and relations."
-    vectors, measured = as_vectors(source), Measured()
-    if "neighbors" in options.only:
-        of_neighbors = measure_neighbors(vectors, papers, options)
-        measured.measures.extend(of_neighbors.measures)
-        measured.facts.update(of_neighbors.facts)
+    vectors = as_vectors(source)
+    measured = measure_neighbors(vectors, papers, options) if "neighbors" in options.only else Measured()
     if "classification" in options.only and (split := split_papers(papers.categories, options.seed)):
         found, facts = measure_classification(vectors, split, papers.paper_ids, options.k, options.metric)
         measured.measures.extend(found)
