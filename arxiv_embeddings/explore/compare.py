@@ -80,7 +80,7 @@ def find_chance(
     from scipy.stats import permutation_test
 
     differing = differences[differences != 0]  # exchanging equal values changes nothing
-    if not len(differing):
+    if len(differing) < 2:  # exchanging one makes as large a difference
         return 1.0
     tested = permutation_test(
         (differing,),
@@ -147,11 +147,12 @@ def list_disagreements(
     titles: "CommonTitles",  # of the common papers
     n_shown: int = 10,  # papers
 ) -> pd.DataFrame:  # `paper_id`, `title`, `overlap`, and for each run the nearest other paper
-    "List the papers whose neighborhoods have least in common, over all pairs of runs."
+    "List the papers whose neighborhoods have least in common, over all pairs of runs; if equal, other nearest first."
     lists = [one.neighbors for one in measured]
     pairs = [(left, right) for at, left in enumerate(lists) for right in lists[at + 1 :]]
     overlaps = np.mean([measure_overlap(*pair) for pair in pairs], axis=0)
-    order = np.argsort(overlaps, kind="stable")[:n_shown]
+    same_nearest = np.all([one[:, 0] == lists[0][:, 0] for one in lists], axis=0)
+    order = np.lexsort((same_nearest, overlaps))[:n_shown]
     shown = measured[0].rows[order]
     wanted = np.concatenate([shown, *(one.neighbors[order, 0] for one in measured)])
     ids, texts = titles.read(wanted)
@@ -210,6 +211,12 @@ class Comparison:
             rows.append(row)
         return pd.DataFrame(rows)
 
+    def list_overlap(self) -> pd.DataFrame:  # `in common`: the name of a run; then a column for each run
+        "Put the overlap of neighborhoods into the form for people."
+        listed = self.overlap.round(4).reset_index(drop=True)
+        listed.insert(0, "in common", list(self.overlap.index))
+        return listed
+
     def to_dict(self) -> dict[str, Any]:
         "Return plain JSON values; what does not apply is `None`."
         frames = {"measures": self.table, "disagreements": self.disagreements}
@@ -218,10 +225,12 @@ class Comparison:
 
     def to_markdown(self) -> str:
         "Write the comparison as Markdown."
-        tables = {"Overlap of neighborhoods": self.overlap.round(4).reset_index(names="run")}
-        tables["Papers on which they disagree most"] = self.disagreements
+        tables = {
+            "Overlap of neighborhoods": self.list_overlap(),
+            "Papers on which they disagree most": self.disagreements,
+        }
         parts = [self.describe(), "", _to_markdown(self.summarize())]
-        for title, frame in tables.items():
+        for title, frame in tables.items() if len(self.overlap) else ():
             parts += ["", f"## {title}", "", _to_markdown(frame)]
         return "\n".join(parts) + "\n"
 
@@ -233,24 +242,35 @@ class Comparison:
 
     def describe(self) -> str:
         "Say in one line what was compared."
-        runs = "; ".join(f"{one['name']}: {one['model']}" for one in self.about["runs"])
+        runs = "; ".join(f"{one['name']}: {_name_model(one)}" for one in self.about["runs"])
         left_out = [f"{one['n_left_out']:,} of {one['name']}" for one in self.about["runs"] if one["n_left_out"]]
         missing = f", without {' and '.join(left_out)}" if left_out else ""
         return f"{self.about['n_common']:,} papers{missing}. {runs}"
 
     def _repr_html_(self) -> str:
         "HTML for JupyterLab; everything from a corpus is escaped by pandas."
-        frames = (self.summarize(), self.overlap.round(4), self.disagreements)
+        frames = (self.summarize(), self.list_overlap(), self.disagreements)
         return f"<p>{html.escape(self.describe())}</p>" + "".join(frame.to_html(escape=True) for frame in frames)
 
 # %% ../../nbs/explore/81_compare.ipynb #81-compare-23
+def _name_model(run: dict[str, Any]) -> str:
+    "The model of a run, and its precision if that is known."
+    return f"{run['model']} in {run['precision']}" if run.get("precision") else run["model"]
+
+
 def _show_difference(row: Any) -> str:
     "The difference and its interval, as text."
     if np.isnan(row.difference):
         return ""
     if np.isnan(row.difference_low):
-        return f"{row.difference:+.4f}"
-    return f"{row.difference:+.4f} ({row.difference_low:+.4f} to {row.difference_high:+.4f})"
+        return _show_signed(row.difference)
+    low, high = _show_signed(row.difference_low), _show_signed(row.difference_high)
+    return f"{_show_signed(row.difference)} ({low} to {high})"
+
+
+def _show_signed(value: float) -> str:
+    "Four decimals with a sign, and no minus before a zero."
+    return f"{round(value, 4) + 0.0:+.4f}"
 
 
 def _to_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
