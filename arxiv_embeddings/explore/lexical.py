@@ -211,7 +211,8 @@ class WordIndex:
     stored: bool  # whether it was read from the run's folder
 
     def __repr__(self) -> str:
-        return f"WordIndex({self.run!r}, {len(self.scored.vocab_dict):,} words, {'stored' if self.stored else 'in memory'})"
+        place = "stored" if self.stored else "in memory"
+        return f"WordIndex({self.run!r}, {len(self.scored.vocab_dict):,} words, {place})"
 
     def search(
         self,
@@ -263,7 +264,7 @@ def _report_damage(run: Run, reason: str) -> InputError:
 def open_words(
     run: Run,  # an opened run
 ) -> WordIndex:  # ready to search
-    "Open the stored index of words, mapped into memory, or make it first; raises `InputError` for one that does not fit."
+    "Open the stored index of words, mapped into memory, or make it; raises `InputError` for one that does not fit."
     folder = inner_folder(inner_folder(run.folder, FOLDER_NAME), "words")
     if not folder.exists():
         log.info("the words of %s papers are indexed, once: this takes some seconds for 10,000", f"{run.n_papers:,}")

@@ -78,6 +78,18 @@ def test_every_ranking_obeys_filters(by: str, run: Run) -> None:
         assert sorted(found["row"]) == [row for row in wanted if row != 3]
 
 
+def test_both_is_the_fusion_of_the_two_rankings(run: Run) -> None:
+    index, query = open_index(run), ask(run)
+    by_vectors, by_words = (answer(index, [query], SearchOptions(k=100, by=by))[0] for by in ("vectors", "words"))
+    ranks = [dict(zip(found["row"], range(1, 101), strict=False)) for found in (by_vectors, by_words)]
+    scores = {row: sum(1 / (60 + rank[row]) for rank in ranks if row in rank) for rank in ranks for row in rank}
+    found = answer(index, [query], SearchOptions(k=30, by="both"))[0]
+    assert_allclose(found["fused"], sorted(scores.values(), reverse=True)[:30], atol=6e-5)
+    assert_allclose(found["fused"], [scores[row] for row in found["row"]], atol=6e-5)
+    known = dict(zip(by_words["row"], by_words["bm25"], strict=True))
+    assert_allclose(found["bm25"], [known.get(row, np.nan) for row in found["row"]], atol=1e-4)
+
+
 def test_vectors_are_ranked_as_by_brute_force(run: Run) -> None:
     found = find_similar(run, row=3, k=N_PAPERS)
     unit = l2_normalize(run.embeddings())
