@@ -137,7 +137,7 @@ class StatedOptions:
         str | None, typer.Option(help="Column with the ids beside the vectors.", rich_help_panel="Vectors")
     ] = None
 
-
+# %% ../../nbs/cli/91_runs.ipynb #91-runs-07w
 @app.command(
     "import",
     cls=GroupedCommand,

@@ -163,7 +163,7 @@ def draw_texts(
     "Choose the papers whose words are counted."
     return np.sort(np.random.default_rng(seed).permutation(n_papers)[:MOST_TEXTS])
 
-
+# %% ../../nbs/explore/84_labels.ipynb #84-labels-29v
 def label_regions(
     places: np.ndarray,  # float32, (n_papers, 2)
     texts: Sequence[str],  # title and abstract of each paper

@@ -59,7 +59,7 @@ class VectorFile:
     read_ids: Callable[[], pa.ChunkedArray] | None = None  # ids of the rows, as text; `None`: the file has none
     column: str = ""  # of the vectors; empty for arrays
 
-
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-s00
 def to_float32(
     block: np.ndarray,  # float16, float32 or float64, any shape
 ) -> np.ndarray:  # float32, C order; a number that is too large becomes infinity
@@ -78,7 +78,7 @@ def check_array(
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise InputError(f"{name} holds {array.dtype}: float16, float32 or float64 are needed")
 
-
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-s01
 def open_npy(
     path: AnyPath,  # a `.npy` file
 ) -> VectorFile:
@@ -352,7 +352,7 @@ class Join:
     by: str  # row or id
     n_not_used: int  # vectors of no paper of the run
 
-
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-s02
 def join_by_row(
     papers: Papers,  # scanned
     vectors: Vectors,  # from `open_vectors`
@@ -382,7 +382,7 @@ def key_vectors(
     order = np.argsort(keys)
     return keys[order], rows[order]
 
-
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-s03
 def join_by_id(
     papers: Papers,  # scanned; papers without a vector are left out of it, and counted as rejected
     vectors: Vectors,  # with ids
@@ -507,7 +507,7 @@ class Statement:
         if self.model is not None and not self.model.strip():
             raise InputError("the name of the model is empty: leave it out if it is not known")
 
-
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-s04
 def describe_import(
     papers: Papers,  # scanned
     vectors: Vectors,  # from `open_vectors`
@@ -587,7 +587,7 @@ class ImportJob:
     part_size: int  # papers in a part of a new run
     progress: bool = field(default=False)  # whether to show a bar
 
-
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-s05
 def check_same_import(
     job: ImportJob,  # the work
     run: Run,  # the existing run
@@ -606,7 +606,7 @@ def check_same_import(
     if before != now:
         raise InputError(f"{other} was imported with model, metric and join {before}, not {now}")
 
-
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-s06
 def store_vectors(
     job: ImportJob,  # the work
     out: AnyPath,  # folder of the run

@@ -99,7 +99,7 @@ def hash_rows(
             digest.update(f"{len(paper_id)} {paper_id} {text}".encode())
     return digest.hexdigest()
 
-
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-s00
 def check_begins_with(
     run: Run,  # the old run
     fresh: Run,  # of the new model, not whole yet
@@ -138,7 +138,7 @@ class Places:
         "The old run while it is being removed."
         return self.run.with_name(f"{self.run.name}.before.partial")
 
-
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-s01
 def replaces(
     fresh: Path,  # a folder
     old: Path,  # another folder
@@ -149,7 +149,7 @@ def replaces(
     noted = open_run(fresh).metadata.get("migrated_from")
     return noted is not None and noted["content_sha256"] == open_run(old).content_sha256
 
-
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-s02
 def swap_runs(
     places: Places,  # with a run that is to be replaced, and the one that replaces it
     keep: bool,  # whether the old run is kept as `RUN.before`
@@ -161,7 +161,7 @@ def swap_runs(
         places.fresh.rename(places.run)
     finish_swap(places, keep)
 
-
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-s03
 def finish_swap(
     places: Places,  # of a migration
     keep: bool,  # whether the old run is kept as `RUN.before`
@@ -200,7 +200,7 @@ class MigrationJob:
         "The note by which the new run knows the old one."
         return {"model": self.run.metadata["model"], "content_sha256": self.run.content_sha256}
 
-
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-s04
 def begin_or_continue(
     job: MigrationJob,  # the work
 ) -> tuple[Encoder, dict[str, Any] | None]:  # loaded; the description of a new run, or `None` to continue
@@ -230,7 +230,7 @@ def _keep_inputs(run: Run) -> list[dict[str, Any]]:
     "The inputs of a run, without the settings with which an append made vectors that are replaced."
     return [{name: value for name, value in one.items() if name != "settings"} for one in run.metadata["inputs"]]
 
-
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-s05
 def embed_beside(
     job: MigrationJob,  # the work
 ) -> int:  # papers embedded by this call
@@ -259,7 +259,7 @@ class MigrateResult:
     n_embedded: int  # papers embedded by this call
     seconds: float  # of the whole call
 
-
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-s06
 def migrate_run(
     folder: str | AnyPath,  # a run folder on this machine
     model: str | Path = DEFAULT_MODEL,  # name in the registry, hub id, or a model folder
@@ -304,7 +304,7 @@ def find_places(
         )
     return Places(resolved)
 
-
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-s07
 def has_vectors_of(
     run: Run,  # an opened run
     source: EncoderSource,  # a model
@@ -315,7 +315,7 @@ def has_vectors_of(
         made = made | {"quantized_sha256": None}
     return not compare_fingerprints(asked, made)
 
-
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-s08
 def refuse_migration(
     run: Run,  # the old run, locked
     places: Places,  # of the folders
