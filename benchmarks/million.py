@@ -8,7 +8,7 @@ The million is synthetic: 768 numbers a paper, seeded, in 2,000 clusters of diff
 block. A run that is named is changed: its commands write exports, pictures, a map and an index. Copy it first.
 
 Each command runs in a process of its own. `peak_mb` is the most memory that the process held (`ru_maxrss` of the system), files that it
-has mapped into memory included. No command may take more than 2 GiB, and none may compare all pairs without being asked to.
+has mapped into memory included; `cpu_seconds` are those of all its threads. No command may take more than 2 GiB, and none may compare all pairs without being asked to.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from benchmarks.main_job import ROOT, name_processor
 
 RESULTS = Path(__file__).parent / "results" / "million.json"
 MOST_MB = 2048
+USED = "used by this process:"
 N_PAPERS, DIM, N_FIELDS, N_CLUSTERS, BLOCK = 1_000_000, 768, 40, 2000, 8192
 WORDS = [
     "graph",
@@ -149,32 +150,35 @@ def measure(words: list[str], seconds: float) -> dict:
         env=os.environ | {"TQDM_DISABLE": "1"},
     )
     try:
-        output, _ = process.communicate(timeout=seconds)
-        peak, code = None, process.returncode
+        output, code = process.communicate(timeout=seconds)[0], process.returncode
     except subprocess.TimeoutExpired:
         process.kill()
-        output, _ = process.communicate()
-        peak, code = None, "timeout"
+        output, code = process.communicate()[0], "timeout"
+    took = {"seconds": round(time.monotonic() - started, 1), "cpu_seconds": None, "peak_mb": None}
     lines = [line for line in output.splitlines() if line]
-    peak = next((int(line.split()[1]) / 1024 for line in lines if line.startswith("ru_maxrss ")), None)
-    lines = [line for line in lines if not line.startswith("ru_maxrss ")]
-    took = {"seconds": round(time.monotonic() - started, 1), "peak_mb": None if peak is None else round(peak)}
-    return took | {"code": code, "last": lines[-1][:300] if lines else ""}
+    for line in (one for one in lines if one.startswith(USED)):
+        peak, cpu = line.removeprefix(USED).split()
+        took |= {"cpu_seconds": float(cpu), "peak_mb": int(peak)}
+    shown = [line for line in lines if not line.startswith(USED)]
+    return took | {"code": code, "last": shown[-1][:300] if shown else ""}
 
 
-COMMAND = """
+REPORT = f"""
 import atexit, resource, sys
+def report():
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print({USED!r}, used.ru_maxrss // 1024, round(used.ru_utime + used.ru_stime, 1), file=sys.stderr)
+atexit.register(report)
+"""
+COMMAND = f"""{REPORT}
 from arxiv_embeddings.cli.main import main
-atexit.register(lambda: print("ru_maxrss", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr))
 main()
 """
-COMPACT = """
-import resource, sys
+COMPACT = f"""{REPORT}
 from arxiv_embeddings.runs.append import compact_run
 from arxiv_embeddings.runs.store import RunWriter
 with RunWriter(sys.argv[1]) as writer:
     print(compact_run(writer, 4 * writer.part_size), "parts fewer")
-print("ru_maxrss", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
@@ -220,15 +224,16 @@ def measure_run(run: Path, options: argparse.Namespace) -> dict[str, dict]:
 
 def print_table(figures: dict[str, dict]) -> None:
     "Print the figures of all runs as Markdown."
-    print("| command | " + " | ".join(f"{name}: s | MB" for name in figures) + " |")
-    print("| --- |" + " ---: | ---: |" * len(figures))
+    print("| command | " + " | ".join(f"{name}: s | CPU s | MB" for name in figures) + " |")
+    print("| --- |" + " ---: | ---: | ---: |" * len(figures))
     for command in dict.fromkeys(one for figures_of in figures.values() for one in figures_of["commands"]):
         cells = []
         for figures_of in figures.values():
             one = figures_of["commands"].get(command, {})
             over = " (over)" if (one.get("peak_mb") or 0) > MOST_MB else ""
             failed = f" (exit {one['code']})" if one.get("code") else ""
-            cells += [f"{one.get('seconds', '-')}{failed}", f"{one.get('peak_mb') or '-'}{over}"]
+            cells += [f"{one.get('seconds', '-')}{failed}", str(one.get("cpu_seconds") or "-")]
+            cells.append(f"{one.get('peak_mb') or '-'}{over}")
         print(f"| {command} | " + " | ".join(cells) + " |")
 
 
