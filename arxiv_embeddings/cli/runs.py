@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['fetch', 'embed', 'StatedOptions', 'import_papers', 'sample', 'models', 'show', 'as_words', 'print_problems',
-           'CheckOptions', 'verify', 'repair', 'compact', 'export', 'measure_overlap', 'migrate']
+           'CheckOptions', 'verify', 'repair', 'compact', 'export', 'compare_models', 'migrate']
 
 # %% ../../nbs/cli/91_runs.ipynb #91-runs-02
 import shlex
@@ -378,26 +378,19 @@ def export(
     _print_files(export_run(open_run(run), *(to or [])), output.as_json)
 
 # %% ../../nbs/cli/91_runs.ipynb #91-runs-30w
-def measure_overlap(
+def compare_models(
     old: Any,  # an opened run
-    new: Any,  # a run of the same papers in the same order
-    k: int = 10,  # neighbors looked at; fewer if there are fewer papers
-    n_papers: int = 500,  # papers drawn; all if there are fewer
-) -> dict[
-    str, Any
-]:  # `n_papers` drawn, `k`, `overlap` (mean share of neighbors that are the same, 0 to 1), `least`: ids
-    "Measure how many of papers' nearest others are the same in two runs."
-    import numpy as np
+    new: Any,  # a run of the same papers
+) -> Any:  # a `Comparison`; `None` if they cannot be compared, which is told on stderr
+    "Compare the run of one model with that of another, as `compare` does."
+    from arxiv_embeddings.explore.compare import compare_runs
+    from arxiv_embeddings.files.errors import InputError
 
-    from arxiv_embeddings.explore.similarity import find_neighbors, sample_rows
-
-    rows, k = sample_rows(old.n_papers, n_papers), min(k, old.n_papers - 1)
-    if k < 1:
-        return {"n_papers": 0, "k": 0, "overlap": None, "least": []}
-    pairs = zip(*(find_neighbors(run, k, rows)[0] for run in (old, new)), strict=True)
-    shares = np.array([len(np.intersect1d(left, right)) / k for left, right in pairs])
-    least = [old.paper_ids[row] for row in rows[np.argsort(shares, kind="stable")[:5]]]
-    return {"n_papers": len(rows), "k": k, "overlap": round(float(shares.mean()), 4), "least": least}
+    try:
+        return compare_runs([old, new], k=min(10, old.n_papers - 1), n_disagreements=5)
+    except InputError as error:  # such as a run of one paper; it is migrated nevertheless
+        typer.echo(wrap_text(f"the two models are not compared: {error}"), err=True)
+        return None
 
 # %% ../../nbs/cli/91_runs.ipynb #91-runs-03v
 @app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings migrate run --model specter2")
@@ -415,24 +408,22 @@ def migrate(
     from arxiv_embeddings.runs.migrate import migrate_run
 
     output.silence()
-    alike: list[dict[str, Any]] = []
+    found: list[Any] = []
     given = asdict(model) | asdict(machine) | {"keep": keep, "progress": output.progress}
-    result = migrate_run(run, before_swap=lambda old, new: alike.append(measure_overlap(old, new)), **given)
-    now, before = result.run, result.before
+    result = migrate_run(run, before_swap=lambda old, new: found.append(compare_models(old, new)), **given)
+    now, before, compared = result.run, result.before, found[0] if found else None
     if output.as_json:
         done = {"folder": str(now.folder), "n_embedded": result.n_embedded, "n_papers": now.n_papers}
         facts = {"model": now.metadata["model"], "before": str(before.folder) if before else None}
-        return print_json(done | facts | {"neighborhoods": alike[0] if alike else None})
-    if not alike:
+        return print_json(done | facts | {"comparison": compared.to_dict() if compared else None})
+    if not found:
         return typer.echo(wrap_text(f"nothing to migrate: {now.folder} has the vectors of this model already"))
     typer.echo(f"{result.n_embedded:,} papers embedded in {result.seconds:.1f} s")
-    if (one := alike[0])["k"]:
-        typer.echo(
-            wrap_text(
-                f"of the {one['k']} nearest papers, {one['overlap']:.1%} are the same with {now.metadata['model']} as with "
-                f"{now.metadata['migrated_from']['model']} (mean of {one['n_papers']:,} papers, drawn with seed 0); "
-                f"fewest: {', '.join(one['least'])}"
-            )
-        )
+    if compared:
+        typer.echo(wrap_text(f"before the swap: {compared.describe()}"))
+        print_table(compared.summarize().to_dict("records"))
+        print_table(compared.list_overlap().to_dict("records"))
+        typer.echo("\npapers on which they disagree most:")
+        print_table(compared.disagreements.to_dict("records"))
     kept = f"the old run is {before.folder}" if before else "the old run is deleted"
     typer.echo(wrap_text(f"{now.folder} holds {now.n_papers:,} papers; {kept}"))

@@ -253,7 +253,8 @@ def describe_run(
     "Describe a run; raises `InputError` if `embed` did not make it."
     kept = run.metadata
     shown = ("path", "n_rows", "n_accepted", "rejected")
-    run.require("settings.engine", *(f"fingerprint.{name}" for name in ("pooling", "text", "max_tokens", "long_text")))
+    rules = () if "imported" in kept else ("pooling", "text", "max_tokens", "long_text")
+    run.require("settings.engine", *(f"fingerprint.{name}" for name in rules))
     require_fields(run.input, run.folder, *shown)
     categories = pc.value_counts(run.read(["primary_category"])["primary_category"]).to_pylist()
     vectors, several = as_vectors(run), run.n_papers > 1
@@ -263,6 +264,7 @@ def describe_run(
         **{name: kept[name] for name in ("n_papers", "embedding_dim", "model", "date_generated", "complete")},
         "fingerprint": kept["fingerprint"],
         "settings": kept["settings"],
+        **({"imported": kept["imported"]} if "imported" in kept else {}),
         "int8_check": kept.get("int8_check"),
         "input": {name: run.input[name] for name in shown},
         "n_inputs": len(kept["inputs"]),
@@ -314,6 +316,8 @@ def _summarize_input(described: dict[str, Any]) -> dict[str, str]:
 # %% ../../nbs/explore/78_describe.ipynb #78-describe-37
 def _summarize_vectors(described: dict[str, Any]) -> dict[str, str]:
     "Model, text and engine; how near int8 is to float32, if the run is of int8."
+    if "imported" in described:
+        return _summarize_imported(described, described["imported"])
     rules, settings, check = described["fingerprint"], described["settings"], described["int8_check"]
     longer = {"truncate": "truncated", "windows": "read in windows"}[rules["long_text"]]
     facts = {
@@ -328,6 +332,20 @@ def _summarize_vectors(described: dict[str, Any]) -> dict[str, str]:
         )
     return facts | {
         "engine": f"{settings['engine']}, {settings.get('precision')}",
+        "made": described["date_generated"],
+        "parts": f"{described['n_parts']:,}, {format_size(described['n_bytes'])}",
+    }
+
+
+def _summarize_imported(described: dict[str, Any], about: dict[str, Any]) -> dict[str, str]:
+    "What is known of vectors that another program made, and what is not."
+    unit = "normalized" if described["fingerprint"]["unit_length"] else "not normalized"
+    used = f"{about['n_not_used']:,} of {about['n_vectors']:,} not used"
+    return {
+        "model": f"{described['model']}, {described['embedding_dim']} dimensions",
+        "imported": f"{about['path']}, joined by {about['joined_by']}, {used}",
+        "lengths": f"{about['lengths']['shortest']:.4g} to {about['lengths']['longest']:.4g}, {unit}",
+        "not known": ", ".join(about["not_known"]),
         "made": described["date_generated"],
         "parts": f"{described['n_parts']:,}, {format_size(described['n_bytes'])}",
     }

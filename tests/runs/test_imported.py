@@ -65,6 +65,16 @@ def test_an_imported_run_does_what_every_run_does(run: Run, tmp_path: Path) -> N
     assert "not known" in repr(run)
 
 
+def test_a_description_says_what_is_not_known(run: Run) -> None:
+    told = run.describe()
+    assert (told["model"], told["imported"]["joined_by"]) == ("not known", "row")
+    assert "joined_by" in told._repr_html_() or "joined by" in told._repr_html_()
+    shown = CliRunner().invoke(app, ["describe", str(run.folder)])
+    assert shown.exit_code == 0, shown.output
+    assert "model, metric, weights, pooling, text, max_tokens, precision" in " ".join(shown.output.split())
+    assert "not normalized" in shown.output
+
+
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, ">f4"])
 def test_every_kind_of_floats_in_every_form(kind: object, tmp_path: Path) -> None:
     given = MADE.astype(kind)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from arxiv_embeddings import import_vectors
 from arxiv_embeddings.cli.main import app
-from arxiv_embeddings.cli.runs import measure_overlap
+from arxiv_embeddings.cli.runs import compare_models
 from arxiv_embeddings.files import paths
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.files.hdfs import HdfsPath
@@ -282,19 +282,10 @@ def test_imported_vectors_get_a_model(tmp_path: Path) -> None:
     assert "imported" not in run.metadata
 
 
-def test_overlap_is_of_neighborhoods_alone(tmp_path: Path) -> None:
-    vectors = np.random.default_rng(0).normal(size=(144, 8)).astype(np.float32)
-    turned = np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))[0].astype(np.float32)
-    runs = [
-        import_vectors(sample_papers(), one, tmp_path / str(at), part_size=50).run
-        for at, one in enumerate((vectors, 3 * vectors @ turned, vectors[::-1].copy(), vectors * ([1] * 7 + [0])))
-    ]
-    assert measure_overlap(runs[0], runs[1])["overlap"] == 1.0
-    assert measure_overlap(runs[0], runs[2])["overlap"] < 0.15  # 10 of 143 by chance
-    assert 0.3 < measure_overlap(runs[0], runs[3])["overlap"] < 0.95
-    assert measure_overlap(runs[0], runs[3], n_papers=7)["n_papers"] == 7
-    one = import_vectors(FRAME[:1], vectors[:1], tmp_path / "one").run
-    assert measure_overlap(one, one)["k"] == 0
+def test_one_paper_leaves_nothing_to_compare(tmp_path: Path) -> None:
+    runs = [import_vectors(FRAME[:n], np.eye(n, 3), tmp_path / str(n)).run for n in (1, 2)]
+    assert compare_models(runs[0], runs[0]) is None
+    assert compare_models(runs[1], runs[1]).overlap.to_numpy().tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
 @pytest.mark.slow
@@ -304,11 +295,11 @@ def test_the_command(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0, shown.output
     assert "144 papers embedded in" in shown.output
-    assert "are the same with minilm as with letters (mean of 144 papers, drawn with seed 0)" in " ".join(
-        shown.output.split()
-    )
+    told = " ".join(shown.output.split())
+    assert "before the swap: 144 papers." in told
+    assert "papers on which they disagree most:" in told
     assert "run.before" in shown.output
     again = CliRunner().invoke(app, words)
     assert (again.exit_code, "has the vectors of this model already" in " ".join(again.output.split())) == (0, True)
     told = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
-    assert (told["n_embedded"], told["model"], told["neighborhoods"]) == (0, "minilm", None)
+    assert (told["n_embedded"], told["model"], told["comparison"]) == (0, "minilm", None)
