@@ -85,6 +85,7 @@ figures: env ## The figures on real data, about two hours; written to benchmarks
 	$(BIN)/python -m benchmarks.precisions
 	$(BIN)/python -m benchmarks.parity
 	$(BIN)/python -m benchmarks.runs
+	$(BIN)/python -m benchmarks.hybrid
 	$(BIN)/python -m benchmarks.spark
 
 readme: env ## README.md from nbs/index.ipynb, and the list of all pages on the welcome page

@@ -14,7 +14,7 @@ import html
 import operator
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -197,8 +197,8 @@ def _explain_percentiles(found: pd.DataFrame) -> str:
 
 # %% ../../nbs/explore/77_search.ipynb #77-search-32
 By = Literal["vectors", "words", "both"]
-FUSED_DEPTH = 100  # papers of each ranking that are fused, at least
-RERANKED = 50  # papers that a reranker sees, at least
+FUSED_DEPTH = 100  # papers of each ranking that are fused
+RERANKED = 50  # papers that a reranker sees
 
 
 @dataclass(frozen=True)
@@ -299,7 +299,11 @@ def _rank_queries(
 
 
 def _fuse_rankings(by_vectors: Ranking, by_words: Ranking, depth: int) -> Ranking:
-    rows, fused = fuse([by_vectors.rows, by_words.rows], depth)
+    "Fuse the first papers of two rankings; the other papers of the ranking by vectors come after them."
+    rows, fused = fuse([by_vectors.rows[:FUSED_DEPTH], by_words.rows[:FUSED_DEPTH]], 2 * FUSED_DEPTH)
+    later = np.flatnonzero(~np.isin(by_vectors.rows, rows))
+    rows = np.concatenate([rows, by_vectors.rows[later]])[:depth]
+    fused = np.concatenate([fused, np.full(len(later), np.nan, np.float32)])[:depth]
     scores = {"cosine": by_vectors.look_up("cosine", rows), "bm25": by_words.look_up("bm25", rows)}
     return Ranking(rows, {"fused": fused} | scores)
 
@@ -324,13 +328,24 @@ def answer(
             )
         if reranker:
             ranking = _sort_again(index.run, query, ranking, reranker)
-        shown = ranking.take(slice(options.offset, options.offset + options.k))
+        shown = _fill_cosines(index, query, ranking.take(slice(options.offset, options.offset + options.k)))
         n_possible = n_among - sum(among is None or among[row] for row in query.without)
         label = query.label + _tell_numbers(len(shown.rows), n_possible, options)
         scores = dict(shown.scores)
         cosines = scores.pop("cosine", None)
         results.append(to_table(index, shown.rows, cosines, label, percentiles=not query.is_text, **scores))
     return results
+
+
+def _fill_cosines(index: SearchIndex, query: Query, shown: Ranking) -> Ranking:
+    "Compute the cosines of papers that were found by their words alone."
+    cosines = shown.scores.get("cosine", np.empty(0))
+    missing = np.flatnonzero(np.isnan(cosines))
+    if not len(missing):
+        return shown
+    filled = cosines.copy()
+    filled[missing] = index.vectors_of(shown.rows[missing]) @ l2_normalize(query.vector[None])[0]
+    return replace(shown, scores=shown.scores | {"cosine": filled})
 
 
 def _tell_numbers(n_shown: int, n_possible: int, options: SearchOptions) -> str:

@@ -56,12 +56,14 @@ def ask(run: Run, row: int = 3) -> Query:
 
 
 @pytest.mark.parametrize("by", ["vectors", "words", "both"])
-def test_pages_join_up_to_one_long_page(by: str, run: Run) -> None:
+def test_pages_join_up_to_one_long_page(by: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arxiv_embeddings.explore.search.FUSED_DEPTH", 25)
     index = open_index(run)
-    whole = answer(index, [ask(run)], SearchOptions(k=45, by=by))[0]
-    pages = [answer(index, [ask(run)], SearchOptions(k=10, offset=begin, by=by))[0] for begin in range(0, 45, 10)]
-    assert pd.concat(pages)["row"].tolist()[:45] == whole["row"].tolist()
-    assert len(set(whole["row"])) == 45
+    whole = answer(index, [ask(run)], SearchOptions(k=N_PAPERS, by=by))[0]
+    begins = range(0, len(whole), 10)
+    pages = [answer(index, [ask(run)], SearchOptions(k=10, offset=begin, by=by))[0] for begin in begins]
+    assert pd.concat(pages)["row"].tolist() == whole["row"].tolist()
+    assert len(set(whole["row"])) == len(whole) >= (60 if by == "words" else N_PAPERS - 1)
     assert 3 not in set(whole["row"])
 
 
@@ -86,8 +88,19 @@ def test_both_is_the_fusion_of_the_two_rankings(run: Run) -> None:
     found = answer(index, [query], SearchOptions(k=30, by="both"))[0]
     assert_allclose(found["fused"], sorted(scores.values(), reverse=True)[:30], atol=6e-5)
     assert_allclose(found["fused"], [scores[row] for row in found["row"]], atol=6e-5)
+    unit = l2_normalize(run.embeddings())
+    assert_allclose(found["cosine"], (unit @ unit[3])[found["row"]], atol=1e-4)
     known = dict(zip(by_words["row"], by_words["bm25"], strict=True))
     assert_allclose(found["bm25"], [known.get(row, np.nan) for row in found["row"]], atol=1e-4)
+
+
+def test_a_paper_that_only_words_have_found_gets_its_cosine(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arxiv_embeddings.explore.search.FUSED_DEPTH", 1)
+    found = answer(open_index(run), [ask(run)], SearchOptions(k=9, by="both"))[0]
+    by_vectors = find_similar(run, row=3, k=9)
+    assert not set(found["row"]) <= set(by_vectors["row"])
+    unit = l2_normalize(run.embeddings())
+    assert_allclose(found["cosine"], (unit @ unit[3])[found["row"]], atol=1e-4)
 
 
 def test_vectors_are_ranked_as_by_brute_force(run: Run) -> None:
