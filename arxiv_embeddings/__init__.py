@@ -28,6 +28,7 @@ _FRONT_DOOR = {
     "describe": ("explore.describe", "describe_run"),
     "make_map": ("explore.map", "make_map"),
     "evaluate_run": ("explore.evaluation", "evaluate_run"),
+    "compare_runs": ("explore.compare", "compare_runs"),
     "explore_run": ("explore.widgets", "explore_run"),
     "export": ("runs.export", "export_run"),
     "import_vectors": ("runs.imported", "import_vectors"),

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['N_BOOTSTRAPS', 'N_EXCHANGES', 'find_common', 'find_interval', 'find_chance', 'tabulate_measures', 'measure_overlap',
-           'list_disagreements', 'CommonTitles', 'Comparison', 'name_runs', 'describe_compared', 'compare_runs']
+           'list_disagreements', 'CommonTitles', 'Comparison', 'name_runs', 'describe_compared', 'compare_runs',
+           'compare_metrics', 'compare_corrections']
 
 # %% ../../nbs/explore/81_compare.ipynb #81-compare-02
 import csv
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .beir import measure_beir, read_beir
-from .blocks import ChosenVectors, as_vectors
+from .blocks import ChosenVectors, Metric, as_vectors
+from .corrections import CorrectedVectors, Correction
 from arxiv_embeddings.explore.evaluation import (
     EvaluationOptions,
     KnownPapers,
@@ -373,3 +375,31 @@ def compare_runs(
     overlap = [[float(measure_overlap(a.neighbors, b.neighbors).mean()) for b in measured] for a in measured]
     listed = list_disagreements(measured, names, CommonTitles(opened[0], rows[0]), n_disagreements)
     return Comparison(about, table, pd.DataFrame(overlap, names, names), listed)
+
+# %% ../../nbs/explore/81_compare.ipynb #81-compare-29
+def compare_metrics(
+    run: Run,  # an opened run
+    relations: str | Path,  # a TSV file with `src`, `dst`, `kind`
+    k: int = 10,  # neighbors looked at
+    **options: Any,  # `n_queries`, `seed` of `EvaluationOptions`
+) -> pd.DataFrame:  # from `tabulate_measures`, of `cosine` and `euclidean`
+    "Measure neighbors by cosine and by Euclidean distance."
+    papers, vectors = KnownPapers.of_run(run, read_relations(relations)), as_vectors(run)
+    names = get_args(Metric)
+    wanted = [EvaluationOptions(k, metric, ("neighbors",), **options) for metric in names]
+    return tabulate_measures([measure_vectors(vectors, papers, one).measures for one in wanted], names)
+
+# %% ../../nbs/explore/81_compare.ipynb #81-compare-31
+def compare_corrections(
+    run: Run,  # an opened run
+    corrections: dict[str, Correction],  # by the names for the table, from `fit_correction` or `load_correction`
+    relations: str | Path,  # a TSV file with `src`, `dst`, `kind`
+    k: int = 10,  # neighbors looked at
+    **options: Any,  # `metric`, `n_queries`, `seed` of `EvaluationOptions`
+) -> pd.DataFrame:  # from `tabulate_measures`, of `none` and of each correction
+    "Measure neighbors without a correction and with each of some."
+    papers, vectors = KnownPapers.of_run(run, read_relations(relations)), as_vectors(run)
+    sources = {"none": vectors} | {name: CorrectedVectors(vectors, one) for name, one in corrections.items()}
+    wanted = EvaluationOptions(k, only=("neighbors",), **options)
+    measured = [measure_vectors(source, papers, wanted).measures for source in sources.values()]
+    return tabulate_measures(measured, list(sources))
