@@ -129,7 +129,7 @@ def note_neighbors(
     noted = {}
     for paper in neighbors.to_dict("records"):
         title = paper.get("title")
-        note = f"{paper['cosine']:.3f} · {paper['percentile']:.1f} %"
+        note = f"{paper['cosine']:.3f} · {paper['random_percentile']:.1f} %"
         noted[paper["row"]] = (title if isinstance(title, str) and title else paper["paper_id"], note)
     return noted
 
@@ -409,7 +409,7 @@ class PaperView:
 
         self.explorer = explorer
         self.facts = ipywidgets.HTML(layout={"flex": "0 0 auto", "max_height": "215px", "overflow": "auto"})
-        self.neighbors = PaperList(explorer.select, name="neighbors: cosine · percent of random pairs below it")
+        self.neighbors = PaperList(explorer.select, name="neighbors: cosine · percent of random pairs no nearer")
         beside = {"flex": "1 1 50%", "min_width": "0", "padding": "0 0 0 12px"}
         self.box = ipywidgets.VBox([self.facts, self.neighbors.box], layout=beside)
 

@@ -58,7 +58,7 @@ def test_papers_with_the_same_vector_are_explored(tmp_path: Path) -> None:
     explorer.view.map.scatter.widget.selection = np.array([2], dtype=np.uint32)
     found = explorer.neighbors(2)
     assert sorted(found["row"]) == [0, 1, 3, 4, 5]
-    assert set(found["percentile"]) == {0.0}  # no random pair is less similar
+    assert set(found["random_percentile"]) == {100.0}  # no random pair is nearer
     assert np.isfinite(explorer.layout.places).all()
 
 
