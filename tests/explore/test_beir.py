@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from arxiv_embeddings.cli.main import app
 from arxiv_embeddings.encoders.base import Encoder
 from arxiv_embeddings.explore.beir import (
     evaluate_beir,
@@ -50,6 +52,14 @@ def test_queries_find_their_papers(run: Run, beir: Path, minilm: Encoder) -> Non
     assert measured["measures"]["R@100"] == 1
     assert measured["measures"]["MAP"] <= measured["measures"]["R@100"]
     assert "6 queries of the split test, 12 relevant papers" in summarize_beir(measured)[0]
+
+
+@pytest.mark.slow
+def test_the_command_measures_a_set(run: Run, beir: Path, minilm: Encoder) -> None:
+    result = CliRunner().invoke(app, ["evaluate", str(run.folder), "--beir", str(beir), "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["measures"] == evaluate_beir(run, beir, encoder=minilm)["measures"]
+    assert json.loads(result.stdout)["split"] == "test"
 
 
 def test_the_program_of_beir_gives_the_same_numbers(run: Run, beir: Path, minilm: Encoder) -> None:
