@@ -52,7 +52,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run, Run]:
 def relations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("relations") / "relations.tsv"
     pairs = [f"p{row}\tp{row + 1}\tfollow_up" for row in range(15, 40)]
-    path.write_text("\n".join(["src\tdst\tkind", *pairs, "p1\tnowhere\tfollow_up"]) + "\n")
+    path.write_text(
+        "\n".join(["src\tdst\tkind", *pairs, "p1\tnowhere\tfollow_up", "nowhere\tp2\tfollow_up", "p3\tp3\tfollow_up"])
+        + "\n"
+    )
     return path
 
 
@@ -101,7 +104,7 @@ def test_figures_are_those_of_evaluate(runs: tuple[Run, ...], relations: Path) -
 
 def test_relations_of_other_papers_are_counted(runs: tuple[Run, ...], relations: Path) -> None:
     measured = evaluate_run(runs[0], relations, only=("neighbors",))
-    assert measured["n_pairs_left_out"] == 1
+    assert measured["n_pairs_left_out"] == 3
     assert measured["relations"]["follow_up"]["n_pairs"] == 25
 
 
