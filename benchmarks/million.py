@@ -89,7 +89,7 @@ class Corpus:
         fields = draw.standard_normal((N_FIELDS, dim), dtype=np.float32)
         self.field_of = draw.integers(N_FIELDS, size=N_CLUSTERS)
         self.centers = fields[self.field_of] + draw.standard_normal((N_CLUSTERS, dim), dtype=np.float32)
-        self.widths = draw.uniform(0.3, 1.2, N_CLUSTERS).astype(np.float32)
+        self.widths = draw.uniform(0.6, 1.5, N_CLUSTERS).astype(np.float32)
         sizes = draw.pareto(1.5, N_CLUSTERS) + 0.2
         self.shares = np.cumsum(sizes / sizes.sum())
         self.shares[-1] = 1
@@ -187,13 +187,13 @@ def list_commands(run: Path, paper: str, text: str | None, extra: list[str]) -> 
     command = [sys.executable, "-c", COMMAND]
     commands = {
         "describe": ["describe", run],
+        "similar, no index": ["similar", run, paper],
+        "index": ["index", run],
         "similar": ["similar", run, paper],
+        "search by words, first": ["search", run, "quantum neural networks", "--by", "words"],
         "search by words": ["search", run, "quantum neural networks", "--by", "words"],
-        "search by words, indexed": ["search", run, "quantum neural networks", "--by", "words"],
         **({"search": ["search", run, text]} if text else {}),
         "evaluate": ["evaluate", run, *extra],
-        "index": ["index", run],
-        "similar, indexed": ["similar", run, paper],
         **{f"export {form}": ["export", run, "--to", form] for form in ("npy", "float16", "int8", "parquet", "flat")},
         **{f"plot {one}": ["plot", run, "--only", one] for one in ("cosine_spread", "heat_map", "map")},
         "plot one paper": ["plot", run, "--only", "heat_map", "--paper", paper],
