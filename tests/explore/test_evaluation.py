@@ -17,6 +17,7 @@ from arxiv_embeddings.explore.evaluation import (
     KnownPapers,
     evaluate_embeddings,
     evaluate_run,
+    in_metric,
     measure_classification,
     split_papers,
 )
@@ -126,6 +127,12 @@ def test_learning_and_asking_are_of_different_papers() -> None:
     accuracies, _ = measure_classification(embeddings, split, [str(row) for row in range(300)], k=1)
     assert accuracies[0].mean < 0.55  # a paper that votes for itself would be right
     assert accuracies[0].queries == [str(row) for row in split.test]
+
+
+def test_classes_are_told_by_direction_or_by_place() -> None:
+    vectors = np.array([[3, 4], [0, 2]], dtype=np.float32)
+    np.testing.assert_allclose(in_metric(vectors, "cosine"), np.array([[0.6, 0.8], [0, 1]], np.float32), strict=True)
+    np.testing.assert_array_equal(in_metric(vectors, "euclidean"), vectors, strict=True)
 
 
 def test_very_many_papers_are_sampled_for_classes(monkeypatch: pytest.MonkeyPatch) -> None:
