@@ -51,9 +51,9 @@ TEXTS = sample_texts(limit=16)
 
 @pytest.fixture(scope="module")
 def specter2(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    "A base of SPECTER2's full size with two adapters, as `load_encoder` takes them."
+    "A base of SPECTER2's kind with two adapters, as `load_encoder` takes them; `test_parity` has its full size."
     root = tmp_path_factory.mktemp("specter2")
-    base = make_base(root / "base")
+    base = make_base(root / "base", n_layers=4, hidden_size=256)
     return {
         "model": str(base),
         "adapter": str(make_adapter(base, root / "proximity")),
@@ -262,9 +262,9 @@ def test_signals_are_handled_after_models_have_come_and_gone() -> None:
 
 
 def test_an_int8_run_outlives_its_model(tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(fetch_model(find_model("minilm")).folder, folder)
-    run = embed_papers(sample_papers(), tmp_path / "run", limit=6, model=folder, precision="int8").run
+    folder = make_base(tmp_path / "model", n_layers=1, hidden_size=64)
+    options = {"model": folder, "pooling": "mean", "precision": "int8"}
+    run = embed_papers(sample_papers(), tmp_path / "run", limit=6, **options).run
     shutil.rmtree(folder)
     assert len(search_text(open_index(run), "spectral clustering", k=2)) == 2
     (run.folder / "model" / "model.bin").write_bytes(b"something else")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers import (
     Data2VecTextConfig,
     Data2VecTextModel,
@@ -130,18 +131,23 @@ PROMPTS = {
 }
 
 
-def with_prompts(folder: Path, prompts: dict[str, str], default: str | None) -> Path:
-    "A copy of the default model that states prompts."
-    shutil.copytree(fetch_model(find_model("minilm")).folder, folder)
+def state_prompts(folder: Path, prompts: dict[str, str], default: str | None) -> Path:
+    "Let a model's folder state prompts."
     path = folder / "config_sentence_transformers.json"
     config = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(config | {"prompts": prompts, "default_prompt_name": default}))
     return folder
 
 
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    "A copy of the default model."
+    return Path(shutil.copytree(fetch_model(find_model("minilm")).folder, tmp_path / "model"))
+
+
 @pytest.mark.parametrize("kind", PROMPTS)
-def test_queries_take_the_query_prompt_and_papers_the_documents(kind: str, tmp_path: Path) -> None:
-    folder = with_prompts(tmp_path / "model", *PROMPTS[kind])
+def test_queries_take_the_query_prompt_and_papers_the_documents(kind: str, copied: Path, tmp_path: Path) -> None:
+    folder = state_prompts(copied, *PROMPTS[kind])
     run = embed_papers(sample_papers(), tmp_path / "run", model=folder, engine="torch", device="cpu", limit=6).run
     reference = SentenceTransformer(str(folder), device="cpu")
     queries = load_query_encoder(run, device="cpu").encode(QUERIES)
@@ -153,7 +159,10 @@ def test_queries_take_the_query_prompt_and_papers_the_documents(kind: str, tmp_p
 
 
 def test_an_int8_run_keeps_the_query_prompt(tmp_path: Path) -> None:
-    folder = with_prompts(tmp_path / "model", *PROMPTS["both"])
+    base = make_base(tmp_path / "base", n_layers=1, hidden_size=64)
+    folder, transformer = tmp_path / "model", Transformer(str(base))
+    SentenceTransformer(modules=[transformer, Pooling(64, "mean")], device="cpu").save(str(folder))
+    state_prompts(folder, *PROMPTS["both"])
     run = embed_papers(sample_papers(), tmp_path / "run", model=folder, precision="int8", limit=3).run
     reference = SentenceTransformer(str(folder), device="cpu")
     expected, other = reference.encode_query(QUERIES), reference.encode_document(QUERIES)
@@ -162,8 +171,8 @@ def test_an_int8_run_keeps_the_query_prompt(tmp_path: Path) -> None:
     assert paired_cosines(queries, expected).min() > 0.97 > paired_cosines(queries, other).max()
 
 
-def test_a_default_prompt_is_for_papers(tmp_path: Path) -> None:
-    folder = with_prompts(tmp_path / "model", {"paper": "Represent the paper: "}, "paper")
+def test_a_default_prompt_is_for_papers(copied: Path) -> None:
+    folder = state_prompts(copied, {"paper": "Represent the paper: "}, "paper")
     encoder = load_encoder(folder, engine="torch", device="cpu")
     reference = SentenceTransformer(str(folder), device="cpu")
     assert paired_cosines(encoder.encode(QUERIES), reference.encode(QUERIES)).min() > 0.99999
