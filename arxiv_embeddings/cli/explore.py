@@ -160,7 +160,7 @@ def index(
         int | None, typer.Option(metavar="MB", help="That codes may take; default: 512.", min=1, max=2**20)
     ] = None,
     precision: Annotated[
-        Literal["int8", "float16", "float32"] | None,
+        Literal["int8", "int16", "float32"] | None,
         typer.Option(help="Of vectors on the disk; default: by size."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Make it anew, though it could be kept or extended.")] = False,

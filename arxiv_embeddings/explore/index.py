@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MOST_EXACT', 'MOST_ROUNDED', 'MOST_MEMORY', 'LEAST_PER_LIST', 'Found', 'MOST_SCORED', 'LEAST_RECALL', 'N_HELD_OUT',
            'CANDIDATES', 'EFFORTS', 'TRAINED_FOR', 'IndexForm', 'count_lists', 'name_factory', 'choose_form',
-           'score_rows', 'SearchIndex', 'make_index', 'train_index', 'recall_of', 'Trial', 'tune_search', 'build_index',
-           'fetch_index', 'open_index', 'describe_index', 'as_index']
+           'RowsOfFile', 'score_rows', 'SearchIndex', 'make_index', 'train_index', 'recall_of', 'Trial', 'tune_search',
+           'build_index', 'fetch_index', 'open_index', 'describe_index', 'as_index']
 
 # %% ../../nbs/explore/73_index.ipynb #73-index-02
 import json
@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..encoders.vectors import l2_normalize
-from .blocks import ChosenVectors, find_nearest
+from .blocks import BLOCK_ROWS, ChosenVectors, find_nearest
 from .similarity import CosineScale, measure_scale, sample_rows
 from arxiv_embeddings.explore.vector_file import (
     Precision,
@@ -57,7 +57,7 @@ from ..runs.store import Run, fetch_vectors
 
 # %% ../../nbs/explore/73_index.ipynb #73-index-07
 MOST_EXACT = 2**24  # numbers of all vectors together, up to which an index is exact: 2 ms a query
-MOST_ROUNDED = 2**29  # the same, up to which `vectors.npy` has float16 instead of int8: 1 GiB
+MOST_ROUNDED = 2**29  # the same, up to which `vectors.npy` has int16 instead of int8: 1 GiB
 MOST_MEMORY = 2**29  # bytes of codes in memory, by default; a sixteenth of a laptop of 8 GB
 LEAST_PER_LIST = 39  # papers of a list, fewer do not train it (a constant of FAISS's clustering)
 
@@ -76,9 +76,9 @@ class IndexForm:
 def count_lists(
     n_papers: int,  # of the run
 ) -> int:  # a power of two, 1 or more
-    "Choose into how many lists papers are divided: about twice the square root."
+    "Choose into how many lists papers are divided: about 1.25 times the square root."
     most = max(n_papers // LEAST_PER_LIST, 1)
-    return 1 << min(round(np.log2(2 * n_papers**0.5)), int(np.log2(most)))
+    return 1 << min(round(np.log2(1.25 * n_papers**0.5)), int(np.log2(most)))
 
 # %% ../../nbs/explore/73_index.ipynb #73-index-11
 def name_factory(
@@ -124,7 +124,7 @@ def choose_form(
     factory = name_factory(kind, n_papers, dim)
     if factory == "Flat":
         return IndexForm("exact", factory, None, reason, asked)
-    kept = precision or ("float16" if numbers <= MOST_ROUNDED else "int8")
+    kept = precision or ("int16" if numbers <= MOST_ROUNDED else "int8")
     row_type(kept, dim)  # refuses another precision
     return IndexForm("factory" if factory == kind else kind, factory, kept, reason, asked)
 
@@ -155,14 +155,42 @@ def _find_candidates(index: Any, unit: np.ndarray, n_wanted: int, effort: int, a
 Found = tuple[np.ndarray, np.ndarray]  # rows int64 and cosines float32, nearest first
 
 
-def _take_best(rows: np.ndarray, cosines: np.ndarray, k: int) -> Found:
-    "The k nearest of some rows; of equal ones the first rows of the run."
-    if len(rows) > 4 * k:
-        near = np.argpartition(-cosines, k - 1)[:k]
-        near = np.flatnonzero(cosines >= cosines[near].min())
-        rows, cosines = rows[near], cosines[near]
-    order = np.lexsort((rows, -cosines))[:k]
-    return rows[order], cosines[order]
+def _sort_candidates(vectors: VectorFile, unit: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    "Rows and cosines of the k nearest candidates of each query, (n_queries, k); -1 and -inf if there are fewer."
+    cosines = vectors.score(unit, np.maximum(rows, 0))
+    cosines[rows < 0] = -np.inf
+    order = np.lexsort((rows, -cosines), axis=1)[:, :k]
+    return np.take_along_axis(rows, order, 1), np.take_along_axis(cosines, order, 1)
+
+
+@dataclass(frozen=True)
+class RowsOfFile:
+    "Some vectors of a file, for `find_nearest`."
+
+    file: VectorFile
+    rows: np.ndarray  # int64, (n_papers,)
+
+    @property
+    def n_papers(self) -> int:  # rows that were chosen
+        "Count the rows."
+        return len(self.rows)
+
+    @property
+    def dim(self) -> int:  # numbers in a vector
+        "Get the length of a vector."
+        return self.file.dim
+
+    def blocks(self) -> Iterator[np.ndarray]:  # float32, (1 to `BLOCK_ROWS`, dim)
+        "Read the vectors block by block."
+        for start in range(0, len(self.rows), BLOCK_ROWS):
+            yield self.file.take(self.rows[start : start + BLOCK_ROWS])
+
+    def take(
+        self,
+        rows: np.ndarray,  # places among the chosen rows, int64, (n,)
+    ) -> np.ndarray:  # float32, (n, dim)
+        "Read some of the vectors."
+        return self.file.take(self.rows[rows])
 
 
 def score_rows(
@@ -172,14 +200,9 @@ def score_rows(
     k: int,  # papers for each query at most
 ) -> list[Found]:  # for each query
     "Find the nearest of some papers by computing all of their cosines."
-    best: list[Found] = [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in unit]
-    for start in range(0, len(rows), 8192):
-        some = rows[start : start + 8192]
-        cosines = unit @ vectors.take(some).T
-        for query, (known, of_known) in enumerate(best):
-            both = np.concatenate([known, some]), np.concatenate([of_known, cosines[query]])
-            best[query] = _take_best(*both, k)
-    return best
+    chosen = RowsOfFile(vectors, rows)
+    places, cosines = find_nearest(unit, chosen, min(k, len(rows)))
+    return [(rows[place], cosine) for place, cosine in zip(places, cosines, strict=True)]
 
 # %% ../../nbs/explore/73_index.ipynb #73-index-20
 MOST_SCORED = 2**25  # numbers of the selected papers together, up to which all of them are scored
@@ -245,17 +268,17 @@ class SearchIndex:
     def _search_codes(self, unit: np.ndarray, k: int, among: np.ndarray | None, share: float) -> list[Found]:
         "Find candidates by codes and score them; score everything for a query with too few candidates."
         n_wanted = max(self.about["n_candidates"], 2 * k)
-        effort = int(np.ceil(self.about["effort"] / share**0.5))
-        candidates, found = _find_candidates(self.index, unit, n_wanted, effort, among), []
+        lists = self.kind not in ("hnsw", "factory")
+        effort = int(np.ceil(self.about["effort"] / (share**0.5 if lists else share)))
+        candidates = _find_candidates(self.index, unit, n_wanted, effort, among)
         if candidates.max() >= self.run.n_papers:
             raise InputError(f"{self.run.folder / INDEX_FOLDER} is damaged: {_advise(self.run)}")
-        for query, rows in zip(unit, candidates, strict=True):
-            rows = rows[rows >= 0]
-            if len(rows) >= k:
-                found.append(_take_best(rows, self.vectors.score(query, rows), k))
-            else:
-                allowed = np.arange(self.run.n_papers) if among is None else np.flatnonzero(among)
-                found += score_rows(self.vectors, query[None], allowed, k)
+        rows, cosines = _sort_candidates(self.vectors, unit, candidates, k)
+        found = list(zip(rows, cosines, strict=True))
+        if len(few := np.flatnonzero(rows[:, -1] < 0)):
+            allowed = np.arange(self.run.n_papers) if among is None else np.flatnonzero(among)
+            for query, one in zip(few, score_rows(self.vectors, unit[few], allowed, k), strict=True):
+                found[query] = one
         return found
 
     def vectors_of(
@@ -299,7 +322,31 @@ def _require_papers(run: Run) -> None:
 LEAST_RECALL = 0.985  # recall@10 that the search options are set for, above the 0.98 that is promised
 N_HELD_OUT = 1000  # papers on which recall is measured
 CANDIDATES = (20, 50, 100, 200, 400)  # numbers of candidates that are tried
-EFFORTS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # efforts that are tried
+EFFORTS = (
+    4,
+    6,
+    8,
+    10,
+    12,
+    14,
+    16,
+    20,
+    24,
+    28,
+    32,
+    40,
+    48,
+    56,
+    64,
+    80,
+    96,
+    128,
+    160,
+    192,
+    256,
+    384,
+    512,
+)  # efforts that are tried
 
 
 def train_index(
@@ -318,10 +365,8 @@ def train_index(
         raise InputError(
             f"an index {form.factory!r} cannot be filtered and extended: give Flat, IVF... or IDMap,HNSW..."
         )
-    n_sampled = min(run.n_papers, max(2**15, 64 * ivf.nlist if ivf else 0), 2**18)
+    n_sampled = min(run.n_papers, max(2**15, LEAST_PER_LIST * ivf.nlist if ivf else 0))
     sample = l2_normalize(fetch_vectors([run], sample_rows(run.n_papers, n_sampled, seed=1)))
-    if ivf:
-        ivf.cp.max_points_per_centroid = 64
     try:
         index.train(sample)
     except RuntimeError as error:
@@ -384,11 +429,7 @@ def tune_search(
     k = trial.true.shape[1]
 
     def measure(candidates: np.ndarray) -> float:
-        found = []
-        for query, rows in zip(trial.queries, candidates, strict=True):
-            rows = rows[rows >= 0]
-            found.append(_take_best(rows, vectors.score(query, rows), k)[0])
-        return recall_of(found, trial.true)
+        return recall_of(_sort_candidates(vectors, trial.queries, candidates, k)[0], trial.true)
 
     widest = _find_candidates(index, trial.queries, CANDIDATES[-1], EFFORTS[-1], None)
     reached = [measure(widest[:, :n]) for n in CANDIDATES]
@@ -414,7 +455,7 @@ def build_index(
 ) -> AnyPath:  # `RUN/index`
     "Write the index of a run; raises `InputError` if another process writes it at the same time."
     _require_papers(run)
-    form = choose_form(run.n_papers, run.dim, kind, memory=memory, precision=precision)
+    form = choose_form(run.n_papers, run.dim, kind or _asked_before(run), memory=memory, precision=precision)
     with holding_lock(run.folder, INDEX_FOLDER):
         folder = inner_folder(run.folder, INDEX_FOLDER)
         make_folder(folder)
@@ -430,6 +471,15 @@ def build_index(
         else:
             _write_codes(run, folder, form, recall)
     return folder
+
+
+def _asked_before(run: Run) -> str | None:
+    "The kind of an older index of this run, if a person named it."
+    try:
+        note = read_index_note(run.folder)
+    except InputError:
+        return None
+    return (note["factory"] if note["kind"] == "factory" else note["kind"]) if note.get("asked") else None
 
 
 def _remove_note(folder: AnyPath) -> None:
@@ -522,7 +572,7 @@ def _find_extendable(run: Run, form: IndexForm) -> dict[str, Any]:
     if not note or not _holds_first_parts(run, note) or note["embedding_dim"] != run.dim:
         return {}
     same_state = note["content_sha256"] == run.content_sha256
-    if (form.asked or not note.get("asked")) and note["kind"] != form.kind:
+    if note["kind"] != form.kind:
         return {}
     if form.kind == "factory" and form.factory != note.get("factory"):
         return {}

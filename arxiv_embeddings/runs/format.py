@@ -628,7 +628,7 @@ INDEX_SCHEMA = Record(
         "asked": Flag(),  # whether a person named the kind
         "factory": LINE,
         "reason": LINE,
-        "precision": OrNull(Choice(("int8", "float16", "float32"))),
+        "precision": OrNull(Choice(("int8", "int16", "float32"))),
         "n_trained": Whole(1),
         "effort": Whole(1, 2**31 - 1),
         "n_candidates": Whole(1, 2**20),
