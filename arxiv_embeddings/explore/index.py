@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['MOST_EXACT', 'MOST_ROUNDED', 'MOST_MEMORY', 'LEAST_PER_LIST', 'Found', 'MOST_SCORED', 'LEAST_RECALL', 'N_HELD_OUT',
            'CANDIDATES', 'EFFORTS', 'TRAINED_FOR', 'IndexForm', 'count_lists', 'name_factory', 'choose_form',
-           'RowsOfFile', 'score_rows', 'SearchIndex', 'make_index', 'train_index', 'recall_of', 'Trial', 'tune_search',
-           'build_index', 'fetch_index', 'open_index', 'describe_index', 'as_index']
+           'find_candidates', 'RowsOfFile', 'score_rows', 'SearchIndex', 'make_index', 'train_index', 'add_papers',
+           'recall_of', 'Trial', 'tune_search', 'build_index', 'fetch_index', 'open_index', 'describe_index',
+           'as_index']
 
 # %% ../../nbs/explore/73_index.ipynb #73-index-02
 import json
@@ -145,13 +146,19 @@ def _make_parameters(index: Any, effort: int, among: np.ndarray | None) -> tuple
         parameters = faiss.SearchParametersHNSW(efSearch=effort, sel=selector)
     return parameters, (bitmap, selector)
 
-
-def _find_candidates(index: Any, unit: np.ndarray, n_wanted: int, effort: int, among: np.ndarray | None) -> np.ndarray:
-    "Rows of candidates by the codes of an index, int64, (n_queries, n_wanted), -1 if there are fewer."
+# %% ../../nbs/explore/73_index.ipynb #73-index-17
+def find_candidates(
+    index: Any,  # a FAISS index
+    unit: np.ndarray,  # queries, float32, (n_queries, dim), of unit length
+    n_wanted: int,  # candidates of each query
+    effort: int,  # lists or candidates of a graph to look at, 1 or more
+    among: np.ndarray | None,  # rows that may be found, bool, (n_papers,); `None`: all
+) -> np.ndarray:  # rows int64, (n_queries, n_wanted), -1 if there are fewer
+    "Find candidates by the codes of an index, nearest first as far as these tell."
     parameters, _alive = _make_parameters(index, max(effort, 1), among)
     return index.search(unit, n_wanted, params=parameters)[1]
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-18
+# %% ../../nbs/explore/73_index.ipynb #73-index-19
 Found = tuple[np.ndarray, np.ndarray]  # rows int64 and cosines float32, nearest first
 
 
@@ -204,7 +211,7 @@ def score_rows(
     places, cosines = find_nearest(unit, chosen, min(k, len(rows)))
     return [(rows[place], cosine) for place, cosine in zip(places, cosines, strict=True)]
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-20
+# %% ../../nbs/explore/73_index.ipynb #73-index-21
 MOST_SCORED = 2**25  # numbers of the selected papers together, up to which all of them are scored
 
 
@@ -270,7 +277,7 @@ class SearchIndex:
         n_wanted = max(self.about["n_candidates"], 2 * k)
         lists = self.kind not in ("hnsw", "factory")
         effort = int(np.ceil(self.about["effort"] / (share**0.5 if lists else share)))
-        candidates = _find_candidates(self.index, unit, n_wanted, effort, among)
+        candidates = find_candidates(self.index, unit, n_wanted, effort, among)
         if candidates.max() >= self.run.n_papers:
             raise InputError(f"{self.run.folder / INDEX_FOLDER} is damaged: {_advise(self.run)}")
         rows, cosines = _sort_candidates(self.vectors, unit, candidates, k)
@@ -300,7 +307,7 @@ class SearchIndex:
 def _advise(run: Run) -> str:
     return f"make it again with: arxiv-embeddings index {run.folder}"
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-22
+# %% ../../nbs/explore/73_index.ipynb #73-index-23
 def make_index(
     run: Run,  # an opened run
 ) -> Any:  # a `faiss.IndexFlatIP` with one row a paper, unit length
@@ -318,7 +325,7 @@ def _require_papers(run: Run) -> None:
     if not run.n_papers:
         raise InputError(f"{run.folder} has no papers yet: embed some first")
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-26
+# %% ../../nbs/explore/73_index.ipynb #73-index-27
 LEAST_RECALL = 0.985  # recall@10 that the search options are set for, above the 0.98 that is promised
 N_HELD_OUT = 1000  # papers on which recall is measured
 CANDIDATES = (20, 50, 100, 200, 400)  # numbers of candidates that are tried
@@ -388,6 +395,20 @@ def _reason_of(error: Exception) -> str:
     return str(error).splitlines()[0].rpartition("Error: ")[2].rpartition(" failed: ")[2][:200] or "no reason given"
 
 # %% ../../nbs/explore/73_index.ipynb #73-index-28
+def add_papers(
+    index: Any,  # from `train_index`
+    run: Run,  # an opened run
+) -> int:  # bytes that the index has in a file
+    "Add all papers of a run to an index in memory, part by part."
+    import faiss
+
+    start = 0
+    for vectors in run.iter_vectors():
+        index.add_with_ids(l2_normalize(vectors), np.arange(start, start + len(vectors)))
+        start += len(vectors)
+    return len(faiss.serialize_index(index))
+
+# %% ../../nbs/explore/73_index.ipynb #73-index-30
 def recall_of(
     found: list[np.ndarray] | np.ndarray,  # rows for each query
     true: np.ndarray,  # rows of the nearest papers, int64, (n_queries, k)
@@ -396,7 +417,7 @@ def recall_of(
     hits = [len(np.intersect1d(one, wanted)) for one, wanted in zip(found, true, strict=True)]
     return sum(hits) / true.size
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-30
+# %% ../../nbs/explore/73_index.ipynb #73-index-32
 @dataclass(frozen=True)
 class Trial:
     "Held-out queries with their nearest papers."
@@ -418,7 +439,7 @@ def _hold_out(run: Run, rows: np.ndarray) -> tuple[Trial, list[Trial]]:
         trials.append(Trial(queries, chosen[nearest], among))
     return trials[0], trials[1:]
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-31
+# %% ../../nbs/explore/73_index.ipynb #73-index-33
 def tune_search(
     index: Any,  # a FAISS index without the held-out papers
     vectors: VectorFile,  # of the run
@@ -431,16 +452,16 @@ def tune_search(
     def measure(candidates: np.ndarray) -> float:
         return recall_of(_sort_candidates(vectors, trial.queries, candidates, k)[0], trial.true)
 
-    widest = _find_candidates(index, trial.queries, CANDIDATES[-1], EFFORTS[-1], None)
+    widest = find_candidates(index, trial.queries, CANDIDATES[-1], EFFORTS[-1], None)
     reached = [measure(widest[:, :n]) for n in CANDIDATES]
     bar = recall + (reached[-1] - recall) / 2 if reached[-1] > recall else reached[-1] - 0.002
     n_candidates = next(n for n, one in zip(CANDIDATES, reached, strict=True) if one >= bar)
     for effort in EFFORTS:
-        if measure(_find_candidates(index, trial.queries, n_candidates, effort, None)) >= recall:
+        if measure(find_candidates(index, trial.queries, n_candidates, effort, None)) >= recall:
             break
     return effort, n_candidates
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-33
+# %% ../../nbs/explore/73_index.ipynb #73-index-35
 TRAINED_FOR = 2  # times the papers of its training, up to which an index is extended
 
 
@@ -523,7 +544,7 @@ def _write_note(opened: SearchIndex, folder: AnyPath, facts: dict[str, Any]) -> 
     with atomic_file(folder / INDEX_NOTE_NAME) as stream:
         stream.write(json.dumps(note, indent=1).encode())
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-34
+# %% ../../nbs/explore/73_index.ipynb #73-index-36
 def _write_codes(run: Run, folder: AnyPath, form: IndexForm, recall: float) -> None:
     "Train, write vectors and fill the index in one pass, tune it on held-out papers, and add these."
     index, kind = train_index(run, form), row_type(form.precision, run.dim)
@@ -562,7 +583,7 @@ def _measure(opened: SearchIndex, trial: Trial, filtered: list[Trial]) -> dict[s
         measured[name] = round(recall_of([rows for rows, _ in found], one.true), 4)
     return measured
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-35
+# %% ../../nbs/explore/73_index.ipynb #73-index-37
 def _find_extendable(run: Run, form: IndexForm) -> dict[str, Any]:
     "The note of an index that holds the first parts of the run and is whole; empty if there is none."
     try:
@@ -613,7 +634,7 @@ def _extend(run: Run, folder: AnyPath, note: dict[str, Any]) -> None:
     facts = {name: note[name] for name in kept if name in note}
     _write_note(SearchIndex(run, index, True, facts, longer), folder, facts)
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-37
+# %% ../../nbs/explore/73_index.ipynb #73-index-39
 def fetch_index(
     path: AnyPath,  # a file of `RUN/index/`
     about: dict[str, Any],  # what the note states about it: `n_bytes` and `sha256`
@@ -641,7 +662,7 @@ def _open_vectors(
     except InputError as error:
         raise InputError(f"{error}: {_advise(run)}") from error
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-39
+# %% ../../nbs/explore/73_index.ipynb #73-index-41
 def _load_index(folder: AnyPath, note: dict[str, Any], run: Run, mapped: bool = True) -> Any:
     "Read an index file; raises `InputError` if it is damaged or is not the index that the note describes."
     import faiss
@@ -676,7 +697,7 @@ def _is_of_kind(index: Any, kind: str) -> bool:
         return isinstance(faiss.downcast_InvertedLists(ivf.invlists), own)
     return isinstance(index, faiss.IndexIDMap) and isinstance(_inner(index), faiss.IndexHNSW)
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-41
+# %% ../../nbs/explore/73_index.ipynb #73-index-43
 def open_index(
     run: Run,  # an opened run
     name: str | None = None,  # "exact": an exact one, in memory if need be; `None`: the stored one, if there is one
@@ -718,7 +739,7 @@ def _open_stored(run: Run, note: dict[str, Any]) -> SearchIndex:
         vectors = _open_vectors(folder, run, note["precision"], note["files"][INDEX_VECTORS_NAME])
     return SearchIndex(run, index, True, note, vectors)
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-49
+# %% ../../nbs/explore/73_index.ipynb #73-index-51
 def describe_index(
     index: SearchIndex,  # a stored one
 ) -> dict[
@@ -738,7 +759,7 @@ def describe_index(
         "n_held_out": measured.get("n_queries", 0),
     }
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-57
+# %% ../../nbs/explore/73_index.ipynb #73-index-59
 def as_index(
     source: SearchIndex | Run | str | AnyPath,  # an opened index, a run, or a run folder
 ) -> SearchIndex:  # ready to search
