@@ -1,10 +1,11 @@
 """Search by vectors beside other libraries; writes results/search.json and nbs/images/search.png.
 
-    python -m benchmarks.search [real] [million] [three_million] [picture]
+    python -m benchmarks.search [real] [million] [three_million] [rounding] [picture]
 
 `real` has the 119,999 real papers that ARXIV_EMBEDDINGS_RUN names, in vectors of 384 numbers: 1,000 are queries and the
-others are indexed. The others are synthetic papers of 768 numbers, made block by block from a seed: 20,000 groups in a
-space of 64 dimensions whose spread falls off, with a little noise in all 768. Every contender gets the same vectors and
+rest is indexed. The other cases have synthetic papers of 768 numbers, made block by block from a seed: 20,000 groups in a
+space of 64 dimensions whose spread falls off, with a little noise in all 768. `rounding` evaluates the run of the 10,000
+papers with known relations that ARXIV_EMBEDDINGS_SMALL_RUN names, in smaller numbers. Every contender gets the same vectors and
 queries, and answers the queries in one call, on one thread and on two, in turns.
 """
 
@@ -23,11 +24,12 @@ import numpy as np
 import pyarrow as pa
 
 from arxiv_embeddings.runs.store import Run
+from benchmarks.main_job import DATA
 from benchmarks.measuring import call, main
 
 RESULTS = Path(__file__).parent / "results" / "search.json"
 PICTURE = Path(__file__).parents[1] / "nbs" / "images" / "search.png"
-K, N_QUERIES, N_ROUNDS, PART_SIZE, DIM = 10, 1000, 3, 8192, 768
+K, N_QUERIES, N_FEW_QUERIES, N_ROUNDS, PART_SIZE, DIM = 10, 1000, 200, 3, 8192, 768
 N_GROUPS, N_LATENT, SPREAD, NOISE = 20_000, 64, 0.7, 0.25
 
 
@@ -101,7 +103,7 @@ def read_real() -> tuple[np.ndarray, np.ndarray]:
 
 def make_queries() -> np.ndarray:
     "Queries that are drawn as the synthetic papers are."
-    return unit(make_clustered(2**40, N_QUERIES))
+    return unit(make_clustered(2**40, N_FEW_QUERIES))
 
 
 # -- contenders: each gives a function from queries, a setting and threads to rows, and facts about itself
@@ -127,7 +129,11 @@ def build_ours(run: Run, kind: str | None = None) -> tuple[Search, list, dict]:
         index = SearchIndex(run, opened.index, True, changed, opened.vectors)
         return np.array([rows for rows, _ in index.search(queries, K)])
 
-    settings = [(effort, n) for n in (30, 50, 100) for effort in (8, 12, 16, 24, 32, 48, 64, 96)]
+    many = run.n_papers > 500_000
+    efforts, numbers = (
+        ((8, 16, 32, 64, 128), (50, 100, 200)) if many else ((8, 12, 16, 24, 32, 48, 64, 96), (30, 50, 100))
+    )
+    settings = [(effort, n) for n in numbers for effort in efforts]
     chosen = (about["effort"], about["n_candidates"])
     facts |= {"build_seconds": round(seconds, 1), "in_memory": sizes["index.faiss"], "on_disk": sum(sizes.values())}
     return search, [*settings, chosen], facts | {"precision": about["precision"], "chosen": chosen}
@@ -353,6 +359,27 @@ def measure(name: str, work: Path) -> dict:
     return figures | {"alone": call(single, work, name), "filtered": call(filtered, work, name)}
 
 
+def measure_rounding(work: Path) -> dict:
+    "What vectors of the 10,000 papers with known relations lose in each precision, by the measures of `evaluate`."
+    from arxiv_embeddings import open_run
+    from arxiv_embeddings.explore.evaluation import EvaluationOptions, KnownPapers, evaluate_embeddings, read_relations
+    from arxiv_embeddings.explore.vector_file import pack_vectors, unpack_vectors
+
+    run = open_run(os.environ["ARXIV_EMBEDDINGS_SMALL_RUN"])
+    papers = KnownPapers.of_run(run, read_relations(DATA / "arxiv_cs_10k_relations.tsv"))
+    exact, figures = unit(run.embeddings()), {}
+    forms = {"float32": exact} | {one: unpack_vectors(pack_vectors(exact, one)) for one in ("int8", "int16")}
+    for name, vectors in forms.items():
+        found = evaluate_embeddings(vectors, papers, EvaluationOptions(only=("neighbors",)))
+        figures[name] = {"category_precision@10": found["category_precision@10"]}
+        for kind, numbers in found["relations"].items():
+            figures[name] |= {f"{kind} {measure}": numbers[measure] for measure in ("MRR@10", "R@10")}
+    lost = {
+        one: round(max(figures["float32"][name] - value for name, value in figures[one].items()), 5) for one in forms
+    }
+    return {"figures": figures, "most_lost": lost}
+
+
 def draw_picture(figures: dict) -> None:
     "Recall against queries a second."
     import matplotlib
@@ -384,4 +411,5 @@ if __name__ == "__main__":
         draw_picture(json.loads(RESULTS.read_text()))
     else:
         cases = {name: partial(measure, name) for name in ("real", "million", "three_million")}
+        cases["rounding"] = measure_rounding
         main(cases, {"curves": curves, "single": single, "filtered": filtered}, RESULTS)

@@ -164,6 +164,9 @@ def index(
         typer.Option(help="Of vectors on the disk; default: by size."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Make it anew, though it could be kept or extended.")] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Write none: print what smaller vectors and codes lose on these papers.")
+    ] = False,
     words: Annotated[bool, typer.Option("--words", help="Index the words as well, for --by words and both.")] = False,
     *,
     output: ResultOptions,
@@ -174,6 +177,11 @@ def index(
     from arxiv_embeddings.runs.store import open_run
 
     opened = open_run(run)
+    if table:
+        from arxiv_embeddings.explore.losses import measure_losses
+
+        losses = json.loads(measure_losses(opened).to_json(orient="records"))
+        return print_json(losses) if output.as_json else print_table(losses)
     options = {"recall": recall, "memory": memory and memory << 20, "precision": precision}
     build_index(opened, kind, fresh=fresh, **{name: value for name, value in options.items() if value is not None})
     if words:

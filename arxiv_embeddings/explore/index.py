@@ -327,7 +327,7 @@ def _require_papers(run: Run) -> None:
 
 # %% ../../nbs/explore/73_index.ipynb #73-index-27
 LEAST_RECALL = 0.985  # recall@10 that the search options are set for, above the 0.98 that is promised
-N_HELD_OUT = 1000  # papers on which recall is measured
+N_HELD_OUT = 1000  # papers on which recall is measured, fewer of very many: an exact search is needed for each
 CANDIDATES = (20, 50, 100, 200, 400)  # numbers of candidates that are tried
 EFFORTS = (
     4,
@@ -548,7 +548,8 @@ def _write_note(opened: SearchIndex, folder: AnyPath, facts: dict[str, Any]) -> 
 def _write_codes(run: Run, folder: AnyPath, form: IndexForm, recall: float) -> None:
     "Train, write vectors and fill the index in one pass, tune it on held-out papers, and add these."
     index, kind = train_index(run, form), row_type(form.precision, run.dim)
-    held_out = sample_rows(run.n_papers, max(min(N_HELD_OUT, run.n_papers // 10), 1))
+    n_held_out = max(min(N_HELD_OUT, run.n_papers // 10, 10**9 // run.n_papers), 1)
+    held_out = sample_rows(run.n_papers, n_held_out)
     with atomic_file(folder / INDEX_VECTORS_NAME) as stream:
         write_vectors(stream, _fill(index, run, held_out, form.precision), run.n_papers, kind)
         _remove_note(folder)

@@ -150,4 +150,5 @@ def measure_losses(
         rows.append((f"{kind}, {bits}", n_bytes, recall_of(alone, true), speed))
         rows.append((f"{kind}, {bits}, and int8 on the disk", n_bytes + vectors.dim + 4, recall_of(scored, true), None))
     table = pd.DataFrame(rows, columns=["form", "bytes per paper", "recall@10", "queries a second"])
-    return table.round({"bytes per paper": 0, "recall@10": 4, "queries a second": 0})
+    whole = {"bytes per paper": "int64", "queries a second": "Int64"}
+    return table.round({"bytes per paper": 0, "recall@10": 4, "queries a second": 0}).astype(whole)
