@@ -374,6 +374,9 @@ def train_index(
         )
     n_sampled = min(run.n_papers, max(2**15, LEAST_PER_LIST * ivf.nlist if ivf else 0))
     sample = l2_normalize(fetch_vectors([run], sample_rows(run.n_papers, n_sampled, seed=1)))
+    for one in (ivf, getattr(index, "pq", None)):
+        if one:
+            one.cp.min_points_per_centroid = 1  # fewer are no fault of the user's: FAISS would warn
     try:
         index.train(sample)
     except RuntimeError as error:
