@@ -121,6 +121,7 @@ def build_ours(run: Run, kind: str | None = None) -> tuple[Search, list, dict]:
     folder = build_index(run, kind, fresh=True)
     seconds, opened = time.monotonic() - started, open_index(run)
     about, facts = opened.about, describe_index(opened)
+    facts.pop("index")  # a path of this machine
     sizes = {name: (folder / name).stat().st_size for name in ("index.faiss", "vectors.npy")}
 
     def search(queries: np.ndarray, setting: tuple[int, int], n_threads: int) -> np.ndarray:
@@ -261,18 +262,22 @@ def measure_single(run: Run, queries: np.ndarray, true: np.ndarray) -> dict:
 
     faiss.omp_set_num_threads(1)
     before = read_memory()
-    started = time.perf_counter()
+    started, computed = time.perf_counter(), time.process_time()
     index = open_index(run)
-    opened, times, found = time.perf_counter() - started, [], []
+    opened, of_processor, times, found = time.perf_counter() - started, time.process_time() - computed, [], []
+    computed = time.process_time()
     for query in queries:
         started = time.perf_counter()
         found.append(index.search(query[None], K)[0][0])
         times.append(time.perf_counter() - started)
+    computed = time.process_time() - computed
     after = read_memory()
     used = {f"mb_{name}": round((after[name] - before[name]) / 1e6, 1) for name in after}
     return {
         "open_seconds": round(opened, 3),
+        "open_cpu_seconds": round(of_processor, 3),
         "median_ms": round(float(np.median(times)) * 1e3, 3),
+        "mean_cpu_ms": round(computed / len(queries) * 1e3, 3),
         "p99_ms": round(float(np.quantile(times, 0.99)) * 1e3, 3),
         "recall": round(recall_of(found, true), 4),
         **used,
