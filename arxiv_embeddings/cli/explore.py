@@ -208,7 +208,7 @@ class MeasureGroup(str, Enum):
     classification = "classification"
     clustering = "clustering"
 
-
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-24
 @dataclass(frozen=True)
 class MeasureOptions:
     "What is measured, and how."
@@ -242,7 +242,7 @@ class MeasureOptions:
         only = {"only": tuple(dict.fromkeys(one.value for one in self.only))} if self.only else {}
         return {"k": self.k, "metric": self.metric, "n_queries": self.sample, "seed": self.seed, **only}
 
-
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-25
 TestSet = Annotated[
     str | None,
     typer.Option(metavar="FOLDER", help="Test set in BEIR's layout, of whose corpus.jsonl the run is made."),
@@ -283,7 +283,7 @@ def evaluate(
     typer.echo("\n".join(wrap_text(line) for line in summarize_measures(measured)))
     print_table([{"kind": kind} | numbers for kind, numbers in measured.get("relations", {}).items()])
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-26
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-28
 N_DISAGREEMENTS = 5  # papers that are shown as text; the other forms have ten
 
 
@@ -294,7 +294,7 @@ class ComparisonForm(str, Enum):
     markdown = "markdown"
     csv = "csv"
 
-
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-29
 @app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings compare run_a run_b --relations relations.tsv")
 @reports_errors
 @takes_options
@@ -324,7 +324,7 @@ def compare(
         typer.echo("\npapers on which they disagree most:")
         print_table(compared.disagreements.head(N_DISAGREEMENTS).to_dict("records"))
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-29
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-32
 @dataclass(frozen=True)
 class DrawOptions:
     "How pictures are drawn."
@@ -362,7 +362,7 @@ class DrawOptions:
         200
     )
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-30
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-33
 def read_size(
     text: str,  # width and height in inches, such as `8x5.5`
 ) -> tuple[float, float]:
@@ -373,7 +373,7 @@ def read_size(
         raise InputError(f"--size must be width and height in inches, such as 8x5.5, each 1 to 50, not {text!r}")
     return width, height
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-33
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-36
 @app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings plot run --color year")
 @reports_errors
 @takes_options
@@ -395,7 +395,7 @@ def plot(run: RunFolder, options: DrawOptions, output: ResultOptions) -> None:
     )
     _print_files(plot_run(opened, drawn), output.as_json)
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-36
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-39
 @dataclass(frozen=True)
 class MapOptions:
     "What a map shows."
@@ -418,7 +418,7 @@ class MapOptions:
         typer.Option("--dark", help="For .svg and .png: a dark ground; .html has both.", rich_help_panel="Content"),
     ] = False
 
-
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-40
 @app.command("map", cls=GroupedCommand, epilog="Example: arxiv-embeddings map run --color year --out map.png")
 @reports_errors
 @takes_options

@@ -38,7 +38,7 @@ class Reranker:
             raise InputError(f"the reranker {self.name} gives NaN or infinity: its weights may be damaged")
         return scores
 
-
+# %% ../../nbs/encoders/32_reranker.ipynb #32-reranker-07
 def load_reranker(
     name: str | Path,  # hub id such as `cross-encoder/ms-marco-MiniLM-L6-v2`, or a model folder
     device: str | None = None,  # `cpu`, `cuda`, ...; `None`: a GPU if there is one

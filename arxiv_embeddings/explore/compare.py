@@ -166,7 +166,7 @@ def list_disagreements(
         ]
     return pd.DataFrame(table)
 
-
+# %% ../../nbs/explore/81_compare.ipynb #81-compare-21
 @dataclass(frozen=True)
 class CommonTitles:
     "Ids and titles of the common papers, read when they are shown."
@@ -188,7 +188,7 @@ class CommonTitles:
                 titles[here] = [title or "" for title in found["title"].to_pylist()]
         return ids.tolist(), titles.tolist()
 
-# %% ../../nbs/explore/81_compare.ipynb #81-compare-22
+# %% ../../nbs/explore/81_compare.ipynb #81-compare-23
 @dataclass(frozen=True)
 class Comparison:
     "What several runs of the same papers have in common, and in what they differ."
@@ -254,7 +254,7 @@ class Comparison:
         frames = (self.summarize(), self.list_overlap(), self.disagreements)
         return f"<p>{html.escape(self.describe())}</p>" + "".join(frame.to_html(escape=True) for frame in frames)
 
-# %% ../../nbs/explore/81_compare.ipynb #81-compare-23
+# %% ../../nbs/explore/81_compare.ipynb #81-compare-24
 def _name_model(run: dict[str, Any]) -> str:
     "The model of a run, and its precision if that is known."
     return f"{run['model']} in {run['precision']}" if run.get("precision") else run["model"]
@@ -294,7 +294,7 @@ def _to_markdown(frame: pd.DataFrame) -> str:
 
     return "\n".join([line(frame.columns), line(["---"] * len(frame.columns)), *map(line, frame.to_numpy())])
 
-# %% ../../nbs/explore/81_compare.ipynb #81-compare-25
+# %% ../../nbs/explore/81_compare.ipynb #81-compare-26
 def name_runs(
     runs: Sequence[Run],  # opened runs
 ) -> list[str]:  # different names
@@ -303,7 +303,7 @@ def name_runs(
     repeated = {name for name, count in Counter(names).items() if count > 1}
     return [f"{name} ({number})" if name in repeated else name for number, name in enumerate(names, 1)]
 
-
+# %% ../../nbs/explore/81_compare.ipynb #81-compare-27
 def describe_compared(
     run: Run,  # an opened run
     name: str,  # for tables
@@ -321,7 +321,7 @@ def describe_compared(
         "n_left_out": run.n_papers - n_common,
     }
 
-# %% ../../nbs/explore/81_compare.ipynb #81-compare-26
+# %% ../../nbs/explore/81_compare.ipynb #81-compare-28
 def _measure_run(run: Run, rows: np.ndarray, papers: KnownPapers, options: EvaluationOptions) -> Measured:
     "Measure a run on the common papers; its vectors are not copied if it has no others, in the same order."
     same = len(rows) == run.n_papers and bool((rows == np.arange(len(rows))).all())
@@ -341,7 +341,7 @@ def _add_clustering(table: pd.DataFrame, measured: Sequence[Measured], names: Se
     ]
     return pd.concat([table, pd.DataFrame(rows)], ignore_index=True) if len(table) else pd.DataFrame(rows)
 
-# %% ../../nbs/explore/81_compare.ipynb #81-compare-27
+# %% ../../nbs/explore/81_compare.ipynb #81-compare-29
 def compare_runs(
     runs: Sequence[Run | str | AnyPath],  # two or more runs, or their folders; the first is compared with
     relations: str | Path | None = None,  # a TSV file with `src`, `dst`, `kind`; `None`: categories only
@@ -376,7 +376,7 @@ def compare_runs(
     listed = list_disagreements(measured, names, CommonTitles(opened[0], rows[0]), n_disagreements)
     return Comparison(about, table, pd.DataFrame(overlap, names, names), listed)
 
-# %% ../../nbs/explore/81_compare.ipynb #81-compare-29
+# %% ../../nbs/explore/81_compare.ipynb #81-compare-31
 def compare_metrics(
     run: Run,  # an opened run
     relations: str | Path,  # a TSV file with `src`, `dst`, `kind`
@@ -389,7 +389,7 @@ def compare_metrics(
     wanted = [EvaluationOptions(k, metric, ("neighbors",), **options) for metric in names]
     return tabulate_measures([measure_vectors(vectors, papers, one).measures for one in wanted], names)
 
-# %% ../../nbs/explore/81_compare.ipynb #81-compare-31
+# %% ../../nbs/explore/81_compare.ipynb #81-compare-33
 def compare_corrections(
     run: Run,  # an opened run
     corrections: dict[str, Correction],  # by the names for the table, from `fit_correction` or `load_correction`

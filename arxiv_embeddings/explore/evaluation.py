@@ -177,7 +177,7 @@ class Split:
     labels: np.ndarray  # category of every row of the run, text; "" for papers that take no part
     n_left_out: int  # papers that were drawn, and whose category has too few of them
 
-
+# %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-24
 def split_papers(
     categories: list[str | None],  # of each row
     seed: int = 0,  # of the draw
@@ -196,7 +196,7 @@ def split_papers(
     train, test = train_test_split(kept, test_size=0.2, stratify=labels[kept].astype(str), random_state=seed)
     return Split(np.sort(train), np.sort(test), labels, len(drawn) - len(kept))
 
-# %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-26
+# %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-27
 def in_metric(
     vectors: np.ndarray,  # float32, (n, dim)
     metric: Metric,  # cosine or euclidean
@@ -204,7 +204,7 @@ def in_metric(
     "Scale vectors to unit length if the measure is the cosine."
     return l2_normalize(vectors) if metric == "cosine" else vectors
 
-
+# %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-28
 def measure_classification(
     source: Source,  # vectors of all papers
     split: Split,  # from `split_papers`
@@ -233,7 +233,7 @@ def measure_classification(
         facts[f"{name}_macro_f1"] = float(f1_score(truth, guessed, average="macro"))
     return measures, facts | {"n_left_out": split.n_left_out}
 
-# %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-31
+# %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-33
 N_CLUSTERINGS = 10  # experiments, as MTEB
 MOST_CLUSTERED = 16_384  # papers of an experiment, as MTEB
 CLUSTER_BATCH = 512  # papers of a step of k-means, as MTEB
@@ -266,7 +266,7 @@ def measure_clustering(
     facts = {"n_experiments": N_CLUSTERINGS, "n_papers": len(rows), "n_clusters": n_clusters}
     return {"v_measure": float(np.mean(values)), "sd": float(np.std(values))} | facts
 
-# %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-35
+# %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-37
 MeasureGroup = Literal["neighbors", "classification", "clustering"]
 MOST_COMPARED = 20_000  # papers that are all queries
 N_QUERIES = 2000  # queries that are drawn from more papers
@@ -290,7 +290,7 @@ class EvaluationOptions:
         default = n_papers if n_papers <= MOST_COMPARED else N_QUERIES
         return sample_rows(n_papers, default if self.n_queries is None else self.n_queries, self.seed)
 
-# %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-36
+# %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-38
 @dataclass(frozen=True)
 class Measured:
     "All measures of some vectors."
@@ -300,7 +300,7 @@ class Measured:
     rows: np.ndarray | None = None  # papers whose neighbors were looked at, int64, (n_queries,)
     neighbors: np.ndarray | None = None  # rows of their nearest others, int64, (n_queries, k)
 
-
+# %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-39
 def measure_neighbors(
     vectors: Vectors,  # of all papers
     papers: KnownPapers,  # what is known of them
@@ -325,7 +325,7 @@ def measure_neighbors(
             found += measure_related(neighbors, rows, papers.paper_ids, related, kind)
     return Measured(found, facts, drawn, neighbors[places])
 
-# %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-37
+# %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-40
 def measure_vectors(
     source: Source,  # vectors of all papers, as an array, a run, or corrected
     papers: KnownPapers,  # what is known of them
@@ -342,7 +342,7 @@ def measure_vectors(
         measured.facts["clustering"] = measure_clustering(vectors, papers.categories, options.seed, options.metric)
     return measured
 
-# %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-39
+# %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-42
 def evaluate_embeddings(
     source: Source,  # float32 (n_papers, dim), a run, or corrected vectors
     papers: KnownPapers,  # what is known of them
@@ -369,7 +369,7 @@ def evaluate_embeddings(
         result["classification"] = {name: means[name] for name in ("knn_accuracy", "linear_accuracy")} | classified
     return result | {"clustering": facts["clustering"]} if facts.get("clustering") else result
 
-# %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-41
+# %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-44
 def evaluate_run(
     run: Run,  # an opened run
     relations: str | Path | None = None,  # a TSV file with `src`, `dst`, `kind`; `None`: categories only
@@ -387,7 +387,7 @@ def evaluate_run(
     about = {"n_papers": run.n_papers, "model": run.metadata["model"], "correction": repr(fitted) if fitted else None}
     return Description(about | measured)
 
-# %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-43
+# %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-46
 def summarize_measures(
     measured: dict[str, Any],  # from `evaluate_run`
 ) -> list[str]:  # a line for each measure, without the table of relations

@@ -32,7 +32,7 @@ class Value:
     text: str  # without quotes
     quoted: bool  # a value in quotes is never a number
 
-
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-08
 @dataclass(frozen=True)
 class Condition:
     "A comparison of one column with values."
@@ -45,7 +45,7 @@ class Condition:
         "List the column that is compared."
         return [self.column]
 
-
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-09
 @dataclass(frozen=True)
 class Combination:
     "Conditions that are combined."
@@ -57,7 +57,7 @@ class Combination:
         "List the columns of all conditions, each once."
         return list(dict.fromkeys(name for part in self.parts for name in part.list_columns()))
 
-# %% ../../nbs/explore/75_filters.ipynb #75-filters-09
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-11
 COMPARISONS: dict[str, Callable] = {
     "==": pc.equal,
     "=": pc.equal,
@@ -117,7 +117,7 @@ def _make_condition(found: Any) -> Condition | Combination:
     condition = Condition(column, " ".join(named), values)
     return Combination("not", (condition,)) if negated else condition
 
-# %% ../../nbs/explore/75_filters.ipynb #75-filters-10
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-12
 def parse_filter(
     text: str,  # such as `year >= 2015 and categories has cs.CV`
 ) -> Condition | Combination:  # a tree
@@ -141,7 +141,7 @@ def parse_filter(
 def _shorten(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
-# %% ../../nbs/explore/75_filters.ipynb #75-filters-17
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-19
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?")
 KINDS = (
     (re.compile(r"u?int\d+|float|double|halffloat"), "number"),
@@ -159,7 +159,7 @@ def name_kind(
     "Name the kind of a column's values."
     return next((kind for pattern, kind in KINDS if pattern.fullmatch(type_name)), "")
 
-# %% ../../nbs/explore/75_filters.ipynb #75-filters-20
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-22
 def read_value(
     value: Value,  # as it was written
     kind: str,  # of the column, from `name_kind`
@@ -191,7 +191,7 @@ def _read_date(text: str) -> datetime:
         raise ValueError("a date, such as 2015-03-31") from None
     return read.astimezone(timezone.utc) if read.tzinfo else read.replace(tzinfo=timezone.utc)
 
-# %% ../../nbs/explore/75_filters.ipynb #75-filters-24
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-26
 def check_filter(
     tree: Condition | Combination,  # from `parse_filter`
     columns: dict[str, str],  # name -> type, such as `Run.columns`
@@ -226,7 +226,7 @@ def _check_values(condition: Condition, kind: str) -> None:
                 f"the filter compares {condition.column!r} with {_shorten(value.text)}, and this column needs {error}"
             ) from None
 
-# %% ../../nbs/explore/75_filters.ipynb #75-filters-28
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-30
 def compute_filter(
     tree: Condition | Combination,  # checked by `check_filter`
     papers: pa.Table,  # with the columns that it names
@@ -276,7 +276,7 @@ def _find_in_lists(lists: pa.Array, name: str) -> pa.Array:
     found[pc.list_parent_indices(lists).filter(same).to_numpy()] = True
     return pa.array(found, mask=pc.is_null(lists).to_numpy(zero_copy_only=False))
 
-# %% ../../nbs/explore/75_filters.ipynb #75-filters-33
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-35
 def select_category(
     papers: pa.Table,  # with `categories`, a list of names for each paper
     category: str | list[str],  # such as cs.CV, or several; upper and lower case are the same
@@ -315,7 +315,7 @@ def _suggest_categories(wanted: str, names: set[str]) -> str:
         return f"did you mean {', '.join(known[name] for name in similar)}?"
     return f"some that exist: {', '.join(list(known.values())[:5])}"
 
-# %% ../../nbs/explore/75_filters.ipynb #75-filters-37
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-39
 def select_papers(
     run: Run,  # an opened run
     category: str | list[str] | None = None,  # only papers of this category, or of one of several

@@ -199,7 +199,7 @@ class RowsOfFile:
         "Read some of the vectors."
         return self.file.take(self.rows[rows])
 
-
+# %% ../../nbs/explore/73_index.ipynb #73-index-20
 def score_rows(
     vectors: VectorFile,  # of the run
     unit: np.ndarray,  # queries, float32, (n_queries, dim), of unit length
@@ -211,7 +211,7 @@ def score_rows(
     places, cosines = find_nearest(unit, chosen, min(k, len(rows)))
     return [(rows[place], cosine) for place, cosine in zip(places, cosines, strict=True)]
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-21
+# %% ../../nbs/explore/73_index.ipynb #73-index-22
 MOST_SCORED = 2**25  # numbers of the selected papers together, up to which all of them are scored
 MOST_SCORED_SHARE = 0.25  # of all papers, up to which they are: a filter that leaves most of them hardly hurts a search
 
@@ -305,11 +305,11 @@ class SearchIndex:
         wanted = ("paper_id", "title", "categories", "year")
         return self.run.read([name for name in wanted if name in self.run.columns])
 
-
+# %% ../../nbs/explore/73_index.ipynb #73-index-23
 def _advise(run: Run) -> str:
     return f"make it again with: arxiv-embeddings index {run.folder}"
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-23
+# %% ../../nbs/explore/73_index.ipynb #73-index-25
 def make_index(
     run: Run,  # an opened run
 ) -> Any:  # a `faiss.IndexFlatIP` with one row a paper, unit length
@@ -327,7 +327,7 @@ def _require_papers(run: Run) -> None:
     if not run.n_papers:
         raise InputError(f"{run.folder} has no papers yet: embed some first")
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-27
+# %% ../../nbs/explore/73_index.ipynb #73-index-29
 LEAST_RECALL = 0.985  # recall@10 that the search options are set for, above the 0.98 that is promised
 N_HELD_OUT = 1000  # papers on which recall is measured, fewer of very many: an exact search is needed for each
 CANDIDATES = (20, 50, 100, 200, 400)  # numbers of candidates that are tried
@@ -387,7 +387,7 @@ def train_index(
         ) from error
     return index
 
-
+# %% ../../nbs/explore/73_index.ipynb #73-index-30
 def _inner(index: Any) -> Any:
     "The index that an `IndexIDMap` numbers."
     import faiss
@@ -399,7 +399,7 @@ def _reason_of(error: Exception) -> str:
     "The end of FAISS's message, without the names of its functions and files."
     return str(error).splitlines()[0].rpartition("Error: ")[2].rpartition(" failed: ")[2][:200] or "no reason given"
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-28
+# %% ../../nbs/explore/73_index.ipynb #73-index-31
 def add_papers(
     index: Any,  # from `train_index`
     run: Run,  # an opened run
@@ -413,7 +413,7 @@ def add_papers(
         start += len(vectors)
     return len(faiss.serialize_index(index))
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-30
+# %% ../../nbs/explore/73_index.ipynb #73-index-33
 def recall_of(
     found: list[np.ndarray] | np.ndarray,  # rows for each query
     true: np.ndarray,  # rows of the nearest papers, int64, (n_queries, k)
@@ -422,7 +422,7 @@ def recall_of(
     hits = [len(np.intersect1d(one, wanted)) for one, wanted in zip(found, true, strict=True)]
     return sum(hits) / true.size
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-32
+# %% ../../nbs/explore/73_index.ipynb #73-index-35
 @dataclass(frozen=True)
 class Trial:
     "Held-out queries with their nearest papers."
@@ -444,7 +444,7 @@ def _hold_out(run: Run, rows: np.ndarray) -> tuple[Trial, list[Trial]]:
         trials.append(Trial(queries, chosen[nearest], among))
     return trials[0], trials[1:]
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-33
+# %% ../../nbs/explore/73_index.ipynb #73-index-36
 def tune_search(
     index: Any,  # a FAISS index without the held-out papers
     vectors: VectorFile,  # of the run
@@ -466,7 +466,7 @@ def tune_search(
             break
     return effort, n_candidates
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-35
+# %% ../../nbs/explore/73_index.ipynb #73-index-38
 TRAINED_FOR = 2  # times the papers of its training, up to which an index is extended
 
 
@@ -498,7 +498,7 @@ def build_index(
             _write_codes(run, folder, form, recall)
     return folder
 
-
+# %% ../../nbs/explore/73_index.ipynb #73-index-39
 def _asked_before(run: Run) -> str | None:
     "The kind of an older index of this run, if a person named it."
     try:
@@ -549,7 +549,7 @@ def _write_note(opened: SearchIndex, folder: AnyPath, facts: dict[str, Any]) -> 
     with atomic_file(folder / INDEX_NOTE_NAME) as stream:
         stream.write(json.dumps(note, indent=1).encode())
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-36
+# %% ../../nbs/explore/73_index.ipynb #73-index-40
 def _write_codes(run: Run, folder: AnyPath, form: IndexForm, recall: float) -> None:
     "Train, write vectors and fill the index in one pass, tune it on held-out papers, and add these."
     index, kind = train_index(run, form), row_type(form.precision, run.dim)
@@ -589,7 +589,7 @@ def _measure(opened: SearchIndex, trial: Trial, filtered: list[Trial]) -> dict[s
         measured[name] = round(recall_of([rows for rows, _ in found], one.true), 4)
     return measured
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-37
+# %% ../../nbs/explore/73_index.ipynb #73-index-41
 def _find_extendable(run: Run, form: IndexForm) -> dict[str, Any]:
     "The note of an index that holds the first parts of the run and is whole; empty if there is none."
     try:
@@ -640,7 +640,7 @@ def _extend(run: Run, folder: AnyPath, note: dict[str, Any]) -> None:
     facts = {name: note[name] for name in kept if name in note}
     _write_note(SearchIndex(run, index, True, facts, longer), folder, facts)
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-39
+# %% ../../nbs/explore/73_index.ipynb #73-index-43
 def fetch_index(
     path: AnyPath,  # a file of `RUN/index/`
     about: dict[str, Any],  # what the note states about it: `n_bytes` and `sha256`
@@ -668,7 +668,7 @@ def _open_vectors(
     except InputError as error:
         raise InputError(f"{error}: {_advise(run)}") from error
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-41
+# %% ../../nbs/explore/73_index.ipynb #73-index-45
 def _load_index(folder: AnyPath, note: dict[str, Any], run: Run, mapped: bool = True) -> Any:
     "Read an index file; raises `InputError` if it is damaged or is not the index that the note describes."
     import faiss
@@ -703,7 +703,7 @@ def _is_of_kind(index: Any, kind: str) -> bool:
         return isinstance(faiss.downcast_InvertedLists(ivf.invlists), own)
     return isinstance(index, faiss.IndexIDMap) and isinstance(_inner(index), faiss.IndexHNSW)
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-43
+# %% ../../nbs/explore/73_index.ipynb #73-index-47
 def open_index(
     run: Run,  # an opened run
     name: str | None = None,  # "exact": an exact one, in memory if need be; `None`: the stored one, if there is one
@@ -745,7 +745,7 @@ def _open_stored(run: Run, note: dict[str, Any]) -> SearchIndex:
         vectors = _open_vectors(folder, run, note["precision"], note["files"][INDEX_VECTORS_NAME])
     return SearchIndex(run, index, True, note, vectors)
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-51
+# %% ../../nbs/explore/73_index.ipynb #73-index-55
 def describe_index(
     index: SearchIndex,  # a stored one
 ) -> dict[
@@ -765,7 +765,7 @@ def describe_index(
         "n_held_out": measured.get("n_queries", 0),
     }
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-59
+# %% ../../nbs/explore/73_index.ipynb #73-index-63
 def as_index(
     source: SearchIndex | Run | str | AnyPath,  # an opened index, a run, or a run folder
 ) -> SearchIndex:  # ready to search

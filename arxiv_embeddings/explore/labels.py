@@ -155,7 +155,7 @@ class Label:
     level: int  # 0 coarse, 1 middle, 2 fine
     n_papers: int  # in the region
 
-
+# %% ../../nbs/explore/84_labels.ipynb #84-labels-30
 def draw_texts(
     n_papers: int,  # of a map
     seed: int = 0,  # of the draw
@@ -163,7 +163,7 @@ def draw_texts(
     "Choose the papers whose words are counted."
     return np.sort(np.random.default_rng(seed).permutation(n_papers)[:MOST_TEXTS])
 
-# %% ../../nbs/explore/84_labels.ipynb #84-labels-29v
+# %% ../../nbs/explore/84_labels.ipynb #84-labels-31
 def label_regions(
     places: np.ndarray,  # float32, (n_papers, 2)
     texts: Sequence[str],  # title and abstract of each paper

@@ -539,21 +539,21 @@ def find_kept(
         note(error)
         return None
 
-
+# %% ../../nbs/explore/82_layout.ipynb #82-layout-56
 def warn_of_new_layout(
     error: InputError,  # why the kept layout cannot be used
 ) -> None:
     "Log a warning that papers move."
     log.warning("%s: a new layout is made, and papers move", error)
 
-
+# %% ../../nbs/explore/82_layout.ipynb #82-layout-57
 def is_whole(
     kept: Layout,  # from `find_kept`
 ) -> bool:
     "Whether a kept layout has a place for each paper of the run, and for no other."
     return not np.isnan(kept.places).any() and kept.about["n_papers"] == len(kept.places)
 
-# %% ../../nbs/explore/82_layout.ipynb #82-layout-57
+# %% ../../nbs/explore/82_layout.ipynb #82-layout-59
 MOST_ANCHORS = 100_000  # old papers that place new ones; of more, a sample
 
 
@@ -572,7 +572,7 @@ def extend_layout(
         place_missing(blocks, kept.places, landmarks, bar)
     return kept.places
 
-# %% ../../nbs/explore/82_layout.ipynb #82-layout-59
+# %% ../../nbs/explore/82_layout.ipynb #82-layout-61
 @contextmanager
 def keeping_layout(
     run: Run,  # an opened run
@@ -594,7 +594,7 @@ def keeping_layout(
     finally:
         lock.__exit__(None, None, None)
 
-# %% ../../nbs/explore/82_layout.ipynb #82-layout-61
+# %% ../../nbs/explore/82_layout.ipynb #82-layout-63
 def check_same_way(
     run: Run,  # an opened run
     about: dict[str, Any],  # of its kept layout
@@ -609,7 +609,7 @@ def check_same_way(
             "fresh=True makes a new layout, and papers move"
         )
 
-# %% ../../nbs/explore/82_layout.ipynb #82-layout-62
+# %% ../../nbs/explore/82_layout.ipynb #82-layout-64
 def describe_layout(
     facts: dict[str, Any],  # `method`, `seed` and `n_landmarks`
     later: np.ndarray,  # whether a paper was placed later, bool, (n_papers,)
@@ -619,7 +619,7 @@ def describe_layout(
     counts = {"n_papers": len(later), "n_placed_later": int(later.sum())}
     return add_advice(made | counts | {"date_generated": utc_now()})
 
-# %% ../../nbs/explore/82_layout.ipynb #82-layout-63
+# %% ../../nbs/explore/82_layout.ipynb #82-layout-65
 def make_layout(
     run: Run,  # an opened run
     kept: Layout | None,  # from `find_kept`: its papers stay; `None`: a new layout
@@ -639,7 +639,7 @@ def make_layout(
         quality = measure_layout(partial(iter_unit_vectors, run), places, facts["seed"])
     return Layout(places, describe_layout(facts, later) | quality, later)
 
-# %% ../../nbs/explore/82_layout.ipynb #82-layout-64
+# %% ../../nbs/explore/82_layout.ipynb #82-layout-66
 def lay_out_run(
     run: Run,  # an opened run
     method: str | None = None,  # `tsne`, `umap` or `pca`; `None`: that of the kept layout, else t-SNE

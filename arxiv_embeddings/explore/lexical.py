@@ -76,7 +76,7 @@ class WordCounts:
     times: np.ndarray  # 1 or more, uint16, (n_pairs,)
     lengths: np.ndarray  # words of each paper of the block, int32, (n_papers,)
 
-
+# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-12
 def count_words(
     texts: list[str],  # of the papers of a block
     first_row: int,  # of the first one in the run
@@ -91,7 +91,7 @@ def count_words(
     times = np.minimum(times, 2**16 - 1).astype(np.uint16)  # more of them change no score
     return WordCounts((pairs >> 32).astype(np.int32), (pairs & 0xFFFFFFFF).astype(np.int32), times, lengths)
 
-# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-15
+# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-16
 METHOD = {"method": "lucene", "k1": 1.5, "b": 0.75}  # the variant of Lucene, and the usual constants
 
 
@@ -110,7 +110,7 @@ def score_words(
     scored.nonoccurrence_array = None  # this method has none
     return scored
 
-
+# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-17
 def iter_texts(
     run: Run,  # an opened run
 ) -> Iterator[tuple[int, list[str]]]:  # blocks of papers: row of the first, title and abstract of each
@@ -146,7 +146,7 @@ def _score_blocks(blocks: list[WordCounts], n_words: int) -> dict[str, Any]:
         heads[words] += n_here
     return {"data": data, "indices": rows, "indptr": begins, "num_docs": len(lengths)}
 
-# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-20
+# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-22
 FOLDER_NAME, NOTE_NAME = "index", "words.json"
 WORD_FILES = ("data.csc.index.npy", "indices.csc.index.npy", "indptr.csc.index.npy", "vocab.index.json")
 NOTE_SCHEMA = Record(
@@ -201,7 +201,7 @@ def _save_scores(scored: Any, folder: AnyPath) -> None:
         for file in list_folder(Path(local)):
             copy_file(file, folder / file.name)
 
-# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-23
+# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-25
 @dataclass(frozen=True)
 class WordIndex:
     "The words of a run, ready to search."
@@ -251,7 +251,7 @@ def _take_best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     rows = rows[np.argsort(-scores[rows], kind="stable")][:k]
     return rows.astype(np.int64), scores[rows]
 
-# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-24
+# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-26
 def _report_damage(run: Run, reason: str) -> InputError:
     "Say that an index of words cannot be used, why, and how to get one that can."
     place, advice = (
@@ -285,7 +285,7 @@ def open_words(
         reason = f"{Path(error.filename).name} is missing" if isinstance(error, FileNotFoundError) else error
         raise _report_damage(run, str(reason)) from error
 
-# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-26
+# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-28
 def _load_scores(
     folder: AnyPath,  # `RUN/index/words`
     note: dict[str, Any],  # its note, checked
@@ -325,7 +325,7 @@ def _check_arrays(scores: dict[str, Any], n_words: int) -> None:
     if not len(scores["data"]) == len(scores["indices"]) == begins[-1]:
         raise ValueError("its arrays have different lengths")
 
-# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-27
+# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-29
 def describe_words(
     words: WordIndex,  # a stored one
 ) -> dict[str, int]:  # `n_words` and `n_bytes_words`, the size of its files
@@ -333,7 +333,7 @@ def describe_words(
     files = list_folder(words.run.folder / FOLDER_NAME / "words")
     return {"n_words": len(words.scored.vocab_dict), "n_bytes_words": sum(file.stat().st_size for file in files)}
 
-# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-31
+# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-33
 FUSION_CONSTANT = 60  # of the paper that proposed it
 
 

@@ -31,7 +31,7 @@ class StoredForm:
     of_papers: Callable[[np.ndarray], np.ndarray]  # from unit vectors, float32 (n, dim), to vectors of the same length
     of_queries: Callable[[np.ndarray], np.ndarray] = lambda vectors: vectors  # to the same dimensions
 
-
+# %% ../../nbs/explore/74_losses.ipynb #74-losses-06
 @dataclass(frozen=True)
 class ChangedVectors:
     "The vectors of a run in a smaller form, for `find_nearest`."
@@ -61,7 +61,7 @@ class ChangedVectors:
         "Change some vectors."
         return self.form.of_papers(l2_normalize(self.whole.take(rows)))
 
-# %% ../../nbs/explore/74_losses.ipynb #74-losses-07
+# %% ../../nbs/explore/74_losses.ipynb #74-losses-08
 def find_components(
     vectors: Vectors,  # of a run
 ) -> np.ndarray:  # float32, (dim, dim), a direction in each column, those of most papers first
@@ -71,7 +71,7 @@ def find_components(
         products += block.T.astype(np.float64) @ block
     return np.linalg.eigh(products)[1][:, ::-1].astype(np.float32)
 
-# %% ../../nbs/explore/74_losses.ipynb #74-losses-08
+# %% ../../nbs/explore/74_losses.ipynb #74-losses-09
 def list_forms(
     vectors: Vectors,  # of a run
 ) -> list[StoredForm]:
@@ -96,7 +96,7 @@ def list_forms(
             forms.append(StoredForm(f"best {n_kept} dimensions, float32", 4 * n_kept, best, best))
     return forms
 
-# %% ../../nbs/explore/74_losses.ipynb #74-losses-10
+# %% ../../nbs/explore/74_losses.ipynb #74-losses-11
 N_CANDIDATES = 100  # of each query, scored from int8
 
 
@@ -125,7 +125,7 @@ def try_codes(
         scored.append(wanted[at[np.argsort(-(taken[at] @ query), kind="stable")[:10]]])
     return np.array(alone), np.array(scored), n_bytes, len(queries) / seconds
 
-# %% ../../nbs/explore/74_losses.ipynb #74-losses-11
+# %% ../../nbs/explore/74_losses.ipynb #74-losses-12
 def measure_losses(
     source: Source,  # a run; vectors alone have no codes
     n_queries: int = 500,  # papers that are queries, 1 or more

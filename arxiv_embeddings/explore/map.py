@@ -69,7 +69,7 @@ def _name_group(members: list[str]) -> str:
     more = f" +{len(members) - 3}" if len(members) > 3 else ""
     return ", ".join(shorten(member, 24) for member in members[:3]) + more
 
-
+# %% ../../nbs/explore/85_map.ipynb #85-map-07
 def join_alike(
     values: np.ndarray,  # value of each paper, str, (n_papers,)
     source: Source,  # of the same papers, float32 (n_papers, dim) or vectors that are read by blocks; any length but zero
@@ -96,7 +96,7 @@ def join_alike(
     )
     return [[str(names[one]) for one in group] for group in groups]
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-10
+# %% ../../nbs/explore/85_map.ipynb #85-map-11
 def color_by_value(
     values: Sequence[str | None],  # of each paper; `None`: it has none
     source: Source,  # float32 (n_papers, dim), or a run; any length but zero
@@ -119,7 +119,7 @@ def color_by_value(
         )
     return groups, group_of
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-14
+# %% ../../nbs/explore/85_map.ipynb #85-map-15
 def color_by_number(
     numbers: np.ndarray,  # of each paper, float64, (n_papers,); NaN: it has none
 ) -> tuple[list[LegendEntry], np.ndarray]:  # for the legend; the entry of each paper, uint8, (n_papers,)
@@ -138,7 +138,7 @@ def color_by_number(
         entries.append(LegendEntry(group.name, [], len(group.rows), group.color, on_dark))
     return entries, group_of
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-18
+# %% ../../nbs/explore/85_map.ipynb #85-map-19
 @dataclass(frozen=True)
 class MapContent:
     "Papers, their places, colors and labels."
@@ -170,7 +170,7 @@ class MapContent:
                 f"paper {self.papers['paper_id'][lost[0]]!r} has no place: its coordinates are not numbers"
             )
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-22
+# %% ../../nbs/explore/85_map.ipynb #85-map-23
 SPAN = 65535  # the largest coordinate in a file
 
 
@@ -184,7 +184,7 @@ def to_grid(
     centered = (points - (low + high) / 2) * unit * [1, -1] + SPAN / 2
     return np.clip(np.rint(centered), 0, SPAN).astype(np.uint16)
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-26
+# %% ../../nbs/explore/85_map.ipynb #85-map-27
 def order_by_place(
     grid: np.ndarray,  # uint16, (n_papers, 2), from `to_grid`
 ) -> np.ndarray:  # rows, int64, (n_papers,)
@@ -194,21 +194,21 @@ def order_by_place(
         bits = (bits | (bits << np.uint64(shift))) & np.uint64(mask)
     return np.argsort(bits[:, 0] | (bits[:, 1] << np.uint64(1)), kind="stable").astype(np.int64)
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-30
+# %% ../../nbs/explore/85_map.ipynb #85-map-31
 def pack(
     content: bytes,  # of a block
 ) -> str:  # letters, digits, `+`, `/` and `=`; the same for the same content
     "Compress a block of a file."
     return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
 
-
+# %% ../../nbs/explore/85_map.ipynb #85-map-32
 def pack_json(
     value: Any,  # dictionaries, lists, texts and numbers
 ) -> str:  # as from `pack`
     "Compress a block of JSON."
     return pack(json.dumps(value, separators=(",", ":")).encode("ascii"))
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-33
+# %% ../../nbs/explore/85_map.ipynb #85-map-35
 def encode_neighbors(
     neighbors: np.ndarray,  # rows, int64, (n_papers, k)
     order: np.ndarray,  # of the papers in the file, int64, (n_papers,)
@@ -220,7 +220,7 @@ def encode_neighbors(
     folded = ((moved << 1) ^ (moved >> 63)).astype("<u4").ravel()
     return folded.view(np.uint8).reshape(-1, 4)[:, :3].T.tobytes()
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-37
+# %% ../../nbs/explore/85_map.ipynb #85-map-39
 PIECES = ("html", "css", "js")  # our files beside this module
 
 
@@ -278,7 +278,7 @@ def _encode_marks(content: MapContent, grid: np.ndarray, order: np.ndarray) -> b
     columns = [*grid.T.astype("<u2"), content.years.astype("<u2"), content.group_of.astype(np.uint8), on_arxiv]
     return b"".join(column[order].tobytes() for column in columns)
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-41
+# %% ../../nbs/explore/85_map.ipynb #85-map-43
 FONT_SIZES = (11, 8)  # of the coarse and the middle level, points
 
 
@@ -298,7 +298,7 @@ def _choose_labels(labels: Sequence[Label], places: np.ndarray, width: float, he
             chosen.append(label)
     return chosen
 
-
+# %% ../../nbs/explore/85_map.ipynb #85-map-44
 def draw_map(
     content: MapContent,  # what to show
     dark: bool = False,  # light points on a dark ground, for slides
@@ -333,7 +333,7 @@ def draw_map(
         _add_legend(figure, content, dark, ink)
     return figure
 
-
+# %% ../../nbs/explore/85_map.ipynb #85-map-45
 def _add_legend(figure: Figure, content: MapContent, dark: bool, ink: str) -> None:
     from matplotlib.lines import Line2D
 
@@ -343,7 +343,7 @@ def _add_legend(figure: Figure, content: MapContent, dark: bool, ink: str) -> No
     for text in figure.legend(points, [name for name, _ in shown], **place).get_texts():
         text.set(color=ink, **PLAIN)
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-45
+# %% ../../nbs/explore/85_map.ipynb #85-map-49
 def choose_column(
     run: Run,  # an opened run
     color: str | None,  # a column; `None`: the primary category
@@ -356,7 +356,7 @@ def choose_column(
         raise InputError(f"{run.folder} has no column {color!r}: choose one of {', '.join(known)}")
     return color
 
-
+# %% ../../nbs/explore/85_map.ipynb #85-map-50
 def color_papers(
     values: pa.ChunkedArray,  # of a column, one a paper, from `plots.read_values`
     source: Source,  # float32 (n_papers, dim), or a run; any length but zero
@@ -366,7 +366,7 @@ def color_papers(
         return color_by_number(values.cast(pa.float64()).to_numpy())
     return color_by_value([None if one is None else str(one) for one in values.to_pylist()], source)
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-49
+# %% ../../nbs/explore/85_map.ipynb #85-map-54
 LONGEST_AUTHORS, LONGEST_TITLE = 80, 300  # characters
 
 
@@ -387,7 +387,7 @@ def collect_papers(
             papers[name] = [shorten(to_text(value), longest.get(name, 200)) for value in table[name].to_pylist()]
     return papers
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-53
+# %% ../../nbs/explore/85_map.ipynb #85-map-58
 MOST_COMPARED = 30_000  # papers whose neighbors are found unless it is asked for
 N_NEIGHBORS = 10
 
@@ -427,7 +427,7 @@ def collect_map(
         about=_tell(run, layout.about, labels),
     )
 
-
+# %% ../../nbs/explore/85_map.ipynb #85-map-59
 def _read_texts(run: Run, rows: np.ndarray) -> list[str]:
     "Title and abstract of some papers, in ascending order, for the labels."
     names = [name for name in ("title", "abstract") if name in run.columns]
@@ -450,7 +450,7 @@ def _tell(run: Run, layout: dict[str, Any], labels: list[Label]) -> dict[str, st
         facts["labels"] = f"words of {min(run.n_papers, MOST_TEXTS):,} papers, by class-based TF-IDF"
     return facts | {"to read it": "papers that are close are alike; distances across the map mean nothing"}
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-55
+# %% ../../nbs/explore/85_map.ipynb #85-map-61
 LARGEST_SHOWN = 5_000_000  # bytes of HTML within a notebook
 FORMS = ("html", "svg", "png")
 
@@ -487,7 +487,7 @@ class MapFile:
         "Show the file in the browser of this machine."
         webbrowser.open(self.path.as_uri())
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-56
+# %% ../../nbs/explore/85_map.ipynb #85-map-62
 def make_map(
     run: Run,  # an opened run
     path: str | AnyPath | None = None,  # `.html`, `.svg` or `.png` decides the form; `None`: `RUN/map.html`

@@ -110,7 +110,7 @@ def encode_png(
     picture.save(content, format="png", optimize=True, dpi=(dpi, dpi))
     return content.getvalue()
 
-
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-12
 def find_areas(
     pixels: np.ndarray,  # uint8, (height, width, 3)
 ) -> np.ndarray:  # colors, uint8, (n_colors, 3), that of the largest area first
@@ -120,7 +120,7 @@ def find_areas(
     colors = colors[np.argsort(-counts, kind="stable")]
     return np.stack([colors >> 16, (colors >> 8) & 255, colors & 255], axis=1).astype(np.uint8)
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-12
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-13
 def render_png(
     figure: "Figure",  # any figure
     dpi: float = DPI,  # pixels an inch
@@ -128,7 +128,7 @@ def render_png(
     "Render a figure as a PNG, the same bytes for the same figure; a note names characters that the font lacks."
     return render(figure, "png", dpi)
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-17
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-18
 def render(
     figure: "Figure",  # any figure
     form: Literal["png", "svg", "pdf"] = "png",  # of the file
@@ -149,10 +149,10 @@ def _render(figure: "Figure", form: str, dpi: float) -> bytes:
         figure.savefig(content, format=form, dpi=dpi, metadata=dates.get(form))
     return encode_png(np.asarray(Image.open(content).convert("RGB")), dpi) if form == "png" else content.getvalue()
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-22
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-23
 PLAIN = {"parse_math": False, "usetex": False}  # for every text of matplotlib that shows a part of a corpus
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-25
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-26
 def shorten(
     text: str | None,  # a title, category or id; `None` if there is none
     n_characters: int,  # of the label at most, 1 or more
@@ -161,7 +161,7 @@ def shorten(
     plain = " ".join((text or "").split())
     return plain if len(plain) <= n_characters else plain[: n_characters - 1].rstrip() + "…"
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-29
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-30
 N_NEAREST = 2000  # papers whose nearest other is looked for, at most
 
 
@@ -189,7 +189,7 @@ def plot_cosine_spread(
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-33
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-34
 def draw_heat_map(
     values: np.ndarray,  # float, (n_rows, n_rows), symmetric; what lies on the diagonal is not colored if it is NaN
     labels: list[str],  # of the rows, from a corpus
@@ -215,7 +215,7 @@ def draw_heat_map(
     figure.colorbar(image, ax=axes, label="cosine", shrink=0.8)
     return figure
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-35
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-36
 def plot_papers(
     run: Run,  # an opened run
     rows: np.ndarray,  # papers to show, int64, (2 to 30,)
@@ -236,7 +236,7 @@ def plot_papers(
     lowest = min(measure_spread(vectors)["mean"], np.nanmin(cosines))
     return draw_heat_map(cosines, labels, ids, (lowest, np.nanmax(cosines)), title, size=size)
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-36
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-37
 def plot_neighbors(
     run: Run,  # an opened run
     row: int,  # of the paper
@@ -249,7 +249,7 @@ def plot_neighbors(
     nearest = find_neighbors(run, min(k, 29, run.n_papers - 1), np.array([row]))[0][0]
     return plot_papers(run, np.array([row, *nearest]), f"{run.paper_ids[row]} and its nearest neighbors", size)
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-38
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-39
 def compare_categories(
     source: Source,  # float32 (n_papers, dim), or a run; any length but zero
     categories: np.ndarray,  # name of each paper's category; "" if it has none
@@ -283,7 +283,7 @@ def _add_centered(source: Source, numbers: np.ndarray, n_groups: int) -> np.ndar
         start += len(block)
     return sums[:n_groups]
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-41
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-42
 def plot_categories(
     run: Run,  # an opened run
     size: tuple[float, float] = (9, 4.8),  # inches
@@ -299,7 +299,7 @@ def plot_categories(
     title = "Mean cosine between categories, centered: 0 is the mean of all papers"
     return draw_heat_map(means, labels, columns, (-most, most), title, colors="RdBu_r", size=size)
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-42
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-43
 def plot_heat_map(
     run: Run,  # an opened run
     rows: np.ndarray
@@ -315,7 +315,7 @@ def plot_heat_map(
         rows = np.array([0])
     return plot_neighbors(run, int(rows[0]), size=size) if len(rows) == 1 else plot_papers(run, rows, size=size)
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-46
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-47
 def read_values(
     papers: pa.Table,  # one row a paper
     column: str,  # a column of them, or `archive`
@@ -333,7 +333,7 @@ def read_values(
         return pa.chunked_array([pa.array(firsts, type=values.type.value_type)])
     return values
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-50
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-51
 MOST_GROUPS = 21  # seven colors in three tones
 
 
@@ -351,7 +351,7 @@ class Group:
         "Name and number of papers, for a legend."
         return f"{self.name} ({len(self.rows):,})"
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-51
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-52
 def choose_tones(
     n_groups: int,  # 0 to `MOST_GROUPS`
 ) -> list[str]:  # a color for each, as #RRGGBB
@@ -363,7 +363,7 @@ def choose_tones(
     mixed = [[[round(one * share + 255 * white) for one in color] for color in channels] for share, white in tones]
     return ["#" + "".join(f"{one:02X}" for one in color) for tone in mixed for color in tone][:n_groups]
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-54
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-55
 def group_names(
     values: list[Any],  # of each paper; `None` if it has none
 ) -> list[Group]:  # the largest first; then the others and the papers without a value, in grey
@@ -385,7 +385,7 @@ def _name_value(value: Any) -> str:
     name = "" if value is None else shorten(str(value), 30)
     return f'"{name}"' if name in ("others", "none") else name  # as the grey groups are called
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-58
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-59
 def group_numbers(
     values: np.ndarray,  # float64, (n_papers,); NaN if a paper has none
     most: int = 7,  # ranges
@@ -411,7 +411,7 @@ def group_numbers(
     without = np.flatnonzero(places == -1)
     return [*groups, Group("none", OTHER_COLOR, without)] if len(without) else groups
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-61
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-62
 def group_papers(
     papers: pa.Table,  # one row a paper
     column: str,  # that gives the colors, or `archive`; empty for one color
@@ -424,7 +424,7 @@ def group_papers(
         return group_numbers(values.cast(pa.float64()).to_numpy())
     return group_names(values.to_pylist())
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-63
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-64
 MOST_GREY = 0.25  # of the papers
 
 
@@ -440,7 +440,7 @@ def choose_color(
     }
     return "primary_category" if grey["primary_category"] <= max(MOST_GREY, grey["archive"]) else "archive"
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-01v
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-66
 def read_colored(
     run: Run,  # an opened run
     color: str | None,  # a column, or `archive`; `None` or empty: none is asked for
@@ -450,7 +450,7 @@ def read_colored(
         read_values(pa.table({name: [] for name in run.columns}), color)  # which says what there is
     return run.read([name for name in run.columns if name in ("paper_id", "primary_category", color)])
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-67
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-70
 def write_names(
     axes: Any,  # of matplotlib, on which the points are drawn
     groups: list[Group],  # the largest first
@@ -477,7 +477,7 @@ def write_names(
                 written.append((group.name, box))
     return [name for name, _ in written]
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-68
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-71
 def plot_map(
     run: Run,  # an opened run
     color: str | None = None,  # column that gives the colors; `None`: `choose_color` chooses
@@ -516,7 +516,7 @@ def plot_map(
         write_names(axes, groups, layout.places)
     return figure
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-72
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-75
 @dataclass(frozen=True)
 class PlotOptions:
     "How the pictures of a run are drawn."
@@ -529,7 +529,7 @@ class PlotOptions:
     labels: bool = True  # whether the names of groups stand on the map
     rows: tuple[int, ...] | None = None  # papers of the heat map, see `plot_heat_map`
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-73
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-76
 def draw_pictures(
     run: Run,  # an opened run
     options: PlotOptions,  # how
@@ -546,7 +546,7 @@ def draw_pictures(
         raise InputError(f"no picture {unknown[0]!r}; there are: {', '.join(draw)}")
     return {name: draw[name]() for name in options.pictures}
 
-# %% ../../nbs/explore/83_plots.ipynb #83-plots-74
+# %% ../../nbs/explore/83_plots.ipynb #83-plots-77
 def plot_run(
     run: Run,  # an opened run
     options: PlotOptions = PlotOptions(),  # which pictures, and how

@@ -211,7 +211,7 @@ class Query:
     without: tuple[int, ...] = ()  # rows that are not to be found
     is_text: bool = False  # whether it is a text and not a paper, so that percentiles would say nothing
 
-
+# %% ../../nbs/explore/77_search.ipynb #77-search-33
 @dataclass(frozen=True)
 class SearchOptions:
     "How many papers are wanted, among which, and by which ranking."
@@ -237,7 +237,7 @@ class SearchOptions:
         "Papers that a ranking has to find."
         return max(self.k + self.offset, RERANKED if self.rerank else 0, FUSED_DEPTH if self.by == "both" else 0)
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-36
+# %% ../../nbs/explore/77_search.ipynb #77-search-37
 @dataclass(frozen=True)
 class Ranking:
     "Rows that a query found, best first."
@@ -278,7 +278,7 @@ def _rank(
         rankings.append(Ranking(rows[kept], {name: scores[kept]}))
     return rankings
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-40
+# %% ../../nbs/explore/77_search.ipynb #77-search-41
 def _rank_queries(
     index: SearchIndex,  # from `open_index`
     queries: list[Query],
@@ -310,7 +310,7 @@ def _fuse_rankings(by_vectors: Ranking, by_words: Ranking, depth: int) -> Rankin
 
 _open_words_once = functools.lru_cache(maxsize=1)(open_words)  # a run that is asked again need not be opened again
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-42
+# %% ../../nbs/explore/77_search.ipynb #77-search-43
 def answer(
     index: SearchIndex,  # from `open_index`
     queries: list[Query],  # one or more
@@ -356,7 +356,7 @@ def _tell_numbers(n_shown: int, n_possible: int, options: SearchOptions) -> str:
         return ""
     return f", all {n_shown} that there are" if n_shown == n_possible else f", only {n_shown} found"
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-44
+# %% ../../nbs/explore/77_search.ipynb #77-search-45
 def _load_reranker(queries: list[Query], model: Any) -> Any:
     "Load a reranker, unless it is loaded; raises `InputError` for a query without words."
     from arxiv_embeddings.encoders.reranker import load_reranker
@@ -385,7 +385,7 @@ def read_texts(
     columns = (read_papers(run, rows, names)[name].to_pylist() for name in names)
     return [" ".join(filter(None, texts)) for texts in zip(*columns, strict=True)] or [""] * len(rows)
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-48
+# %% ../../nbs/explore/77_search.ipynb #77-search-49
 def _join_results(
     name: str,  # of the column for the query
     queries: list[str],  # names of the queries
@@ -398,7 +398,7 @@ def _join_results(
     joined.query, joined.reading = f"Papers found for {len(results)} queries", ""
     return joined
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-50
+# %% ../../nbs/explore/77_search.ipynb #77-search-51
 def check_vectors(
     vectors: Any,  # one vector, (dim,), or several, (n, dim), of numbers
     dim: int,  # numbers that each must have
@@ -417,7 +417,7 @@ def check_vectors(
         raise InputError("the vector has length zero: it has no direction, so nothing is near it")
     return checked
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-54
+# %% ../../nbs/explore/77_search.ipynb #77-search-55
 LIKED, UNLIKED = 0.75, 0.15  # Rocchio's weights
 
 
@@ -433,7 +433,7 @@ def join_examples(
         raise InputError("these examples cancel each other: leave some out")
     return joined.astype(np.float32)
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-58
+# %% ../../nbs/explore/77_search.ipynb #77-search-59
 def _ask_about_papers(
     index: SearchIndex,  # from `open_index`
     rows: np.ndarray,  # int64, (n,), of the papers
@@ -469,7 +469,7 @@ def _ask_about_examples(index: SearchIndex, like: Any, unlike: Any) -> Query:
 def _count_papers(n_papers: int) -> str:
     return f"{n_papers} paper{'' if n_papers == 1 else 's'}"
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-60
+# %% ../../nbs/explore/77_search.ipynb #77-search-61
 def find_similar(
     index: SearchIndex | Run | str | AnyPath,  # from `open_index`; or a run, or a run folder
     paper_id: str | list[str] | None = None,  # id of the paper, or several ids
@@ -515,7 +515,7 @@ def _find_similar_to_papers(index: SearchIndex, paper_id: Any, row: Any, options
     names = read_papers(index.run, rows, ["paper_id"])["paper_id"].to_pylist()
     return results[0] if alone else _join_results("query_id", names, results)
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-71
+# %% ../../nbs/explore/77_search.ipynb #77-search-72
 def search_text(
     index: SearchIndex | Run | str | AnyPath,  # from `open_index`; or a run, or a run folder
     text: str | list[str],  # a query, or several queries
@@ -553,14 +553,14 @@ def _load_query_encoder(run: Run) -> Any:
 
     return load_query_encoder(run)
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-80
+# %% ../../nbs/explore/77_search.ipynb #77-search-81
 def link_of(
     paper_id: str,  # of a paper
 ) -> str | None:  # its page on arXiv; `None` if the id is not arXiv's
     "Make the address of a paper."
     return f"https://arxiv.org/abs/{paper_id}" if _is_arxiv_id(paper_id) else None
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-81
+# %% ../../nbs/explore/77_search.ipynb #77-search-82
 def add_details(
     found: SearchResult,  # from `find_similar` or `search_text`
     run: Run,  # that was searched
@@ -580,7 +580,7 @@ def add_details(
         setattr(found, name, line)
     return found
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-84
+# %% ../../nbs/explore/77_search.ipynb #77-search-85
 def find_papers(
     run: Run,  # an opened run
     paper_ids: list[str],  # ids of papers of the run; their prefixes and versions are ignored
