@@ -13,7 +13,7 @@ NOTE = "<!-- Made from nbs/index.ipynb by `make readme`: change that, not this. 
 def render_readme() -> str:
     "Render the index notebook as Markdown."
     body, _ = render_notebook(INDEX)
-    for folder in ("images", "pages", "tutorials"):
+    for folder in ("images", "pages", "tutorials", "explore"):
         body = body.replace(f"]({folder}/", f"](nbs/{folder}/")
     return NOTE + body.replace("](../", "](")
 
