@@ -105,13 +105,12 @@ def similar(
     output: ResultOptions,
 ) -> None:
     "Find the papers nearest to one of the run."
-    from arxiv_embeddings.explore.index import open_index
-    from arxiv_embeddings.explore.search import add_details, find_similar
+    from arxiv_embeddings.explore.search import add_details, find_similar, open_for
     from arxiv_embeddings.runs.store import open_run
 
     if sum((paper_id is not None, row is not None, bool(like))) != 1 or (unlike and not like):
         raise typer.BadParameter("give either a paper's ID or --row or --like; --unlike goes with --like")
-    index = open_index(open_run(run))
+    index = open_for(open_run(run), find.by)
     found = find_similar(index, paper_id, row=row, like=like or None, unlike=unlike or None, **find.to_search())
     print_papers(add_details(found, index.run, abstracts=find.abstracts, links=find.links), output.as_json)
 
@@ -132,12 +131,11 @@ def search(
     output: ResultOptions,
 ) -> None:
     "Find the papers nearest to a text."
-    from arxiv_embeddings.explore.index import open_index
-    from arxiv_embeddings.explore.search import add_details, search_text
+    from arxiv_embeddings.explore.search import add_details, open_for, search_text
     from arxiv_embeddings.runs.run_model import load_query_encoder
     from arxiv_embeddings.runs.store import open_run
 
-    index = open_index(open_run(run))
+    index = open_for(open_run(run), find.by)
     encoder = None if find.by == "words" else load_query_encoder(index.run, device, model)
     found = search_text(index, text, encoder=encoder, **find.to_search())
     print_papers(add_details(found, index.run, abstracts=find.abstracts, links=find.links), output.as_json)

@@ -102,17 +102,21 @@ def _find_candidates(signatures: np.ndarray, least: float) -> np.ndarray:
     n_bits = N_BITS * N_SIGNATURES
     apart = np.arccos(least) / np.pi  # expected share of differing bits
     most = n_bits * apart + 4 * np.sqrt(n_bits * apart * (1 - apart))  # one pair in 30,000 differs in more
-    found, n_compared = [], 0
+    known, n_compared = np.empty(0, dtype=np.int64), 0  # a pair is one number, so that many need little memory
     for signature in signatures.T:
+        found, n_found = [known], 0
         for left, right in _pair_equal(np.ascontiguousarray(signature)):
-            if (n_compared := n_compared + len(left)) > MOST_CANDIDATES:
-                raise _too_crowded(least)
+            n_compared += len(left)
             for some in np.array_split(np.arange(len(left)), -(-len(left) // 100_000)):
                 differing = (signatures[left[some]] ^ signatures[right[some]]).view(np.uint8)
                 near = some[BITS_SET[differing].sum(axis=1, dtype=np.int64) <= most]
-                found.append(np.column_stack([left[near], right[near]]))
-    pairs = np.sort(np.concatenate(found or [np.empty((0, 2), dtype=np.int64)]), axis=1)
-    return np.unique(pairs, axis=0)
+                low, high = np.minimum(left[near], right[near]), np.maximum(left[near], right[near])
+                found.append(low * len(signatures) + high)
+                n_found += len(near)
+            if n_compared > MOST_CANDIDATES or len(known) + n_found > 8 * MOST_PAIRS:
+                raise _too_crowded(least)
+        known = np.unique(np.concatenate(found))
+    return np.column_stack(np.divmod(known, len(signatures)))
 
 
 def _too_crowded(least: float) -> InputError:

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SHOWN', 'SCORES', 'PERCENTILES', 'By', 'FUSED_DEPTH', 'RERANKED', 'LIKED', 'UNLIKED', 'read_papers',
            'find_paper_rows', 'SearchResult', 'to_table', 'Query', 'SearchOptions', 'Ranking', 'answer', 'read_texts',
-           'check_vectors', 'join_examples', 'find_similar', 'search_text', 'link_of', 'add_details', 'find_papers']
+           'check_vectors', 'join_examples', 'open_for', 'find_similar', 'search_text', 'link_of', 'add_details',
+           'find_papers']
 
 # %% ../../nbs/explore/77_search.ipynb #77-search-02
 import difflib
@@ -470,6 +471,16 @@ def _count_papers(n_papers: int) -> str:
     return f"{n_papers} paper{'' if n_papers == 1 else 's'}"
 
 # %% ../../nbs/explore/77_search.ipynb #77-search-61
+def open_for(
+    source: SearchIndex | Run | str | AnyPath,  # an opened index, a run, or a run folder
+    by: By,  # which ranking
+) -> SearchIndex:  # ready to search
+    "Open what a search needs: no index of vectors if it goes by words only."
+    if by != "words" or isinstance(source, SearchIndex):
+        return as_index(source)
+    return SearchIndex(source if isinstance(source, Run) else Run(source), None, stored=False)
+
+# %% ../../nbs/explore/77_search.ipynb #77-search-62
 def find_similar(
     index: SearchIndex | Run | str | AnyPath,  # from `open_index`; or a run, or a run folder
     paper_id: str | list[str] | None = None,  # id of the paper, or several ids
@@ -487,7 +498,7 @@ def find_similar(
 ) -> SearchResult:  # from `to_table`, without the given papers; for several papers with `query_id` first
     "Find the papers most similar to a paper of the run; raises `InputError` if the run does not have that paper."
     options = SearchOptions(k, offset, category, where, by, rerank)
-    index = as_index(index)
+    index = open_for(index, by)
     if sum(one is not None for one in (paper_id, row, vector, like)) != 1 or (unlike is not None and like is None):
         raise InputError("give either a paper's id or its row, or vector= or like=; unlike= goes with like=")
     if vector is None and like is None:
@@ -515,7 +526,7 @@ def _find_similar_to_papers(index: SearchIndex, paper_id: Any, row: Any, options
     names = read_papers(index.run, rows, ["paper_id"])["paper_id"].to_pylist()
     return results[0] if alone else _join_results("query_id", names, results)
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-72
+# %% ../../nbs/explore/77_search.ipynb #77-search-73
 def search_text(
     index: SearchIndex | Run | str | AnyPath,  # from `open_index`; or a run, or a run folder
     text: str | list[str],  # a query, or several queries
@@ -530,7 +541,7 @@ def search_text(
 ) -> SearchResult:  # from `to_table`; for several texts with `query` first
     "Find the papers most similar to a text; raises `InputError` if the text is empty or not valid UTF-8."
     options = SearchOptions(k, offset, category, where, by, rerank)
-    index = as_index(index)
+    index = open_for(index, by)
     texts = [text] if isinstance(text, str) else list(text)
     if not texts:
         raise InputError("nothing to search for: give a text, or several")
@@ -553,14 +564,14 @@ def _load_query_encoder(run: Run) -> Any:
 
     return load_query_encoder(run)
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-81
+# %% ../../nbs/explore/77_search.ipynb #77-search-82
 def link_of(
     paper_id: str,  # of a paper
 ) -> str | None:  # its page on arXiv; `None` if the id is not arXiv's
     "Make the address of a paper."
     return f"https://arxiv.org/abs/{paper_id}" if _is_arxiv_id(paper_id) else None
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-82
+# %% ../../nbs/explore/77_search.ipynb #77-search-83
 def add_details(
     found: SearchResult,  # from `find_similar` or `search_text`
     run: Run,  # that was searched
@@ -580,7 +591,7 @@ def add_details(
         setattr(found, name, line)
     return found
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-85
+# %% ../../nbs/explore/77_search.ipynb #77-search-86
 def find_papers(
     run: Run,  # an opened run
     paper_ids: list[str],  # ids of papers of the run; their prefixes and versions are ignored

@@ -143,6 +143,27 @@ def test_only_shown_papers_are_read(run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert not any("abstract" in columns for _, *columns in read)
 
 
+def test_a_search_by_words_reads_no_vectors(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("vectors were read")
+
+    monkeypatch.setattr(Run, "iter_vectors", refuse)
+    monkeypatch.setattr(Run, "embeddings", refuse)
+    assert len(search_text(run, "graph vision", by="words", k=3)) == 3
+    assert len(find_similar(run, row=3, by="words", k=3)) == 3
+    with pytest.raises(AssertionError, match="vectors were read"):
+        find_similar(run, row=3, k=3)
+
+
+def test_a_large_run_without_an_index_is_read_for_each_search(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_memory = find_similar(run, "2101.00003", k=9)
+    monkeypatch.setattr("arxiv_embeddings.explore.index.MOST_IN_MEMORY", N_PAPERS * DIM - 1)
+    monkeypatch.setattr("arxiv_embeddings.explore.index.make_index", None)  # it is not called
+    found = find_similar(run, "2101.00003", k=9)
+    assert found["row"].tolist() == in_memory["row"].tolist()
+    assert_allclose(found["cosine"], in_memory["cosine"], atol=1e-4)
+
+
 def test_many_queries_are_answered_as_one_by_one(run: Run) -> None:
     rows = [3, 70, 11, 3]
     for by in ("vectors", "words", "both"):
