@@ -110,7 +110,7 @@ def similar(
 
     if sum((paper_id is not None, row is not None, bool(like))) != 1 or (unlike and not like):
         raise typer.BadParameter("give either a paper's ID or --row or --like; --unlike goes with --like")
-    index = open_for(open_run(run), find.by)
+    index = open_for(open_run(run), find.by, find.correction)
     found = find_similar(index, paper_id, row=row, like=like or None, unlike=unlike or None, **find.to_search())
     print_papers(add_details(found, index.run, abstracts=find.abstracts, links=find.links), output.as_json)
 
@@ -135,7 +135,7 @@ def search(
     from arxiv_embeddings.runs.run_model import load_query_encoder
     from arxiv_embeddings.runs.store import open_run
 
-    index = open_for(open_run(run), find.by)
+    index = open_for(open_run(run), find.by, find.correction)
     encoder = None if find.by == "words" else load_query_encoder(index.run, device, model)
     found = search_text(index, text, encoder=encoder, **find.to_search())
     print_papers(add_details(found, index.run, abstracts=find.abstracts, links=find.links), output.as_json)

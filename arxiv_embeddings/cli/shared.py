@@ -237,6 +237,9 @@ class FindOptions:
     rerank: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Cross-encoder that sorts the best again: hub id or folder.")
     ] = None
+    correction: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Correct vectors first: center, top, whiten, or a kept one.")
+    ] = None
     abstracts: Annotated[bool, typer.Option("--abstracts", help="Show the abstracts as well.")] = False
     links: Annotated[bool, typer.Option("--links", help="Show the papers' addresses on arXiv as well.")] = False
 
@@ -405,7 +408,7 @@ def _print_files(paths: list[Any], as_json: bool) -> None:
     for one in files:
         typer.echo(f"{as_plain(one['file'])}: {format_size(one['n_bytes'])}")
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-43v
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-44
 REPORTED = ("n_rows", "n_accepted", "n_white_space_collapsed", "rejected")
 FOUND = ("columns", "not_used", "column_notes", "notes")  # of the input, beside its rows
 COUNTED = ("n_truncated", "n_in_windows", "n_unknown", "n_recomputed")
@@ -419,7 +422,7 @@ def list_rows(
 
     return str(ReadReport(**{name: kept[name] for name in (*REPORTED, "notes") if kept.get(name)})).splitlines()
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-44
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-45
 def print_embedded(
     result: Any,  # from `embed_papers`
     as_json: bool,  # JSON instead of sentences

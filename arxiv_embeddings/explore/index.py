@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from ..encoders.vectors import l2_normalize
-from .blocks import BLOCK_ROWS, ChosenVectors, find_nearest
+from .blocks import BLOCK_ROWS, ChosenVectors, Vectors, as_vectors, find_nearest
+from .corrections import CorrectedVectors, Correction, find_correction
 from .similarity import CosineScale, measure_scale, sample_rows
 from arxiv_embeddings.explore.vector_file import (
     Precision,
@@ -228,10 +228,12 @@ class SearchIndex:
     stored: bool  # whether it was read from the run's folder
     about: dict[str, Any] = field(default_factory=lambda: {"kind": "exact"})  # its note, from `read_index_note`
     vectors: VectorFile | None = None  # from which candidates are scored; `None`: the search is exact
+    correction: Correction | None = None  # applied to papers and queries alike; only if `index` is `None`
 
     def __repr__(self) -> str:
         recall = self.about.get("measured", {}).get("recall")
         facts = [self.kind, f"recall@10 {recall:.3f}"] if recall is not None else [self.kind]
+        facts += [repr(self.correction)] if self.correction else []
         return f"SearchIndex({self.run!r}, {', '.join([*facts, self._where()])})"
 
     def _where(self) -> str:
@@ -263,7 +265,7 @@ class SearchIndex:
             raise InputError(f"queries in rows {bad[:5].tolist()} hold NaN or infinity")
         if among is not None and among.shape != (self.run.n_papers,):
             raise InputError(f"a filter of shape {among.shape} does not fit {self.run.n_papers} papers")
-        unit = l2_normalize(vectors.astype(np.float32))
+        unit = self._correct(vectors.astype(np.float32))
         n_allowed = self.run.n_papers if among is None else int(np.count_nonzero(among))
         k = min(operator.index(k), n_allowed)  # FAISS takes no integers of NumPy
         if not k:
@@ -277,10 +279,17 @@ class SearchIndex:
             return score_rows(self.vectors, unit, np.flatnonzero(among), k)
         return self._search_codes(unit, k, among, share)
 
+    def _correct(self, vectors: np.ndarray) -> np.ndarray:
+        return self.correction.apply(vectors) if self.correction else l2_normalize(vectors)
+
+    @cached_property
+    def _source(self) -> Vectors:
+        return CorrectedVectors(self.run, self.correction) if self.correction else as_vectors(self.run)
+
     def _search_run(self, unit: np.ndarray, k: int, among: np.ndarray | None) -> list[Found]:
         "Read all vectors of the run, block by block."
         allowed = np.arange(self.run.n_papers) if among is None else np.flatnonzero(among)
-        places, cosines = find_nearest(unit, ChosenVectors(self.run, allowed), k)
+        places, cosines = find_nearest(unit, ChosenVectors(self._source, allowed), k)
         return list(zip(allowed[places], cosines, strict=True))
 
     def _search_exactly(self, unit: np.ndarray, k: int, among: np.ndarray | None) -> list[Found]:
@@ -313,11 +322,13 @@ class SearchIndex:
             return self.index.reconstruct_batch(np.asarray(rows, dtype=np.int64))
         return l2_normalize(fetch_vectors([self.run], np.asarray(rows, dtype=np.int64)))
 
-    @cached_property
-    def papers(self) -> pa.Table:
-        "The columns of a paper that tables show, one row a paper."
-        wanted = ("paper_id", "title", "categories", "year")
-        return self.run.read([name for name in wanted if name in self.run.columns])
+    def cosines_of(
+        self,
+        rows: np.ndarray,  # of papers, int64, (n,), in any order
+        vector: np.ndarray,  # a query, float32, (dim,), of any length but zero
+    ) -> np.ndarray:  # float32, (n,)
+        "Compute the cosines of some papers with a query."
+        return self._correct(self.vectors_of(rows)) @ self._correct(vector[None])[0]
 
 # %% ../../nbs/explore/73_index.ipynb #73-index-23
 def _advise(run: Run) -> str:
@@ -737,10 +748,15 @@ def open_unindexed(
 def open_index(
     run: Run,  # an opened run
     name: str | None = None,  # "exact": an exact one, stored or not; `None`: the stored one, if there is one
+    correction: str | Correction | None = None,  # fitted, or the name of a kept one, or center, top or whiten
 ) -> SearchIndex:  # ready to search
     "Open the stored index, memory-mapped, or search without one; raises `InputError` for one of another state of the run."
     if name not in (None, "exact"):
         raise InputError(f"an index is opened as it is stored, or as 'exact', not as {name!r}")
+    if correction:
+        _require_papers(run)
+        fitted = correction if isinstance(correction, Correction) else find_correction(run, correction)
+        return SearchIndex(run, None, stored=False, correction=fitted)
     while True:
         note = read_index_note(run.folder)
         if not note or (name == "exact" and note["kind"] != "exact"):
@@ -775,7 +791,7 @@ def _open_stored(run: Run, note: dict[str, Any]) -> SearchIndex:
         vectors = _open_vectors(folder, run, note["precision"], note["files"][INDEX_VECTORS_NAME])
     return SearchIndex(run, index, True, note, vectors)
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-58
+# %% ../../nbs/explore/73_index.ipynb #73-index-61
 def describe_index(
     index: SearchIndex,  # a stored one
 ) -> dict[
@@ -795,7 +811,7 @@ def describe_index(
         "n_held_out": measured.get("n_queries", 0),
     }
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-66
+# %% ../../nbs/explore/73_index.ipynb #73-index-69
 def as_index(
     source: SearchIndex | Run | str | AnyPath,  # an opened index, a run, or a run folder
 ) -> SearchIndex:  # ready to search

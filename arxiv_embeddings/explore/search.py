@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from ..encoders.vectors import l2_normalize
 from .filters import select_papers
-from .index import SearchIndex, as_index
+from .index import SearchIndex, as_index, open_index
 from .lexical import WordIndex, fuse, open_words
 from ..files.errors import InputError
 from ..files.paths import NUL_OR_SURROGATE, AnyPath
@@ -345,7 +345,7 @@ def _fill_cosines(index: SearchIndex, query: Query, shown: Ranking) -> Ranking:
     if not len(missing):
         return shown
     filled = cosines.copy()
-    filled[missing] = index.vectors_of(shown.rows[missing]) @ l2_normalize(query.vector[None])[0]
+    filled[missing] = index.cosines_of(shown.rows[missing], query.vector)
     return replace(shown, scores=shown.scores | {"cosine": filled})
 
 
@@ -474,11 +474,13 @@ def _count_papers(n_papers: int) -> str:
 def open_for(
     source: SearchIndex | Run | str | AnyPath,  # an opened index, a run, or a run folder
     by: By,  # which ranking
+    correction: str | None = None,  # of the vectors, as for `open_index`
 ) -> SearchIndex:  # ready to search
     "Open what a search needs: no index of vectors if it goes by words only."
-    if by != "words" or isinstance(source, SearchIndex):
+    if isinstance(source, SearchIndex) or (by != "words" and not correction):
         return as_index(source)
-    return SearchIndex(source if isinstance(source, Run) else Run(source), None, stored=False)
+    run = source if isinstance(source, Run) else Run(source)
+    return SearchIndex(run, None, stored=False) if by == "words" else open_index(run, correction=correction)
 
 # %% ../../nbs/explore/77_search.ipynb #77-search-62
 def find_similar(

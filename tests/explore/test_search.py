@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from arxiv_embeddings.cli.main import app
 from arxiv_embeddings.encoders.vectors import l2_normalize
+from arxiv_embeddings.explore.corrections import fit_correction
 from arxiv_embeddings.explore.index import open_index
 from arxiv_embeddings.explore.search import Query, SearchOptions, answer, find_similar, join_examples, search_text
 from arxiv_embeddings.files.errors import InputError
@@ -162,6 +163,17 @@ def test_a_large_run_without_an_index_is_read_for_each_search(run: Run, monkeypa
     found = find_similar(run, "2101.00003", k=9)
     assert found["row"].tolist() == in_memory["row"].tolist()
     assert_allclose(found["cosine"], in_memory["cosine"], atol=1e-4)
+
+
+@pytest.mark.parametrize("by", ["vectors", "both"])
+def test_a_correction_is_applied_to_papers_and_query(by: str, run: Run) -> None:
+    words = ["similar", str(run.folder), "2101.00003", "-k", "119", "--by", by, "--correction", "center", "--json"]
+    found = pd.DataFrame(json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout))
+    corrected = fit_correction(run, "center").apply(run.embeddings())
+    cosines = corrected @ corrected[3]
+    assert_allclose(found["cosine"], cosines[found["row"]], atol=1e-4)
+    if by == "vectors":
+        assert found["row"].tolist() == [row for row in np.argsort(-cosines, kind="stable") if row != 3]
 
 
 def test_many_queries_are_answered_as_one_by_one(run: Run) -> None:
