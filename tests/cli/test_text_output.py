@@ -259,7 +259,7 @@ def test_files_that_were_written_are_named_with_their_size(terminal: dict[str, s
     printed = as_text(terminal["index"], folder)
     assert "FOLDER/run/index" in printed
     assert "exact: 144 papers of 384 numbers are searched exactly in milliseconds" in " ".join(printed.split())
-    assert re.search(r"recall +1.000", printed)
+    assert re.search(r"recall: +1.000", printed)
     lines = [line for line in as_text(terminal["plot"], folder).splitlines() if line.startswith("FOLDER")]  # no bar
     names = [re.fullmatch(r"FOLDER/run/figures/(\w+)\.png: SIZE kB", line)[1] for line in lines]
     assert names == ["cosine_spread", "heat_map", "map"]
