@@ -109,7 +109,7 @@ def read_condition(
         return lowest, highest
     return text
 
-# %% ../../nbs/explore/86_explorer.ipynb #86-explorer-21
+# %% ../../nbs/explore/86_explorer.ipynb #86-explorer-20
 class Exploration:
     "The papers of a run with their places, and the questions that an explorer asks."
 
@@ -174,7 +174,7 @@ class Exploration:
             found["abstract"] = self.papers["abstract"].take(pa.array(found["row"], type=pa.int64())).to_pylist()
         return found
 
-# %% ../../nbs/explore/86_explorer.ipynb #86-explorer-25
+# %% ../../nbs/explore/86_explorer.ipynb #86-explorer-24
 class Explorer(Exploration):
     "A run that is searched, filtered, colored and selected from; `run.explore()` shows one."
 
