@@ -27,7 +27,8 @@ class Lab:
 
     def open(self, page: Any, notebook: str | None = None) -> None:
         "Open a notebook by its path in `nbs/`, or the page that `make lab` opens, and wait until its kernel is idle."
-        page.goto(f"{self.address}/lab/tree/{notebook}" if notebook else self.address)
+        # `reset`: pages that were open before stay closed, as at the first start
+        page.goto(f"{self.address}/lab/tree/{notebook}" if notebook else f"{self.address}/?reset")
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
         wait_until_idle(page)
 
