@@ -1,4 +1,4 @@
-"""What corrections and Euclidean distance change on 10,000 real abstracts; writes results/corrections.json.
+"""Measure corrections and Euclidean distance on 10,000 real abstracts; writes results/corrections.json.
 
 The README of the data has figures for centering and full whitening. Euclidean distance differs from cosine only for
 vectors that have not unit length, so the default model is also run, in int8, without its last step, which scales them.

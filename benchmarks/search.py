@@ -365,7 +365,7 @@ def measure(name: str, work: Path) -> dict:
 
 
 def measure_rounding(work: Path) -> dict:
-    "What vectors of the 10,000 papers with known relations lose in each precision, by the measures of `evaluate`."
+    "Measures of `evaluate` in each precision, for the 10,000 papers with known relations."
     from arxiv_embeddings import open_run
     from arxiv_embeddings.explore.evaluation import EvaluationOptions, KnownPapers, evaluate_embeddings, read_relations
     from arxiv_embeddings.explore.vector_file import pack_vectors, unpack_vectors

@@ -95,10 +95,10 @@ def similar(
     ] = None,
     row: Annotated[int | None, typer.Option(help="Row of the paper in the run, from 0.")] = None,
     like: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="Instead of ID: a paper that is liked; several: each.")
+        list[str] | None, typer.Option(metavar="ID", help="Instead of ID: a paper to search near; repeatable.")
     ] = None,
     unlike: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="With --like: a paper to keep away from; several: each.")
+        list[str] | None, typer.Option(metavar="ID", help="With --like: a paper to keep away from; repeatable.")
     ] = None,
     *,
     find: FindOptions,
@@ -155,15 +155,15 @@ def index(
         typer.Option(help="Share of the 10 nearest papers to find; default: 0.985.", min=0.1, max=1.0),
     ] = None,
     memory: Annotated[
-        int | None, typer.Option(metavar="MB", help="That codes may take; default: 512.", min=1, max=2**20)
+        int | None, typer.Option(metavar="MB", help="Memory for the codes; default: 512.", min=1, max=2**20)
     ] = None,
     precision: Annotated[
         Literal["int8", "int16", "float32"] | None,
-        typer.Option(help="Of vectors on the disk; default: by size."),
+        typer.Option(help="Precision of the vectors on disk; default: by size."),
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Make it anew, though it could be kept or extended.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Rebuild it even if it could be kept or extended.")] = False,
     table: Annotated[
-        bool, typer.Option("--table", help="Write none: print what smaller vectors and codes lose on these papers.")
+        bool, typer.Option("--table", help="Write no index: print what recall smaller vectors and codes have.")
     ] = False,
     words: Annotated[bool, typer.Option("--words", help="Index the words as well, for --by words and both.")] = False,
     *,
@@ -209,7 +209,7 @@ class MeasureGroup(str, Enum):
 # %% ../../nbs/cli/92_explore.ipynb #92-explore-24
 @dataclass(frozen=True)
 class MeasureOptions:
-    "What is measured, and how."
+    "Options of an evaluation."
 
     relations: Annotated[
         str | None,
@@ -219,7 +219,7 @@ class MeasureOptions:
         int, typer.Option("-k", help="How many neighbors of each paper count.", min=1, rich_help_panel="Measures")
     ] = 10
     metric: Annotated[
-        Literal["cosine", "euclidean"], typer.Option(help="What near means.", rich_help_panel="Measures")
+        Literal["cosine", "euclidean"], typer.Option(help="Metric for nearest neighbors.", rich_help_panel="Measures")
     ] = "cosine"
     only: Annotated[
         list[MeasureGroup] | None,
@@ -229,11 +229,11 @@ class MeasureOptions:
         int | None,
         typer.Option(
             min=1,
-            help="Papers whose neighbors are looked at; default: all of up to 20,000, else 2,000.",
+            help="Papers drawn as queries; default: all of up to 20,000, else 2,000.",
             rich_help_panel="Measures",
         ),
     ] = None
-    seed: Annotated[int, typer.Option(min=0, help="Of all samples.", rich_help_panel="Measures")] = 0
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all samples.", rich_help_panel="Measures")] = 0
 
     def to_dict(self) -> dict[str, Any]:
         "Return the options under their names in `explore`."
@@ -243,7 +243,7 @@ class MeasureOptions:
 # %% ../../nbs/cli/92_explore.ipynb #92-explore-25
 TestSet = Annotated[
     str | None,
-    typer.Option(metavar="FOLDER", help="Test set in BEIR's layout, of whose corpus.jsonl the run is made."),
+    typer.Option(metavar="FOLDER", help="Test set in BEIR's layout; the run must be made from its corpus.jsonl."),
 ]
 
 
@@ -258,7 +258,7 @@ def evaluate(
         typer.Option(help="Correct vectors first: center, top, whiten, or the name of a kept correction."),
     ] = None,
     beir: TestSet = None,
-    split: Annotated[str | None, typer.Option(help="Of the BEIR set; default: test.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the BEIR set; default: test.")] = None,
     *,
     output: ResultOptions,
 ) -> None:
@@ -286,7 +286,7 @@ N_DISAGREEMENTS = 5  # papers that are shown as text; the other forms have ten
 
 
 class ComparisonForm(str, Enum):
-    "How a comparison is written."
+    "Output format of a comparison."
 
     text = "text"
     markdown = "markdown"
@@ -298,11 +298,11 @@ class ComparisonForm(str, Enum):
 @takes_options
 def compare(
     runs: Annotated[
-        list[str], typer.Argument(help="Run folders, two or more; the first is compared with.", metavar="RUN RUN...")
+        list[str], typer.Argument(help="Run folders, two or more; the first is the baseline.", metavar="RUN RUN...")
     ],
     measures: MeasureOptions,
     beir: TestSet = None,
-    form: Annotated[ComparisonForm, typer.Option(help="Of the output.")] = ComparisonForm.text,
+    form: Annotated[ComparisonForm, typer.Option(help="Output format.")] = ComparisonForm.text,
     *,
     output: ResultOptions,
 ) -> None:

@@ -121,10 +121,10 @@ class StatedOptions:
     ] = None
     metric: Annotated[
         Literal["cosine", "euclidean", "dot product"] | None,
-        typer.Option(help="In which they are meant to be compared.", rich_help_panel="Vectors"),
+        typer.Option(help="Metric that the model was trained for; default: not known.", rich_help_panel="Vectors"),
     ] = None
     normalized: Annotated[
-        bool | None, typer.Option(help="Refuse them if they are not as stated.", rich_help_panel="Vectors")
+        bool | None, typer.Option(help="Refuse vectors that contradict this.", rich_help_panel="Vectors")
     ] = None
     join: Annotated[
         Literal["id", "row"] | None,

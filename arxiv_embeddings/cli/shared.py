@@ -222,7 +222,7 @@ class ResultOptions:
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-16
 @dataclass(frozen=True)
 class FindOptions:
-    "How many papers a search finds, among which, and by which ranking."
+    "Options of a search: number of papers, filters and ranking."
 
     k: HowMany = 5
     page: Annotated[int, typer.Option(help="Which page of the papers, from 1.", min=1)] = 1
@@ -235,7 +235,7 @@ class FindOptions:
         Literal["vectors", "words", "both"], typer.Option(help="Compare vectors, or words (BM25), or both.")
     ] = "vectors"
     rerank: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Cross-encoder that sorts the best again: hub id or folder.")
+        str | None, typer.Option(metavar="MODEL", help="Cross-encoder that reranks the best papers: hub id or folder.")
     ] = None
     correction: Annotated[
         str | None, typer.Option(metavar="NAME", help="Correct vectors first: center, top, whiten, or a kept one.")
@@ -417,7 +417,7 @@ COUNTED = ("n_truncated", "n_in_windows", "n_unknown", "n_recomputed")
 def list_rows(
     kept: dict[str, Any],  # one of the metadata's `inputs`
 ) -> list[str]:  # lines for people
-    "Say what became of every row of an input."
+    "List how many rows of an input were accepted or rejected, and why."
     from arxiv_embeddings.papers.rows import ReadReport
 
     return str(ReadReport(**{name: kept[name] for name in (*REPORTED, "notes") if kept.get(name)})).splitlines()

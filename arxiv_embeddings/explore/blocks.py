@@ -116,7 +116,7 @@ class ChosenVectors:
         self._ascending = bool((np.diff(rows) > 0).all())
 
     def blocks(self) -> Iterator[np.ndarray]:
-        "Read the blocks of all papers, without those that were not chosen; in another order, much at a time."
+        "Read the chosen vectors: from the blocks of all papers if in their order, else many rows at a time."
         n_at_once = KEPT_BYTES // (4 * self.dim)
         if not self._ascending:
             for first in range(0, self.n_papers, n_at_once):

@@ -58,7 +58,7 @@ def find_interval(
     values: np.ndarray,  # of each query, float64, (n_queries,)
     seed: int = 0,  # of the draws
 ) -> tuple[float, float]:  # ends of the interval that has 95 % of the bootstrap's means
-    "Find in what interval the mean of a measure lies."
+    "Compute the 95 % bootstrap interval of a measure's mean."
     from scipy.stats import bootstrap
 
     if len(values) < 2 or np.ptp(values) == 0:
@@ -78,7 +78,7 @@ def find_chance(
     differences: np.ndarray,  # of each query's values, float64, (n_queries,)
     seed: int = 0,  # of the exchanges
 ) -> float:  # probability, more than 0 and at most 1; small: hardly by chance
-    "Compute how probable a mean difference at least as large would be if both were equally good."
+    "Compute the p-value of a mean difference by a randomization test."
     from scipy.stats import permutation_test
 
     differing = differences[differences != 0]  # exchanging equal values changes nothing
@@ -149,7 +149,7 @@ def list_disagreements(
     titles: "CommonTitles",  # of the common papers
     n_shown: int = 10,  # papers
 ) -> pd.DataFrame:  # `paper_id`, `title`, `overlap`, and for each run the nearest other paper
-    "List the papers whose neighborhoods have least in common, over all pairs of runs; if equal, other nearest first."
+    "List the papers whose neighborhoods overlap least; of equal overlaps, different nearest neighbors come first."
     lists = [one.neighbors for one in measured]
     pairs = [(left, right) for at, left in enumerate(lists) for right in lists[at + 1 :]]
     overlaps = np.mean([measure_overlap(*pair) for pair in pairs], axis=0)
@@ -191,7 +191,7 @@ class CommonTitles:
 # %% ../../nbs/explore/81_compare.ipynb #81-compare-23
 @dataclass(frozen=True)
 class Comparison:
-    "What several runs of the same papers have in common, and in what they differ."
+    "The comparison of several runs of the same papers."
 
     about: dict[str, Any]  # `runs` with their models, `n_common` papers, `n_queries` whose neighbors were looked at
     table: pd.DataFrame  # from `tabulate_measures`
@@ -351,7 +351,7 @@ def compare_runs(
     n_disagreements: int = 10,  # papers to list
     **options: Any,  # `metric`, `only`, `n_queries`, `seed` of `EvaluationOptions`
 ) -> Comparison:
-    "Compare runs on the papers that all have; raises `InputError` for one run, and if there is nothing in common."
+    "Compare runs on their common papers; raises `InputError` for one run, or fewer than two common papers."
     opened = [one if isinstance(one, Run) else Run(one) for one in runs]
     if len(opened) < 2:
         raise InputError("one run cannot be compared: give two or more")

@@ -250,7 +250,7 @@ def load_correction(
         with open_regular(folder / note["file"], run.folder) as stream:
             content = stream.read(4 * run.dim * (run.dim + 1) + (1 << 16) + 1)
         if hash_stream(BytesIO(content))[0] != note["sha256"]:
-            raise ValueError(f"{note['file']} has not the sha256 that the note states")
+            raise ValueError(f"{note['file']} does not have the sha256 that the note states")
         arrays = load(content)
         check_arrays(arrays, note["kind"], run.dim)
     except FileNotFoundError:
@@ -273,7 +273,7 @@ def check_arrays(
     "Raise `ValueError` if arrays are not those of a correction."
     shapes = {"mean": (dim,)} | ({} if kind == "center" else {"matrix": (dim, dim)})
     if {name: array.shape for name, array in arrays.items()} != shapes:
-        raise ValueError("it has other arrays than a correction of this run")
+        raise ValueError("its arrays do not fit a correction of this run")
     for name, array in arrays.items():
         if array.dtype != np.float32 or not np.isfinite(array).all():
             raise ValueError(f"{name} holds values that are no finite float32")

@@ -122,7 +122,7 @@ def _find_candidates(signatures: np.ndarray, least: float) -> np.ndarray:
 def _too_crowded(least: float) -> InputError:
     return InputError(
         f"very many pairs of these papers are near a cosine of {least}: these vectors are too crowded for near-duplicates "
-        "to be told by it; give a higher cosine, or correct the vectors first"
+        "to be found by cosine; give a higher cosine, or correct the vectors first"
     )
 
 
@@ -342,7 +342,7 @@ def _summarize_vectors(described: dict[str, Any]) -> dict[str, str]:
 
 
 def _summarize_imported(described: dict[str, Any], about: dict[str, Any]) -> dict[str, str]:
-    "What is known of vectors that another program made, and what is not."
+    "Known and unknown facts about imported vectors."
     unit = "normalized" if described["fingerprint"]["unit_length"] else "not normalized"
     used = f"{about['n_not_used']:,} of {about['n_vectors']:,} not used"
     return {

@@ -45,7 +45,7 @@ class Measure:
 # %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-07
 @dataclass(frozen=True)
 class KnownPapers:
-    "Papers with what is known of them."
+    "Papers with their categories and relations."
 
     paper_ids: list[str]  # id of each row
     categories: list[str | None]  # primary category of each row; `None` if it has none
@@ -75,7 +75,7 @@ class KnownPapers:
 def measure_category_precision(
     neighbors: np.ndarray,  # rows of nearest others, int64, (n_queries, k)
     rows: np.ndarray,  # row of each query, int64, (n_queries,)
-    papers: KnownPapers,  # of whom those without a category are left out of the mean
+    papers: KnownPapers,  # papers without a category are left out of the mean
 ) -> Measure:  # one value a paper with a category
     "Measure how often neighbors share a paper's primary category; raises `InputError` if no paper has one."
     names = np.array([name or "" for name in papers.categories], dtype=object)
@@ -170,12 +170,12 @@ LEAST_OF_CATEGORY = 5  # papers of a category that can be split
 
 @dataclass(frozen=True)
 class Split:
-    "Papers to learn from and papers to ask about."
+    "Training and test papers of a classification."
 
     train: np.ndarray  # rows, int64
     test: np.ndarray  # rows, int64
     labels: np.ndarray  # category of every row of the run, text; "" for papers that take no part
-    n_left_out: int  # papers that were drawn, and whose category has too few of them
+    n_left_out: int  # drawn papers whose category has too few papers
 
 # %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-24
 def split_papers(
@@ -212,7 +212,7 @@ def measure_classification(
     k: int = 10,  # neighbors that vote; fewer if there are fewer
     metric: Metric = "cosine",  # of the neighbors
 ) -> tuple[list[Measure], dict[str, Any]]:  # `knn_accuracy` and `linear_accuracy`; counts and macro F1
-    "Measure how well neighbors and a linear model tell a paper's category."
+    "Measure how well neighbors and a linear model predict a paper's category."
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import f1_score
     from sklearn.neighbors import KNeighborsClassifier
@@ -274,7 +274,7 @@ N_QUERIES = 2000  # queries that are drawn from more papers
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    "How vectors are measured."
+    "Options of an evaluation."
 
     k: int = 10  # neighbors looked at, 1 to n_papers - 1
     metric: Metric = "cosine"  # or euclidean
@@ -303,7 +303,7 @@ class Measured:
 # %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-39
 def measure_neighbors(
     vectors: Vectors,  # of all papers
-    papers: KnownPapers,  # what is known of them
+    papers: KnownPapers,  # with categories and relations
     options: EvaluationOptions,  # `k`, `metric`, `n_queries`, `seed`
 ) -> Measured:  # category precision, and MRR and R for each kind of relation
     "Measure neighbors in one pass over the vectors; raises `InputError` if no relation is among the papers."
@@ -328,7 +328,7 @@ def measure_neighbors(
 # %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-40
 def measure_vectors(
     source: Source,  # vectors of all papers, as an array, a run, or corrected
-    papers: KnownPapers,  # what is known of them
+    papers: KnownPapers,  # with categories and relations
     options: EvaluationOptions = EvaluationOptions(),  # what to measure, and how
 ) -> Measured:  # of every group that can be measured
     "Measure vectors by their papers' categories and relations."
@@ -345,7 +345,7 @@ def measure_vectors(
 # %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-42
 def evaluate_embeddings(
     source: Source,  # float32 (n_papers, dim), a run, or corrected vectors
-    papers: KnownPapers,  # what is known of them
+    papers: KnownPapers,  # with categories and relations
     options: EvaluationOptions = EvaluationOptions(),  # what to measure, and how
 ) -> dict[str, Any]:  # `category_precision@k`, `random_cosines`, `relations` by kind, `classification`, `clustering`
     "Measure vectors; raises `InputError` if no relation is among the papers."
@@ -409,7 +409,7 @@ def summarize_measures(
     lines.append(f"cosines of all pairs: {summarize_spread(measured['random_cosines'])}")
     if found := measured.get("classification"):
         lines.append(
-            f"category of {found['n_test']:,} papers told right, of {found['n_categories']} categories: "
+            f"classification accuracy ({found['n_test']:,} papers, {found['n_categories']} categories): "
             f"by neighbors {found['knn_accuracy']:.4f}, by a linear model {found['linear_accuracy']:.4f}"
         )
     if found := measured.get("clustering"):

@@ -135,7 +135,7 @@ def parse_filter(
             f"the filter {_shorten(text)} does not parse: at character {error.loc + 1} it needs {expected}, {found}"
         ) from None
     except RecursionError:
-        raise InputError(f"the filter {_shorten(text)} has too many brackets, one within the other") from None
+        raise InputError(f"the filter {_shorten(text)} has too many nested brackets") from None
 
 
 def _shorten(text: str) -> str:
@@ -342,7 +342,7 @@ def select_papers(
     if not selected.any():
         asked = [f"is in {' or '.join(wanted) or 'no category'}"] if category is not None else []
         asked += [f"meets {_shorten(where)}"] if where else []
-        raise InputError(f"no paper of {run.folder} {' and '.join(asked)}: ask for more papers")
+        raise InputError(f"no paper of {run.folder} {' and '.join(asked)}: relax the filter")
     return selected
 
 

@@ -134,7 +134,7 @@ def choose_form(
 
 # %% ../../nbs/explore/73_index.ipynb #73-index-16
 def _make_parameters(index: Any, effort: int, among: np.ndarray | None) -> tuple[Any, Any]:
-    "Parameters of one search, and what must live as long as they do."
+    "Parameters of one search, and the objects that must live as long as the parameters."
     import faiss
 
     bitmap = None if among is None else np.packbits(among, bitorder="little")
@@ -157,7 +157,7 @@ def find_candidates(
     effort: int,  # lists or candidates of a graph to look at, 1 or more
     among: np.ndarray | None,  # rows that may be found, bool, (n_papers,); `None`: all
 ) -> np.ndarray:  # rows int64, (n_queries, n_wanted), -1 if there are fewer
-    "Find candidates by the codes of an index, nearest first as far as these tell."
+    "Find candidates by the codes of an index, in the order of their approximate scores."
     parameters, _alive = _make_parameters(index, max(effort, 1), among)
     return index.search(unit, n_wanted, params=parameters)[1]
 
@@ -216,7 +216,7 @@ def score_rows(
 
 # %% ../../nbs/explore/73_index.ipynb #73-index-22
 MOST_SCORED = 2**25  # numbers of the selected papers together, up to which all of them are scored
-MOST_SCORED_SHARE = 0.25  # of all papers, up to which they are: a filter that leaves most of them hardly hurts a search
+MOST_SCORED_SHARE = 0.25  # selected share up to which all are scored: weaker filters hardly hurt a search
 
 
 @dataclass(frozen=True)
@@ -502,7 +502,7 @@ def build_index(
     memory: int = MOST_MEMORY,  # bytes of codes that may be in memory, if the kind is chosen by size
     precision: Precision | None = None,  # of the vectors on the disk; `None`: chosen by size
     recall: float = LEAST_RECALL,  # recall@10 that the search options are set for, 0 to 1
-    fresh: bool = False,  # whether to make it anew, though it could be kept or extended
+    fresh: bool = False,  # whether to rebuild it even if it could be kept or extended
 ) -> AnyPath:  # `RUN/index`
     "Write the index of a run; raises `InputError` if another process writes it at the same time."
     _require_papers(run)
@@ -678,7 +678,7 @@ def _check_size(path: AnyPath, stated: dict[str, Any], run: Run) -> None:
     check_regular(path, run.folder)
     if stated["n_bytes"] != path.stat().st_size:
         raise InputError(
-            f"{path} is damaged, it has not the {stated['n_bytes']} bytes that were written: {_advise(run)}"
+            f"{path} is damaged, it does not have the {stated['n_bytes']} bytes that were written: {_advise(run)}"
         )
 
 
@@ -778,9 +778,9 @@ def _open_stored(run: Run, note: dict[str, Any]) -> SearchIndex:
     folder = inner_folder(run.folder, INDEX_FOLDER)
     if note["content_sha256"] != run.content_sha256:
         if note["n_parts"] < len(run.parts) and _holds_first_parts(run, note):
-            how = f"papers were added to the run: they are added to it with: arxiv-embeddings index {run.folder}"
+            how = f"papers were added to the run: add them to the index with: arxiv-embeddings index {run.folder}"
         else:
-            how = f"the run has changed since, or it is another run's: {_advise(run)}"
+            how = f"the run has changed since, or the index belongs to another run: {_advise(run)}"
         raise InputError(f"{folder / INDEX_NAME} is stale, {how}")
     if (note["n_papers"], note["embedding_dim"]) != (run.n_papers, run.dim):
         raise InputError(f"{folder / INDEX_NOTE_NAME} is damaged, it states another size: {_advise(run)}")

@@ -220,13 +220,13 @@ class WordIndex:
         k: int = 10,  # papers for each query at most, 1 or more
         among: np.ndarray | None = None,  # which rows may be found, bool, (n_papers,); `None` for all
     ) -> list[tuple[np.ndarray, np.ndarray]]:  # for each query rows int64 and scores float32, best first, at most k
-        "Find the papers that share the most telling words with each query."
+        "Rank papers by BM25 for each query."
         if k < 1:
             raise InputError(f"{k} papers cannot be found: give 1 or more")
         return [_take_best(self._score(text, among), k) for text in texts]
 
     def _score(self, text: str, among: np.ndarray | None) -> np.ndarray:
-        "Score all papers for a query, float32, (n_papers,); 0 for a paper without its words, or not among those asked."
+        "Score all papers for a query, float32, (n_papers,); 0 for a paper without its words, or not in `among`."
         known = self.scored.get_tokens_ids(split_words(text))
         if not known:
             return np.zeros(self.run.n_papers, dtype=np.float32)
@@ -238,7 +238,7 @@ class WordIndex:
                 raise _report_damage(self.run, "it names a paper that the run does not have")
         scores = self.scored.get_scores(known)
         if not np.isfinite(scores).all() or scores.min() < 0:
-            raise _report_damage(self.run, "a score is no positive number")
+            raise _report_damage(self.run, "a score is not a positive number")
         return scores if among is None else np.where(among, scores, np.float32(0))
 
 
@@ -253,7 +253,7 @@ def _take_best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 # %% ../../nbs/explore/76_lexical.ipynb #76-lexical-26
 def _report_damage(run: Run, reason: str) -> InputError:
-    "Say that an index of words cannot be used, why, and how to get one that can."
+    "Make the error for an unusable index of words: the reason, and how to rebuild the index."
     place, advice = (
         run.folder / FOLDER_NAME / "words",
         f"make it again with: arxiv-embeddings index {run.folder} --words",
@@ -267,7 +267,7 @@ def open_words(
     "Open the stored index of words, mapped into memory, or make it; raises `InputError` for one that does not fit."
     folder = inner_folder(inner_folder(run.folder, FOLDER_NAME), "words")
     if not folder.exists():
-        log.info("the words of %s papers are indexed, once: this takes some seconds for 10,000", f"{run.n_papers:,}")
+        log.info("indexing the words of %s papers, once: 10,000 take some seconds", f"{run.n_papers:,}")
         try:
             build_words(run)
         except PermissionError as error:

@@ -134,7 +134,7 @@ def measure_losses(
     "Measure what each smaller form loses on these papers; raises `InputError` for fewer than 20."
     vectors = as_vectors(source)
     if vectors.n_papers < 20:
-        raise InputError(f"{vectors.n_papers} papers are too few to measure what a form loses: 20 are needed")
+        raise InputError(f"{vectors.n_papers} papers are too few to measure the recall of a form: 20 are needed")
     own_rows = sample_rows(vectors.n_papers, n_queries, seed)
     queries = l2_normalize(vectors.take(own_rows))
     true = find_nearest(queries, vectors, 10, own_rows)[0]

@@ -155,7 +155,7 @@ def to_table(
     cosines: np.ndarray | None,  # float32, (n,), of the same papers; `None`: not known
     query: str = "",  # the query in one line
     *,
-    percentiles: bool = True,  # whether to give them; for a query that is a text they say nothing
+    percentiles: bool = True,  # whether to give percentiles; for a text query they have no meaning
     **scores: np.ndarray,  # other scores by their name, float32, (n,); NaN: not known
 ) -> SearchResult:  # `row`, scores and percentiles, `paper_id`; `title`, `categories`, `year` if the run has them
     "Make a readable table of the papers that a search found."
@@ -204,18 +204,18 @@ RERANKED = 50  # papers that a reranker sees
 
 @dataclass(frozen=True)
 class Query:
-    "A question to a run."
+    "A query: its vector, its text, or both."
 
     label: str  # in one line, for the result
     vector: np.ndarray | None  # float32, (dim,), of any length but zero; `None`: search by words only
     text: str | None  # its words; `None`: search by vectors only
     without: tuple[int, ...] = ()  # rows that are not to be found
-    is_text: bool = False  # whether it is a text and not a paper, so that percentiles would say nothing
+    is_text: bool = False  # whether the query is a text and not a paper: its percentiles have no meaning
 
 # %% ../../nbs/explore/77_search.ipynb #77-search-33
 @dataclass(frozen=True)
 class SearchOptions:
-    "How many papers are wanted, among which, and by which ranking."
+    "Options of a search: number of papers, filters and ranking."
 
     k: int = 5  # papers at most
     offset: int = 0  # papers to skip
@@ -315,7 +315,7 @@ _open_words_once = functools.lru_cache(maxsize=1)(open_words)  # a run that is a
 def answer(
     index: SearchIndex,  # from `open_index`
     queries: list[Query],  # one or more
-    options: SearchOptions,  # how many papers, among which, by which ranking
+    options: SearchOptions,  # number of papers, filters and ranking
 ) -> list[SearchResult]:  # of each query
     "Answer queries; raises `InputError` for a page beyond the last paper."
     among = select_papers(index.run, options.category, options.where)
@@ -458,7 +458,7 @@ def _ask_about_examples(index: SearchIndex, like: Any, unlike: Any) -> Query:
         find_paper_rows(index.run, [ids] if isinstance(ids, str) else list(ids or [])) for ids in (like, unlike)
     )
     if not len(liked):
-        raise InputError("give at least one paper with like=: what is not wanted does not say what is")
+        raise InputError("give at least one paper with like=: unlike= alone names no papers to search near")
     if both := set(liked.tolist()) & set(unliked.tolist()):
         raise InputError(f"row {min(both)} is in like= and in unlike=: leave it out of one")
     vector = join_examples(index.vectors_of(liked), index.vectors_of(unliked))
@@ -476,7 +476,7 @@ def open_for(
     by: By,  # which ranking
     correction: str | None = None,  # of the vectors, as for `open_index`
 ) -> SearchIndex:  # ready to search
-    "Open what a search needs: no index of vectors if it goes by words only."
+    "Open the index that a search needs; a search by words only needs no index of vectors."
     if isinstance(source, SearchIndex) or (by != "words" and not correction):
         return as_index(source)
     run = source if isinstance(source, Run) else Run(source)
@@ -489,14 +489,14 @@ def find_similar(
     *,
     row: int | list[int] | None = None,  # instead: row of the paper in the run, 0 to n_papers - 1, or several
     vector: Any = None,  # instead: a vector, (dim,), or several, (n, dim), made by the run's model
-    like: str | list[str] | None = None,  # instead: ids of papers whose common ground is looked for
+    like: str | list[str] | None = None,  # instead: ids of example papers to search near
     unlike: str | list[str] | None = None,  # with `like`: ids of papers to keep away from
     k: int = 5,  # papers to find at most, 1 or more
     offset: int = 0,  # papers to skip, for the next page
     category: str | list[str] | None = None,  # only papers of this category, or of one of several
     where: str | None = None,  # only papers that meet this condition, such as `year >= 2015`
     by: By = "vectors",  # or `words`, or `both`
-    rerank: Any = None,  # a cross-encoder that sorts the best again: its name or folder, or a `Reranker`
+    rerank: Any = None,  # a cross-encoder to rerank the best papers: its name or folder, or a `Reranker`
 ) -> SearchResult:  # from `to_table`, without the given papers; for several papers with `query_id` first
     "Find the papers most similar to a paper of the run; raises `InputError` if the run does not have that paper."
     options = SearchOptions(k, offset, category, where, by, rerank)
@@ -538,7 +538,7 @@ def search_text(
     category: str | list[str] | None = None,  # only papers of this category, or of one of several
     where: str | None = None,  # only papers that meet this condition, such as `year >= 2015`
     by: By = "vectors",  # or `words`, or `both`
-    rerank: Any = None,  # a cross-encoder that sorts the best again: its name or folder, or a `Reranker`
+    rerank: Any = None,  # a cross-encoder to rerank the best papers: its name or folder, or a `Reranker`
     encoder: Any = None,  # an `Encoder` that is loaded; `None`: load the run's query encoder
 ) -> SearchResult:  # from `to_table`; for several texts with `query` first
     "Find the papers most similar to a text; raises `InputError` if the text is empty or not valid UTF-8."

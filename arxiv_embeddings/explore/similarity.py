@@ -130,10 +130,10 @@ class CosineScale:
             lists = {name: np.array(plain[name], dtype=np.float32) for name in ("random", "nearest")}
             found = cls(**lists, **{name: kind(plain[name]) for name, kind in _NUMBERS.items()})
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"this is no scale of cosines: {type(error).__name__} {error}") from None
+            raise InputError(f"this is not a scale of cosines: {type(error).__name__} {error}") from None
         for name, values in lists.items():
             if values.ndim != 1 or not len(values) or not (np.diff(values) >= 0).all() or np.abs(values).max() > 1.001:
-                raise InputError(f"this is no scale of cosines: {name!r} is no ascending list of cosines")
+                raise InputError(f"this is not a scale of cosines: {name!r} is no ascending list of cosines")
         return found
 
 

@@ -79,7 +79,7 @@ def write_vectors(
         stream.write(block.tobytes())
         n_written += len(block)
     if n_written != n_papers:
-        raise InputError(f"{n_written} vectors were read where the run states {n_papers}")
+        raise InputError(f"{n_written} vectors were read, but the run states {n_papers}")
 
 # %% ../../nbs/explore/72_vector_file.ipynb #72-vector-file-16
 AT_ONCE = 32  # queries whose candidates are read together: a few megabytes

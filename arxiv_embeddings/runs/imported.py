@@ -240,7 +240,7 @@ class Vectors:
 
     @property
     def has_ids(self) -> bool:
-        "Whether the vectors state whose they are."
+        "Whether the vectors have ids."
         return self.files[0].read_ids is not None
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:  # row of the first vector, and float32, (n, dim)
@@ -306,7 +306,7 @@ def _describe_file(path: AnyPath) -> dict[str, Any]:
 
 
 def _check_order(folder: AnyPath, paths: list[AnyPath], by_row: bool) -> None:
-    "Raise `InputError` if numbers in names say that another order of files is meant."
+    "Raise `InputError` if files are in another order by the numbers in their names."
     counted = sorted(
         paths, key=lambda one: [int(text) if text.isdecimal() else text for text in _split_numbers(one.name)]
     )
@@ -501,7 +501,7 @@ class Statement:
     normalized: bool | None = None  # whether vectors have unit length; measured in any case, and compared with this
 
     def __post_init__(self) -> None:
-        "Refuse a metric that there is not, and an empty name."
+        "Refuse an unknown metric and an empty name."
         if self.metric not in (None, *METRICS):
             raise InputError(f"no metric {self.metric!r}; there are: {', '.join(METRICS)}")
         if self.model is not None and not self.model.strip():
@@ -551,7 +551,7 @@ class ImportResult:
     seconds: float  # spent on storing them, without checks
 
     def summary(self) -> list[str]:  # lines for people
-        "Say what was imported, and what is known of it."
+        "Describe the import and its vectors, for people."
         about = self.run.metadata["imported"]
         low, high = about["lengths"]["shortest"], about["lengths"]["longest"]
         unit = "normalized" if self.run.metadata["fingerprint"]["unit_length"] else "not normalized"

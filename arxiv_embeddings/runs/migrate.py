@@ -142,7 +142,7 @@ class Places:
 def replaces(
     fresh: Path,  # a folder
     old: Path,  # another folder
-) -> bool:  # whether they hold two runs, of which the first was made whole to replace the second
+) -> bool:  # whether both hold a run, and the first was completed to replace the second
     "Tell whether a migration of one run to the other had come to its swap."
     if not (holds_run(fresh) and holds_run(old)):
         return False
@@ -186,7 +186,7 @@ def _refuse_older(places: Places) -> None:
 # %% ../../nbs/runs/51_migrate.ipynb #51-migrate-18
 @dataclass(frozen=True)
 class MigrationJob:
-    "Everything about a migration that does not depend on how far it is."
+    "The fixed facts of a migration, whatever its progress."
 
     run: Run  # the old run
     source: EncoderSource  # makes the new vectors
@@ -270,7 +270,7 @@ def migrate_run(
     progress: bool | None = None,  # whether to show a bar on stderr; `None`: on terminals and in notebooks
     **options: Any,  # of `load_encoder` (`precision`, ...), and `minimum_cosine`, as for `embed_papers`
 ) -> MigrateResult:  # the run and what was done
-    "Give a run the vectors of another model, or go on with that; raises `InputError` if that cannot be done."
+    "Embed a run's papers with another model, or continue; raises `InputError` if the run cannot be migrated."
     started, minimum_cosine = time.monotonic(), options.pop("minimum_cosine", MINIMUM_COSINE)
     if encoder and options:
         raise InputError(f"an encoder that is given has its options already: leave out {', '.join(options)}")

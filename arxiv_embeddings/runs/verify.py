@@ -179,7 +179,7 @@ def _describe_safely(path: AnyPath) -> dict[str, Any]:
 def check_side_files(
     run: Run,  # an opened run
 ) -> Iterator[Problem]:
-    "Check copy of the metadata, model, index, exports and all that has a note in a run."
+    "Check a run's metadata copy, model, index and exports, and all files with a note."
     try:
         same = parse_metadata(run.folder / COPY_NAME)["parts"] == run.metadata["parts"]
     except InputError:
@@ -234,7 +234,7 @@ _NOTE = Record({}, {"files": MapOf(_STATED, _FILE_NAME), "file": _FILE_NAME, "sh
 def check_noted_files(
     run: Run,  # an opened run
 ) -> Iterator[Problem]:  # of kind stale
-    "Check that files which a note describes are what was written. Whether they fit the run is known to their readers."
+    "Check the sha256 of files that notes describe; whether the files fit the run is checked when they are opened."
     for where, pattern in NOTES.items():
         try:
             folder = run.folder

@@ -75,7 +75,7 @@ def test_a_changed_file_is_refused(run: Run) -> None:
     numbers = next(path.parent.glob("*.safetensors"))
     content = numbers.read_bytes()
     numbers.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(InputError, match="has not the sha256 that the note states"):
+    with pytest.raises(InputError, match="does not have the sha256 that the note states"):
         load_correction(run, "top")
     numbers.write_bytes(content[:-4])
     with pytest.raises(InputError, match=r"top\.json is damaged"):
@@ -99,7 +99,7 @@ def test_a_changed_note_is_refused(run: Run, change: dict) -> None:
 def test_arrays_of_another_kind_are_refused(run: Run) -> None:
     path = save_correction(run, fit_correction(run, "center"))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"kind": "whiten"}))
-    with pytest.raises(InputError, match="it has other arrays than a correction of this run"):
+    with pytest.raises(InputError, match="its arrays do not fit a correction of this run"):
         load_correction(run, "center")
 
 

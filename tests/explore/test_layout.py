@@ -143,7 +143,7 @@ assert layout.about["trustworthiness"] > 0.75, layout
 
 @pytest.mark.slow
 def test_umap_lays_out_fewer_papers_than_its_neighbors(tmp_path: Path) -> None:
-    pytest.importorskip("umap")
+    pytest.importorskip("umap", reason="UMAP is an extra: pip install 'arxiv-embeddings[umap]'")
     runs = [add(tmp_path / f"{n_papers}", make_vectors(n_papers)) for n_papers in (1, 3, 4, 5, 16)]
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(ROOT)}  # compiling takes half a minute
     subprocess.run([sys.executable, "-c", UMAP, *(str(run.folder) for run in runs)], env=environment, check=True)

@@ -149,7 +149,7 @@ def spoil(folder: Path, change: str, malicious: Path) -> None:
         ("bare pickle", "pickle"),
         ("row below 0", "names a paper that the run does not have"),
         ("row beyond", "names a paper that the run does not have"),
-        ("NaN", "a score is no positive number"),
+        ("NaN", "a score is not a positive number"),
         ("float64", "its array data is not a row of float32"),
         ("borders", "borders of its words are out of order"),
         ("shorter", "its arrays have different lengths"),

@@ -193,7 +193,7 @@ def test_many_queries_are_answered_as_one_by_one(run: Run) -> None:
         (("similar", "2101.0003"), "no paper '2101.0003' among the 120"),
         (("similar", "2101.0003"), "; did you mean 2101.00103, "),
         (("similar", "--row", "120"), "has rows 0 to 119"),
-        (("similar", "--row", "3", "--where", "year > 2050"), "meets 'year > 2050': ask for more papers"),
+        (("similar", "--row", "3", "--where", "year > 2050"), "meets 'year > 2050': relax the filter"),
         (
             ("similar", "--row", "3", "--where", "year >"),
             "does not parse: at character 7 it needs a value, and it ends",

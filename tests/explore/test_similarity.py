@@ -100,7 +100,7 @@ def test_a_scale_asks_an_index_if_there_is_one() -> None:
 def test_a_scale_that_is_none_is_refused(wrong: dict) -> None:
     plain = measure_scale(np.random.default_rng(1).standard_normal((50, 4)).astype(np.float32)).to_dict()
     assert CosineScale.from_dict(plain).to_dict() == plain
-    with pytest.raises(InputError, match="this is no scale of cosines"):
+    with pytest.raises(InputError, match="this is not a scale of cosines"):
         CosineScale.from_dict(plain | wrong)
 
 
