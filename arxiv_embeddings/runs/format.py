@@ -462,7 +462,7 @@ METADATA_SCHEMA = Record(
         ),
         "first_position": Whole(),
         "imported": IMPORTED_SCHEMA,
-        "migrated_from": Record({"model": OrNull(LINE), "content_sha256": SHA256}),
+        "migrated_from": Record({"model": OrNull(LINE), "metadata_sha256": SHA256}),
     },
 )
 
@@ -631,7 +631,8 @@ INDEX_SCHEMA = Record(
         "precision": OrNull(Choice(("int8", "int16", "float32"))),
         "n_trained": Whole(1),
         "effort": Whole(1, 2**31 - 1),
-        "n_candidates": Whole(1, 2**20),
+        "n_candidates": Whole(1, 2**12),
+        "recall_asked": OrNull(Number(0, 1)),
         "measured": MapOf(Number()),
         "scale": MapOf(),  # read by `CosineScale`
         "faiss": LINE,

@@ -99,7 +99,7 @@ def hash_rows(
             digest.update(f"{len(paper_id)} {paper_id} {text}".encode())
     return digest.hexdigest()
 
-# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-s00
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-11
 def check_begins_with(
     run: Run,  # the old run
     fresh: Run,  # of the new model, not whole yet
@@ -116,7 +116,7 @@ def check_begins_with(
             f"delete the folder {fresh.folder} and begin again"
         )
 
-# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-12
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-13
 @dataclass(frozen=True)
 class Places:
     "The folders of a migration."
@@ -138,7 +138,7 @@ class Places:
         "The old run while it is being removed."
         return self.run.with_name(f"{self.run.name}.before.partial")
 
-# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-s01
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-14
 def replaces(
     fresh: Path,  # a folder
     old: Path,  # another folder
@@ -147,9 +147,9 @@ def replaces(
     if not (holds_run(fresh) and holds_run(old)):
         return False
     noted = open_run(fresh).metadata.get("migrated_from")
-    return noted is not None and noted["content_sha256"] == open_run(old).content_sha256
+    return noted is not None and noted["metadata_sha256"] == open_run(old).metadata["metadata_sha256"]
 
-# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-s02
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-15
 def swap_runs(
     places: Places,  # with a run that is to be replaced, and the one that replaces it
     keep: bool,  # whether the old run is kept as `RUN.before`
@@ -161,7 +161,7 @@ def swap_runs(
         places.fresh.rename(places.run)
     finish_swap(places, keep)
 
-# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-s03
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-16
 def finish_swap(
     places: Places,  # of a migration
     keep: bool,  # whether the old run is kept as `RUN.before`
@@ -198,9 +198,9 @@ class MigrationJob:
     @cached_property
     def migrated_from(self) -> dict[str, Any]:
         "The note by which the new run knows the old one."
-        return {"model": self.run.metadata["model"], "content_sha256": self.run.content_sha256}
+        return {name: self.run.metadata[name] for name in ("model", "metadata_sha256")}
 
-# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-s04
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-19
 def begin_or_continue(
     job: MigrationJob,  # the work
 ) -> tuple[Encoder, dict[str, Any] | None]:  # loaded; the description of a new run, or `None` to continue
@@ -230,7 +230,7 @@ def _keep_inputs(run: Run) -> list[dict[str, Any]]:
     "The inputs of a run, without the settings with which an append made vectors that are replaced."
     return [{name: value for name, value in one.items() if name != "settings"} for one in run.metadata["inputs"]]
 
-# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-s05
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-20
 def embed_beside(
     job: MigrationJob,  # the work
 ) -> int:  # papers embedded by this call
@@ -249,7 +249,7 @@ def embed_beside(
             writer.commit(**whole)
         return writer.metadata["n_papers"] - n_there
 
-# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-19
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-21
 @dataclass(frozen=True)
 class MigrateResult:
     "The run and the work of one call of `migrate_run`."
@@ -259,7 +259,7 @@ class MigrateResult:
     n_embedded: int  # papers embedded by this call
     seconds: float  # of the whole call
 
-# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-s06
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-22
 def migrate_run(
     folder: str | AnyPath,  # a run folder on this machine
     model: str | Path = DEFAULT_MODEL,  # name in the registry, hub id, or a model folder
@@ -291,7 +291,7 @@ def migrate_run(
     before = open_run(places.before) if keep else None
     return MigrateResult(open_run(places.run), before, n_embedded, time.monotonic() - started)
 
-# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-20
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-23
 def find_places(
     folder: str | AnyPath,  # a run folder
 ) -> Places:
@@ -304,7 +304,7 @@ def find_places(
         )
     return Places(resolved)
 
-# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-s07
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-24
 def has_vectors_of(
     run: Run,  # an opened run
     source: EncoderSource,  # a model
@@ -315,7 +315,7 @@ def has_vectors_of(
         made = made | {"quantized_sha256": None}
     return not compare_fingerprints(asked, made)
 
-# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-s08
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-25
 def refuse_migration(
     run: Run,  # the old run, locked
     places: Places,  # of the folders

@@ -137,13 +137,15 @@ def test_vectors_are_joined_by_id_in_any_order(tmp_path: Path, monkeypatch: pyte
         (lambda made: np.where(np.arange(144)[:, None] == 4, np.inf, made), f"1 vectors .* {FRAME['paper_id'][4]}"),
         (lambda made: made * (np.arange(144)[:, None] > 1), f"2 vectors .* {', '.join(FRAME['paper_id'][:2])}:"),
         (lambda made: made.astype(np.float64) * 1e39, "144 vectors that are missing, zero, NaN or infinite"),
+        (lambda made: made * np.float32(1e-25), "144 vectors .* or as good as that in float32"),
+        (lambda made: made * np.float32(1e22), "144 vectors .* or as good as that in float32"),
         (lambda made: made.astype(object), "holds object"),
         (lambda made: made.astype(np.int32), "holds int32"),
         (lambda made: made.ravel(), r"has the shape \(2304,\)"),
         (lambda made: made[:0], "has the shape"),
         (lambda made: [[1.0], [1.0, 2.0]], "cannot be read as vectors"),
     ],
-    ids=["rows", "nan", "inf", "zero", "too_large", "objects", "integers", "flat", "empty", "ragged"],
+    ids=["rows", "nan", "inf", "zero", "too_large", "tiny", "huge", "objects", "integers", "flat", "empty", "ragged"],
 )
 def test_vectors_that_are_none_are_refused_before_anything_is_written(spoil, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):

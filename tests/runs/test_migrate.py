@@ -163,7 +163,8 @@ def test_what_is_kept_and_what_is_known_afterwards(tmp_path: Path) -> None:
     result = migrate_run(tmp_path / "run", encoder=NEW)
     assert is_of(result.run, NEW)
     assert is_of(result.before, OLD)
-    assert result.run.metadata["migrated_from"] == {"model": "letters", "content_sha256": result.before.content_sha256}
+    noted = {"model": "letters", "metadata_sha256": result.before.metadata["metadata_sha256"]}
+    assert result.run.metadata["migrated_from"] == noted
     assert names(result.before.folder / "export") == ["embeddings.npy", "export.json"]
     assert not (result.run.folder / "export").exists()
     assert not (result.before.folder / ".lock.json").exists()
@@ -303,3 +304,21 @@ def test_the_command(tmp_path: Path) -> None:
     assert (again.exit_code, "has the vectors of this model already" in " ".join(again.output.split())) == (0, True)
     told = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert (told["n_embedded"], told["model"], told["comparison"]) == (0, "minilm", None)
+
+
+def test_a_model_that_comes_back_is_not_taken_for_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "run")
+    for encoder in (NEW, OLD, NEW):
+        migrate_run(tmp_path / "run", encoder=encoder, keep=False)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("arxiv_embeddings.runs.migrate.swap_runs", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            migrate_run(tmp_path / "run", encoder=OLD, keep=False)
+    assert migrate_run(tmp_path / "run", encoder=OLD, keep=False).n_embedded == 0  # all were embedded before
+    assert is_of(open_run(tmp_path / "run"), OLD)
