@@ -255,6 +255,8 @@ def load_correction(
         check_arrays(arrays, note["kind"], run.dim)
     except FileNotFoundError:
         known = list_corrections(run)
+        if name in known:
+            raise InputError(f"{path} names a file that is gone: fit the correction again") from None
         raise InputError(f"no correction {name!r} in {folder}; there are: {', '.join(known) or 'none'}") from None
     except InputError:
         raise

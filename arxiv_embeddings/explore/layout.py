@@ -12,7 +12,6 @@ __all__ = ['log', 'METHODS', 'FEWEST', 'ALL_EQUAL', 'N_NEAREST', 'LEAST_DISTANCE
            'keeping_layout', 'check_same_way', 'describe_layout', 'make_layout', 'lay_out_run']
 
 # %% ../../nbs/explore/82_layout.ipynb #82-layout-02
-import errno
 import json
 import logging
 import re
@@ -46,7 +45,7 @@ from arxiv_embeddings.files.documents import (
 from ..files.errors import InputError
 from ..files.hashes import hash_stream
 from ..files.locks import holding_lock
-from ..files.paths import AnyPath, atomic_file, list_folder, unfinished_name, utc_now
+from ..files.paths import NOT_WRITABLE, AnyPath, atomic_file, list_folder, unfinished_name, utc_now
 from ..runs.embed import is_watched, show_progress
 from ..runs.format import PART_ERRORS
 from ..runs.store import Run, was_changed
@@ -584,7 +583,7 @@ def keeping_layout(
         lock = holding_lock(run.folder, FOLDER_NAME)
         lock.__enter__()
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in NOT_WRITABLE:
             raise
         log.warning("%s cannot be written to (%s): the layout is not kept", folder, error.strerror)
         yield False

@@ -36,6 +36,7 @@ from arxiv_embeddings.files.documents import (
 from ..files.errors import InputError
 from ..files.locks import holding_lock
 from arxiv_embeddings.files.paths import (
+    NOT_WRITABLE,
     AnyPath,
     atomic_file,
     atomic_folder,
@@ -171,19 +172,20 @@ def build_words(
     "Write the index of a run's words; raises `InputError` if the run has none, or another process writes it now."
     import bm25s
 
-    scored, folder = score_words(run), inner_folder(run.folder, FOLDER_NAME) / "words"
-    note = {
-        "content_sha256": run.content_sha256,
-        "n_papers": run.n_papers,
-        "n_words": len(scored.vocab_dict),
-        "words": WORD_RULE,
-        "columns": [name for name in TEXT_COLUMNS if name in run.columns],
-        **METHOD,
-        "bm25s": bm25s.__version__,
-        "date_generated": utc_now(),
-    }
+    folder = inner_folder(run.folder, FOLDER_NAME) / "words"
     with holding_lock(run.folder, "words"):
         make_folder(folder.parent)
+        scored = score_words(run)
+        note = {
+            "content_sha256": run.content_sha256,
+            "n_papers": run.n_papers,
+            "n_words": len(scored.vocab_dict),
+            "words": WORD_RULE,
+            "columns": [name for name in TEXT_COLUMNS if name in run.columns],
+            **METHOD,
+            "bm25s": bm25s.__version__,
+            "date_generated": utc_now(),
+        }
         with atomic_folder(folder, replace=True) as partial:
             _save_scores(scored, partial)
             note["files"] = {name: describe_content(partial / name) for name in WORD_FILES}
@@ -270,8 +272,10 @@ def open_words(
         log.info("indexing the words of %s papers, once: 10,000 take some seconds", f"{run.n_papers:,}")
         try:
             build_words(run)
-        except PermissionError as error:
-            log.warning("the index of words cannot be kept (%s)", error)
+        except OSError as error:
+            if error.errno not in NOT_WRITABLE:
+                raise
+            log.warning("%s cannot be written to (%s): the index of words is not kept", run.folder, error.strerror)
             return WordIndex(run, score_words(run), stored=False)
     try:
         note = read_document(folder / NOTE_NAME, run.folder)

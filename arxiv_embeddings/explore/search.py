@@ -156,10 +156,11 @@ def to_table(
     query: str = "",  # the query in one line
     *,
     percentiles: bool = True,  # whether to give percentiles; for a text query they have no meaning
+    papers: pa.Table | None = None,  # from `read_papers`, of these rows; `None`: read them
     **scores: np.ndarray,  # other scores by their name, float32, (n,); NaN: not known
 ) -> SearchResult:  # `row`, scores and percentiles, `paper_id`; `title`, `categories`, `year` if the run has them
     "Make a readable table of the papers that a search found."
-    found = SearchResult(read_papers(index.run, rows).to_pandas())
+    found = SearchResult((read_papers(index.run, rows) if papers is None else papers).to_pandas())
     if "categories" in found:
         found["categories"] = [" ".join(names) if names is not None else "" for names in found["categories"]]
     if "year" in found:
@@ -321,7 +322,7 @@ def answer(
     among = select_papers(index.run, options.category, options.where)
     n_among = index.run.n_papers if among is None else int(among.sum())
     reranker = _load_reranker(queries, options.rerank) if options.rerank else None
-    results = []
+    pages = []
     for query, ranking in zip(queries, _rank_queries(index, queries, options, among), strict=True):
         if options.offset and options.offset >= len(ranking.rows):
             raise InputError(
@@ -331,10 +332,18 @@ def answer(
             ranking = _sort_again(index.run, query, ranking, reranker)
         shown = _fill_cosines(index, query, ranking.take(slice(options.offset, options.offset + options.k)))
         n_possible = n_among - sum(among is None or among[row] for row in query.without)
-        label = query.label + _tell_numbers(len(shown.rows), n_possible, options)
-        scores = dict(shown.scores)
+        pages.append((shown, query.label + _tell_numbers(len(shown.rows), n_possible, options), not query.is_text))
+    return _show_pages(index, pages)
+
+
+def _show_pages(index: SearchIndex, pages: list[tuple[Ranking, str, bool]]) -> list[SearchResult]:
+    "Make the tables of several queries; each part of the run is read once."
+    rows = np.unique(np.concatenate([shown.rows for shown, _, _ in pages]))
+    papers, results = read_papers(index.run, rows), []
+    for shown, label, percentiles in pages:
+        scores, of_page = dict(shown.scores), papers.take(pa.array(np.searchsorted(rows, shown.rows)))
         cosines = scores.pop("cosine", None)
-        results.append(to_table(index, shown.rows, cosines, label, percentiles=not query.is_text, **scores))
+        results.append(to_table(index, shown.rows, cosines, label, percentiles=percentiles, papers=of_page, **scores))
     return results
 
 
@@ -477,6 +486,11 @@ def open_for(
     correction: str | None = None,  # of the vectors, as for `open_index`
 ) -> SearchIndex:  # ready to search
     "Open the index that a search needs; a search by words only needs no index of vectors."
+    if correction and (by == "words" or isinstance(source, SearchIndex)):
+        why = (
+            "a search by words compares no vectors" if by == "words" else "an opened index has no correction or its own"
+        )
+        raise InputError(f"{why}: leave the correction {correction!r} out")
     if isinstance(source, SearchIndex) or (by != "words" and not correction):
         return as_index(source)
     run = source if isinstance(source, Run) else Run(source)

@@ -81,7 +81,7 @@ def test_a_changed_file_is_refused(run: Run) -> None:
     with pytest.raises(InputError, match=r"top\.json is damaged"):
         load_correction(run, "top")
     numbers.unlink()
-    with pytest.raises(InputError, match="no correction 'top'"):
+    with pytest.raises(InputError, match=r"top\.json names a file that is gone: fit the correction again"):
         load_correction(run, "top")
 
 

@@ -284,3 +284,37 @@ def test_the_command(copy) -> None:
     assert table["float16"]["bytes per paper"] == 2 * DIM
     assert (folder / "index" / "index.json").read_bytes() == before  # a table writes nothing
     assert CliRunner().invoke(app, ["index", str(folder), "--precision", "int4"]).exit_code == 2
+
+
+@pytest.mark.parametrize("kind", COMPRESSED)
+def test_very_many_papers_are_scored_block_by_block(
+    kind: str, indexed: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arxiv_embeddings.explore.index.MOST_CANDIDATES", 80)
+    run, queries = open_run(indexed[kind]), make_vectors(3, seed=1)
+    index, exact = open_index(run), open_index(run, "exact")
+    monkeypatch.setattr("arxiv_embeddings.explore.index.find_candidates", None)  # it is not called
+    for k in (41, N_PAPERS, 10**9):
+        for found, true in zip(index.search(queries, k), exact.search(queries, k), strict=True):
+            assert len(found[0]) == min(k, N_PAPERS)
+            assert len(np.intersect1d(found[0][:41], true[0][:41])) >= 40  # rounding may exchange the last
+    with pytest.raises(TypeError):
+        index.search(queries, 40)
+
+
+def test_an_index_with_other_options_is_made_anew(copy) -> None:
+    run = open_run(copy("ivf"))
+    for asked in ({"precision": "int8"}, {"recall": 0.7}):
+        build_index(run, "ivf", **asked)
+        before = note_of(run.folder)
+        assert before["precision"] == asked.get("precision", before["precision"])
+        assert before["recall_asked"] == asked.get("recall")
+        build_index(run, "ivf")  # nothing else is asked for
+        assert note_of(run.folder) == before
+
+
+def test_the_table_goes_with_no_option_of_an_index(copy) -> None:
+    words = ["index", str(copy("exact")), "--table", "--recall", "0.9"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    assert "--table writes no index" in " ".join(result.output.split())

@@ -1,8 +1,10 @@
 """Words: scores are BM25's, the index is mapped and never trusted, and one of another state is refused."""
 
+import errno
 import hashlib
 import json
 import math
+import os
 import pickle
 import random
 import shutil
@@ -184,15 +186,16 @@ def test_an_index_of_another_run_or_state_is_refused(copied: Path, tmp_path: Pat
     assert_array_equal(np.sort(rows), np.flatnonzero(score_by_definition(other, "word3")))
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
 def test_a_folder_that_cannot_be_written_is_searched_all_the_same(
-    copied: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(copied / "index")
 
-    def refuse(run: Run) -> None:
-        raise PermissionError(13, "Permission denied", str(run.folder))
+    def refuse(folder: Path, name: str) -> None:
+        raise OSError(number, os.strerror(number), str(folder / name))
 
-    monkeypatch.setattr("arxiv_embeddings.explore.lexical.build_words", refuse)
+    monkeypatch.setattr("arxiv_embeddings.explore.lexical.holding_lock", refuse)
     words = open_words(Run(copied))
     assert not words.stored
     assert len(words.search(["word3"])[0][0])

@@ -17,7 +17,15 @@ from arxiv_embeddings.cli.main import app
 from arxiv_embeddings.encoders.vectors import l2_normalize
 from arxiv_embeddings.explore.corrections import fit_correction
 from arxiv_embeddings.explore.index import open_index
-from arxiv_embeddings.explore.search import Query, SearchOptions, answer, find_similar, join_examples, search_text
+from arxiv_embeddings.explore.search import (
+    Query,
+    SearchOptions,
+    answer,
+    find_similar,
+    join_examples,
+    open_for,
+    search_text,
+)
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.runs.store import Run, RunWriter
 from tests.fakes import ROOT
@@ -343,3 +351,21 @@ def test_similar_as_a_command_imports_no_heavy_library(run: Run) -> None:
     )
     printed = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     assert printed.splitlines()[-1] == "0 []"
+
+
+def test_a_correction_is_never_dropped_silently(run: Run) -> None:
+    with pytest.raises(InputError, match="a search by words compares no vectors: leave the correction 'center' out"):
+        open_for(run, "words", "center")
+    with pytest.raises(InputError, match="leave the correction 'center' out"):
+        open_for(open_index(run), "vectors", "center")
+    assert open_for(run, "both", "center").correction.kind == "center"
+
+
+def test_a_part_is_read_once_for_many_queries(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, alone, read = open_index(run), [find_similar(run, row=row, k=4) for row in range(40)], []
+    of_run = Run.read_part
+    monkeypatch.setattr(Run, "read_part", lambda *given: read.append(given[1].name) or of_run(*given))
+    many = find_similar(index, row=list(range(40)), k=4)
+    assert len(read) <= 4 * len(run.parts)  # queries, names and papers
+    assert many["paper_id"].tolist() == [one for table in alone for one in table["paper_id"]]
+    assert many["title"].tolist() == [one for table in alone for one in table["title"]]
