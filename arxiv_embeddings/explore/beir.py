@@ -63,7 +63,7 @@ def _name_reason(error: Exception) -> str:
 def _read_lines(path: Path) -> list[str]:
     "Lines of a file that are not blank."
     try:
-        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        return [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except FileNotFoundError as error:
         raise InputError(f"no such file: {path}") from error
     except (OSError, UnicodeDecodeError) as error:

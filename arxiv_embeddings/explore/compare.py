@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .beir import measure_beir, read_beir
+from .beir import BeirSet, measure_beir, read_beir
 from .blocks import ChosenVectors, Metric, as_vectors
 from .corrections import CorrectedVectors, Correction
 from arxiv_embeddings.explore.evaluation import (
@@ -247,7 +247,10 @@ class Comparison:
         runs = "; ".join(f"{one['name']}: {_name_model(one)}" for one in self.about["runs"])
         left_out = [f"{one['n_left_out']:,} of {one['name']}" for one in self.about["runs"] if one["n_left_out"]]
         missing = f", without {' and '.join(left_out)}" if left_out else ""
-        return f"{self.about['n_common']:,} papers{missing}. {runs}"
+        pairs = self.about.get("n_pairs_left_out")
+        counted = f". {pairs:,} related pairs left out, since a paper is missing" if pairs else ""
+        counted += _describe_beir(self.about.get("beir"))
+        return f"{self.about['n_common']:,} papers{missing}. {runs}{counted}"
 
     def _repr_html_(self) -> str:
         "HTML for JupyterLab; everything from a corpus is escaped by pandas."
@@ -294,6 +297,15 @@ def _to_markdown(frame: pd.DataFrame) -> str:
 
     return "\n".join([line(frame.columns), line(["---"] * len(frame.columns)), *map(line, frame.to_numpy())])
 
+
+def _describe_beir(counts: dict[str, Any] | None) -> str:
+    "The test set, and how many of its relevant papers the runs lack."
+    if not counts:
+        return ""
+    lacking = counts["n_relevant_not_in_run"]
+    without = f", {lacking:,} of {counts['n_relevant']:,} relevant papers are not in the runs" if lacking else ""
+    return f". Test set: {counts['n_queries']:,} queries of {counts['split']}{without}"
+
 # %% ../../nbs/explore/81_compare.ipynb #81-compare-26
 def name_runs(
     runs: Sequence[Run],  # opened runs
@@ -339,7 +351,25 @@ def _add_clustering(table: pd.DataFrame, measured: Sequence[Measured], names: Se
         | ({"difference": one["v_measure"] - found[0]["v_measure"]} if at else {})
         for at, (name, one) in enumerate(zip(names, found, strict=True))
     ]
-    return pd.concat([table, pd.DataFrame(rows)], ignore_index=True) if len(table) else pd.DataFrame(rows)
+    added = pd.DataFrame(rows, columns=table.columns)
+    return pd.concat([table, added], ignore_index=True) if len(table) else added
+
+
+def _add_beir(
+    measures: list[list[Measure]], runs: Sequence[Run], rows: Sequence[np.ndarray], beir: BeirSet, metric: Metric
+) -> dict[str, Any]:
+    "Add the measures of a test set to those of each run; return its counts. Raises `InputError` for other papers."
+    for run, of_run in zip(runs, rows, strict=True):
+        if len(of_run) != run.n_papers:
+            raise InputError(
+                f"a test set compares runs of the same papers, and {run.folder} has {run.n_papers - len(of_run):,} "
+                "that another run lacks: leave the test set out, or embed the same papers"
+            )
+    counts: dict[str, Any] = {}
+    for found, run in zip(measures, runs, strict=True):
+        of_run, counts = measure_beir(run, beir, metric=metric)
+        found += of_run
+    return {"split": beir.split} | counts
 
 # %% ../../nbs/explore/81_compare.ipynb #81-compare-29
 def compare_runs(
@@ -348,6 +378,7 @@ def compare_runs(
     k: int = 10,  # neighbors looked at, 1 to n_papers - 1
     *,
     beir: str | Path | None = None,  # a set in BEIR's layout, of whose corpus all runs are made; `None`: none
+    split: str | None = None,  # of this set; `None`: `test`, or the only one that there is
     n_disagreements: int = 10,  # papers to list
     **options: Any,  # `metric`, `only`, `n_queries`, `seed` of `EvaluationOptions`
 ) -> Comparison:
@@ -362,12 +393,11 @@ def compare_runs(
     known = KnownPapers(ids, categories, papers.relations)
     measured = [_measure_run(run, of_run, known, wanted) for run, of_run in zip(opened, rows, strict=True)]
     measures = [list(one.measures) for one in measured]
-    if beir:
-        test_set = read_beir(beir)
-        for found, run in zip(measures, opened, strict=True):
-            found += measure_beir(run, test_set, metric=wanted.metric)[0]
-    table = _add_clustering(tabulate_measures(measures, names), measured, names)
     about = {"n_common": len(known.paper_ids), "k": k, "metric": wanted.metric, "seed": wanted.seed}
+    about |= {"n_pairs_left_out": measured[0].facts.get("n_pairs_left_out", 0)}
+    if beir:
+        about["beir"] = _add_beir(measures, opened, rows, read_beir(beir, split), wanted.metric)
+    table = _add_clustering(tabulate_measures(measures, names), measured, names)
     about["runs"] = [describe_compared(run, name, len(ids)) for run, name in zip(opened, names, strict=True)]
     if measured[0].neighbors is None:
         return Comparison(about, table, pd.DataFrame(), pd.DataFrame())

@@ -1,6 +1,7 @@
 """Sets in BEIR's layout: embedded without options, asked by the run's query encoder, measured as BEIR does."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +145,26 @@ def test_candidates_of_other_papers_are_refused(letters_run: Run, tmp_path: Path
     path.write_text('{"query_id": "x", "cand_id": "1", "score": 1}\n')
     with pytest.raises(InputError, match="has no query with a relevant candidate among its papers"):
         measure_candidates(letters_run, read_candidates(path))
+
+
+def test_a_line_ends_where_json_lines_end(beir: Path, tmp_path: Path) -> None:
+    shutil.copytree(beir, tmp_path / "set")
+    lines = (beir / "queries.jsonl").read_text(encoding="utf-8").splitlines()
+    first = json.loads(lines[0]) | {"text": "deep\u2028learning\x85 networks"}
+    text = "\n".join([json.dumps(first, ensure_ascii=False), "", *lines[1:]])
+    (tmp_path / "set" / "queries.jsonl").write_text(text, encoding="utf-8")
+    assert read_beir(tmp_path / "set").queries["q0"] == first["text"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--beir", "set", "-k", "5"], "only --metric goes with it"),
+        (["--beir", "set", "--sample", "9"], "only --metric goes with it"),
+        (["--split", "dev"], "--split belongs to --beir"),
+    ],
+)
+def test_options_that_would_do_nothing_are_wrong_use(words: list[str], message: str, run: Run) -> None:
+    result = CliRunner().invoke(app, ["evaluate", str(run.folder), *words])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("\u2502", " ").split())

@@ -163,3 +163,29 @@ def test_one_run_is_no_comparison(runs: tuple[Run, ...]) -> None:
     alone = CliRunner().invoke(app, ["compare", str(runs[0].folder)])
     assert alone.exit_code == 1
     assert "one run cannot be compared: give two or more" in alone.output
+
+
+def test_clustering_alone_is_compared(runs: tuple[Run, ...]) -> None:
+    compared = compare_runs(runs[:2], only=("clustering",))
+    assert compared.table["measure"].tolist() == ["v_measure", "v_measure"]
+    (row,) = compared.summarize().to_dict("records")
+    first, second = compared.table["value"]
+    assert row["difference"].startswith(f"{second - first:+.4f}"[:6])
+    assert row["p"] == ""
+    assert compared.to_csv().splitlines()[0].endswith("difference,difference_low,difference_high,p")
+
+
+def test_a_test_set_compares_runs_of_the_same_papers(runs: tuple[Run, ...], tmp_path: Path) -> None:
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "abc"}\n')
+    (tmp_path / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq\tp3\t1\nq\tnowhere\t1\n")
+    with pytest.raises(InputError, match="has 10 that another run lacks"):
+        compare_runs(runs[:2], beir=tmp_path)
+    with pytest.raises(InputError, match=r"no qrels/test\.tsv"):
+        compare_runs(runs[:2], beir=tmp_path, split="test")
+
+
+def test_pairs_that_are_left_out_are_stated(runs: tuple[Run, ...], relations: Path) -> None:
+    compared = compare_runs([runs[0], runs[0]], relations)
+    assert compared.about["n_pairs_left_out"] == 3
+    assert compared.describe().endswith(". 3 related pairs left out, since a paper is missing")
