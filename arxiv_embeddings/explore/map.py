@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -484,7 +485,9 @@ class MapFile:
         )
 
     def open(self) -> None:
-        "Show the file in the browser of this machine."
+        "Show the file in the browser of this machine; raises `InputError` for a file on HDFS."
+        if not isinstance(self.path, Path):
+            raise InputError(f"{self.path} is on HDFS: write the map to a disk with --out, then open it")
         webbrowser.open(self.path.as_uri())
 
 # %% ../../nbs/explore/85_map.ipynb #85-map-62

@@ -284,6 +284,11 @@ class PureHdfsPath:
         return PurePosixPath(self.path).stem
 
     @property
+    def suffix(self) -> str:
+        "The ending of the last component, with its dot; empty if it has none."
+        return PurePosixPath(self.path).suffix
+
+    @property
     def parent(self) -> "HdfsPath":
         "The folder above."
         return replace(self, path=posixpath.dirname(self.path))

@@ -15,13 +15,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from numpy.testing import assert_array_equal
+from pyarrow import parquet as pq
 from typer.testing import CliRunner
 
 from arxiv_embeddings.cli.main import app
 from arxiv_embeddings.encoders.base import Encoder
 from arxiv_embeddings.explore.index import build_index, open_index
+from arxiv_embeddings.explore.map import make_map
 from arxiv_embeddings.explore.search import find_similar
 from arxiv_embeddings.files import locks
 from arxiv_embeddings.files.errors import InputError, StorageError
@@ -35,6 +38,7 @@ from arxiv_embeddings.runs import store
 from arxiv_embeddings.runs.append import compact_run
 from arxiv_embeddings.runs.embed import EmbedResult, embed_papers
 from arxiv_embeddings.runs.format import COPY_NAME, METADATA_NAME
+from arxiv_embeddings.runs.imported import import_vectors
 from arxiv_embeddings.runs.repair import repair_run
 from arxiv_embeddings.runs.run_model import open_kept_model
 from arxiv_embeddings.runs.store import RunWriter, open_run
@@ -521,6 +525,8 @@ def test_commands_print_of_a_run_on_hdfs_what_they_print_of_one_on_a_disk(
             ("similar", out, SAMPLE["paper_id"][3], "--json"),
             ("export", out, "--to", "npy", "--to", "int8", "--to", "flat", "--to", "parquet"),
             ("plot", out),
+            ("map", out),
+            ("search", out, "graph", "--by", "words", "--json"),
             ("evaluate", out, "--json"),
             ("compact", out),
             ("describe", out),
@@ -538,6 +544,22 @@ def test_commands_print_of_a_run_on_hdfs_what_they_print_of_one_on_a_disk(
     assert without[0] == without[1]
     exported = np.load(BytesIO((folder / "run" / "export" / "embeddings.npy").read_bytes()))
     assert_array_equal(exported, open_run(tmp_path / "run").embeddings(), strict=True)
+
+
+def test_vectors_of_a_folder_on_hdfs_become_a_run_there(sample: str, folder: HdfsPath) -> None:
+    vectors = np.random.default_rng(0).standard_normal((len(SAMPLE), 8)).astype(np.float32)
+    for start in (0, 100):
+        stream = BytesIO()
+        pq.write_table(pa.table({"vector": list(vectors[start : start + 100])}), stream)
+        put(folder / "vectors" / f"part-{start}.parquet", stream.getvalue())
+    run = import_vectors(sample, str(folder / "vectors"), folder / "run", model="another").run
+    assert run.n_papers == len(SAMPLE)
+    assert_array_equal(open_run(folder / "run").embeddings(), vectors, strict=True)
+    put(folder / "mapped" / "vectors.npy", b"")
+    with pytest.raises(InputError, match=r"vectors\.npy is not on this machine.*copy it here first"):
+        import_vectors(sample, str(folder / "mapped"), folder / "other")
+    with pytest.raises(InputError, match=r"run/map\.html is on HDFS: write the map to a disk with --out"):
+        make_map(run).open()
 
 
 def test_an_index_is_never_stale(sample: str, folder: HdfsPath, tmp_path: Path) -> None:
