@@ -418,10 +418,7 @@ def leave_out_vectors(
     return papers
 
 # %% ../../nbs/runs/50_imported.ipynb #50-imported-38
-SHORTEST, LONGEST = (
-    1e-15,
-    1e15,
-)  # lengths whose squares are ordinary numbers in float32, with which cosines are computed
+SHORTEST, LONGEST = 1e-15, 1e15  # lengths that float32 can square, as cosines need
 UNIT = 1e-3  # by which a length may differ from 1: float16 rounds each number by less than 0.0005 of it
 
 
