@@ -70,8 +70,10 @@ $(SPARK_CLASSES): $(INSTALLED)
 
 test: env $(SPARK_CLASSES) ## Every cell of every notebook, then every other test; models are converted anew
 	rm -rf $(ARXIV_EMBEDDINGS_CACHE)
-	$(BIN)/nbdev_test --flags "slow spark" --n_workers 3 --timing
-	$(PYTEST)
+	@# a folder of its own for temporary files, Java's too: what killed processes leave goes with it
+	@TMPDIR=$$(mktemp -d) && export TMPDIR && trap 'rm -rf "$$TMPDIR"' EXIT && \
+	export JAVA_TOOL_OPTIONS="$$JAVA_TOOL_OPTIONS -Djava.io.tmpdir=$$TMPDIR" && \
+	$(BIN)/nbdev_test --flags "slow spark" --n_workers 3 --timing && $(PYTEST)
 
 bench: env ## How fast, beside others, about an hour; written to benchmarks/results
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt \
