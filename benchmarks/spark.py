@@ -120,7 +120,8 @@ def time_ours(precision: str) -> dict:
 def time_encoder(precision: str, master: str = "local[2]") -> dict:
     "`spark embed`, from the papers' file to a committed run; and what comes before the steady rate."
     from arxiv_embeddings.encoders.conversion import get_or_convert
-    from arxiv_embeddings.encoders.models import fetch_model, find_model
+    from arxiv_embeddings.encoders.models import fetch_model
+    from arxiv_embeddings.encoders.registry import find_model
     from arxiv_embeddings.spark.session import make_session
     from arxiv_embeddings.spark.via_encoder import OnSpark
 
@@ -391,7 +392,8 @@ def load_torch(exported):
     "The original model in torch: token ids -> vectors of all tokens."
     import torch
 
-    from arxiv_embeddings.encoders.models import fetch_model, find_model
+    from arxiv_embeddings.encoders.models import fetch_model
+    from arxiv_embeddings.encoders.registry import find_model
     from arxiv_embeddings.encoders.torch_engine import load_modules
 
     model = load_modules(fetch_model(find_model(exported.manifest["spec"]["name"])), "cpu")[0].auto_model
@@ -445,8 +447,9 @@ def evaluate_tokenizers(folder: str) -> dict:
     With the usual tokenizer, Spark cuts the texts, and the vectors are made of its tokens without it, as `parity` shows
     that they can be."""
     from arxiv_embeddings.encoders.load import EncoderOptions, make_encoder
-    from arxiv_embeddings.encoders.models import fetch_model, find_model
+    from arxiv_embeddings.encoders.models import fetch_model
     from arxiv_embeddings.encoders.onnx_engine import SEPARATOR, OnnxEncoder
+    from arxiv_embeddings.encoders.registry import find_model
     from arxiv_embeddings.explore.evaluation import evaluate_run
     from arxiv_embeddings.spark.nlp_model import get_or_export
     from arxiv_embeddings.spark.nlp_pipeline import make_pipeline

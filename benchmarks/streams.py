@@ -89,7 +89,8 @@ def measure_once(folder: str, precision: str, way: str, n_abstracts: int) -> dic
 def convert(model: str, precision: str, work: Path) -> str:
     "The folder of a converted model."
     from arxiv_embeddings.encoders.conversion import get_or_convert
-    from arxiv_embeddings.encoders.models import fetch_model, find_model
+    from arxiv_embeddings.encoders.models import fetch_model
+    from arxiv_embeddings.encoders.registry import find_model
 
     if model == "minilm":
         return str(get_or_convert(fetch_model(find_model("minilm")), precision).folder)

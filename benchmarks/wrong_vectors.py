@@ -97,8 +97,9 @@ def meet_shapes_with_encoder(precision: str, seed: int, seconds: float, n_shapes
     from arxiv_embeddings.encoders.base import run_side_by_side
     from arxiv_embeddings.encoders.conversion import get_or_convert
     from arxiv_embeddings.encoders.guard import Batch
-    from arxiv_embeddings.encoders.models import fetch_model, find_model
+    from arxiv_embeddings.encoders.models import fetch_model
     from arxiv_embeddings.encoders.openvino_engine import OpenVINOEncoder
+    from arxiv_embeddings.encoders.registry import find_model
 
     converted = get_or_convert(fetch_model(find_model("minilm")), precision)
     n_met, wrong, begun, n_recomputed, shapes = 0, [], time.monotonic(), 0, draw_shapes(seed)
@@ -213,7 +214,8 @@ def main() -> None:
     from importlib import metadata
 
     from arxiv_embeddings.encoders.conversion import get_or_convert
-    from arxiv_embeddings.encoders.models import fetch_model, find_model
+    from arxiv_embeddings.encoders.models import fetch_model
+    from arxiv_embeddings.encoders.registry import find_model
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=[*CASES, "suspects"], default=[*CASES, "suspects"])

@@ -195,7 +195,7 @@ def sample(
 @takes_options
 def models(output: ResultOptions) -> None:
     "List the models known by name."
-    from arxiv_embeddings.encoders.models import REGISTRY
+    from arxiv_embeddings.encoders.registry import REGISTRY
 
     if output.as_json:
         return print_json([asdict(spec) for spec in REGISTRY.values()])

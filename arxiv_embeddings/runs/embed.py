@@ -31,7 +31,9 @@ import pyarrow as pa
 from ..encoders.base import Encoder
 from ..encoders.batching import TokenizedTexts, UnknownTextError
 from ..encoders.load import EncoderOptions, make_encoder
-from ..encoders.models import DEFAULT_MODEL, ModelSpec, fetch_model
+from ..encoders.models import fetch_model
+from ..encoders.registry import DEFAULT_MODEL
+from ..encoders.spec import ModelSpec
 from ..encoders.vectors import paired_cosines
 from ..files.errors import InputError
 from ..files.paths import AnyPath, resolve_folder

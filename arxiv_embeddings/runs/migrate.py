@@ -20,7 +20,8 @@ from typing import Any
 import pyarrow as pa
 
 from ..encoders.base import Encoder
-from ..encoders.models import DEFAULT_MODEL, ModelSpec
+from ..encoders.registry import DEFAULT_MODEL
+from ..encoders.spec import ModelSpec
 from ..files import paths
 from ..files.errors import InputError
 from ..files.hashes import hash_text

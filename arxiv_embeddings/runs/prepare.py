@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from ..encoders.base import Encoder
 from ..encoders.batching import TokenizedTexts, UnknownTextError
-from ..encoders.models import ModelSpec
+from ..encoders.spec import ModelSpec
 from ..files.errors import InputError
 from ..files.hashes import hash_text
 from ..papers.corpus import Papers

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..encoders.base import Encoder
-from ..encoders.models import ModelSpec
+from ..encoders.spec import ModelSpec
 from ..files import paths
 from ..files.documents import MOST_BYTES, inner_folder, open_regular
 from ..files.errors import InputError

@@ -20,16 +20,11 @@ import pyarrow as pa
 from ..encoders.base import Encoder
 from ..encoders.load import EncoderOptions, make_encoder
 from ..encoders.model_folder import ModelFolder, open_model_folder
-from arxiv_embeddings.encoders.models import (
-    DEFAULT_MODEL,
-    ModelSpec,
-    fetch_model,
-    find_model,
-    find_query_model,
-    fingerprint_model,
-)
+from ..encoders.models import fetch_model, fingerprint_model
 from ..encoders.onnx_engine import OnnxEncoder
 from ..encoders.openvino_engine import OpenVINOEncoder
+from ..encoders.registry import DEFAULT_MODEL, find_model, find_query_model
+from ..encoders.spec import ModelSpec
 from ..encoders.vectors import l2_normalize, paired_cosines
 from ..files.documents import inner_folder
 from ..files.errors import InputError, StorageError

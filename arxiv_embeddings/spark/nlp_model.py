@@ -29,7 +29,7 @@ from arxiv_embeddings.encoders.model_folder import (
     open_model_folder,
     write_manifest,
 )
-from ..encoders.models import ModelFiles, fetch_model, find_model, fingerprint_model, read_json
+from ..encoders.models import ModelFiles, fetch_model, fingerprint_model
 from arxiv_embeddings.encoders.onnx_engine import (
     SEPARATOR,
     UNKNOWN_WORD,
@@ -37,6 +37,8 @@ from arxiv_embeddings.encoders.onnx_engine import (
     open_onnx,
     run_onnx,
 )
+from ..encoders.registry import find_model
+from ..encoders.safe_folder import read_json
 from ..encoders.vectors import LEAST_COSINE, measure_agreement
 from ..files.errors import InputError
 from ..files.hashes import hash_contents, hash_settings

@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from ..encoders.base import Encoder
 from ..encoders.model_folder import ModelFolder, open_model_folder
-from ..encoders.models import ModelSpec
 from ..encoders.openvino_engine import OpenVINOEncoder, choose_streams
+from ..encoders.spec import ModelSpec
 from ..files.errors import InputError
 from ..files.paths import atomic_file, cache_folder, copy_folder, make_local, resolve_folder
 from ..runs.embed import embed_part

@@ -21,12 +21,12 @@ import pyarrow as pa
 from ..encoders.base import Encoder
 from ..encoders.guard import same_vectors
 from ..encoders.model_folder import ModelFolder
-from ..encoders.models import ModelSpec
 from arxiv_embeddings.encoders.onnx_engine import (
     OnnxEncoder,
     join_words,
     make_word_tokenizer,
 )
+from ..encoders.spec import ModelSpec
 from ..encoders.vectors import find_least_cosine
 from ..files.errors import InputError
 from ..runs.prepare import PreparedPart, prepare_part

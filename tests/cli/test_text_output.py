@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from arxiv_embeddings.cli.main import app
 from arxiv_embeddings.cli.shared import print_table
-from arxiv_embeddings.encoders.models import REGISTRY
+from arxiv_embeddings.encoders.registry import REGISTRY
 from arxiv_embeddings.explore.plots import plot_cosine_spread
 from arxiv_embeddings.runs.store import open_run
 

@@ -27,8 +27,9 @@ from arxiv_embeddings.encoders import conversion, openvino_engine
 from arxiv_embeddings.encoders.conversion import calibration_texts, get_or_convert
 from arxiv_embeddings.encoders.load import EncoderOptions, load_encoder, make_encoder
 from arxiv_embeddings.encoders.model_folder import open_model_folder
-from arxiv_embeddings.encoders.models import fetch_model, find_model
+from arxiv_embeddings.encoders.models import fetch_model
 from arxiv_embeddings.encoders.openvino_engine import OpenVINOEncoder
+from arxiv_embeddings.encoders.registry import find_model
 from arxiv_embeddings.encoders.torch_engine import TorchEncoder
 from arxiv_embeddings.encoders.vectors import measure_agreement
 from arxiv_embeddings.explore.index import open_index
@@ -401,7 +402,8 @@ def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
 CONVERT = """
 import os, signal, sys
 from arxiv_embeddings.encoders import conversion, openvino_engine
-from arxiv_embeddings.encoders.models import fetch_model, find_model
+from arxiv_embeddings.encoders.models import fetch_model
+from arxiv_embeddings.encoders.registry import find_model
 
 if sys.argv[2] == "die":  # while the files are half there
     conversion.write_manifest = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)

@@ -17,7 +17,8 @@ from arxiv_embeddings.encoders.base import BatchEncoder, Encoder
 from arxiv_embeddings.encoders.batching import TextTokenizer
 from arxiv_embeddings.encoders.guard import Batch
 from arxiv_embeddings.encoders.load import EncoderOptions, make_encoder
-from arxiv_embeddings.encoders.models import ModelFiles, fetch_model, find_model
+from arxiv_embeddings.encoders.models import ModelFiles, fetch_model
+from arxiv_embeddings.encoders.registry import find_model
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import read_papers, sample_papers
 from arxiv_embeddings.papers.texts import make_texts

@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose
 from transformers import AutoTokenizer
 
 from arxiv_embeddings.encoders.load import load_encoder
-from arxiv_embeddings.encoders.models import REGISTRY
+from arxiv_embeddings.encoders.registry import REGISTRY
 from arxiv_embeddings.files.errors import InputError
 from tests.fakes.hub_server import Hub
 from tests.fakes.malicious import Malicious
@@ -34,7 +34,8 @@ FETCH = """
 import json, sys
 import huggingface_hub.constants
 huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 4096  # else nothing of a small file is kept for next time
-from arxiv_embeddings.encoders.models import fetch_model, find_model, find_query_model
+from arxiv_embeddings.encoders.models import fetch_model
+from arxiv_embeddings.encoders.registry import find_model, find_query_model
 from arxiv_embeddings.files.errors import InputError
 name, options = json.loads(sys.argv[1])
 try:

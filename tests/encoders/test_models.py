@@ -15,16 +15,10 @@ from sentence_transformers.sentence_transformer.modules import Dense, Pooling, T
 from transformers import BertConfig, BertModel, BertTokenizerFast, RobertaConfig
 
 from arxiv_embeddings.encoders.load import load_encoder
-from arxiv_embeddings.encoders.models import (
-    REGISTRY,
-    fetch_model,
-    find_model,
-    find_query_model,
-    find_weights,
-    fingerprint_model,
-    resolve_max_tokens,
-)
+from arxiv_embeddings.encoders.models import fetch_model, fingerprint_model, resolve_max_tokens
 from arxiv_embeddings.encoders.pooling import POOLING_FUNCTIONS
+from arxiv_embeddings.encoders.registry import REGISTRY, find_model, find_query_model
+from arxiv_embeddings.encoders.safe_folder import find_weights
 from arxiv_embeddings.encoders.vectors import l2_normalize
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import read_papers, sample_papers

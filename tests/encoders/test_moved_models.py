@@ -24,7 +24,8 @@ from arxiv_embeddings.cli.main import app
 from arxiv_embeddings.encoders import load
 from arxiv_embeddings.encoders.conversion import ConversionError
 from arxiv_embeddings.encoders.load import load_encoder
-from arxiv_embeddings.encoders.models import fetch_model, find_model
+from arxiv_embeddings.encoders.models import fetch_model
+from arxiv_embeddings.encoders.registry import find_model
 from arxiv_embeddings.encoders.vectors import measure_agreement, paired_cosines
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import sample_papers

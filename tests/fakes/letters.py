@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from arxiv_embeddings.encoders.batching import TokenizedTexts
-from arxiv_embeddings.encoders.models import ModelFiles, ModelSpec
+from arxiv_embeddings.encoders.models import ModelFiles
+from arxiv_embeddings.encoders.spec import ModelSpec
 
 
 class LetterEncoder:

@@ -158,7 +158,7 @@ for name in ("torch", "transformers", "sentence_transformers", "adapters", "nncf
 import json
 import numpy as np
 import pyarrow as pa
-from arxiv_embeddings.encoders.models import ModelSpec
+from arxiv_embeddings.encoders.spec import ModelSpec
 from arxiv_embeddings.papers.corpus import open_papers, sample_papers
 from arxiv_embeddings.spark.via_encoder import _WORKER_CACHE, PartEncoder
 from arxiv_embeddings.spark.executors import PartPayload

@@ -21,8 +21,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 
 from arxiv_embeddings.encoders.model_folder import ModelFolder, open_model_folder
-from arxiv_embeddings.encoders.models import fetch_model, find_model
+from arxiv_embeddings.encoders.models import fetch_model
 from arxiv_embeddings.encoders.onnx_engine import OnnxEncoder
+from arxiv_embeddings.encoders.registry import find_model
 from arxiv_embeddings.files.errors import InputError, StorageError
 from arxiv_embeddings.files.hashes import hash_contents
 from arxiv_embeddings.papers.corpus import sample_papers
