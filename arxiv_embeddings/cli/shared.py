@@ -107,6 +107,20 @@ class ModelOptions:
         str | None,
         typer.Option(help="The same for text queries; default: the model's own, if any.", rich_help_panel="Model"),
     ] = None
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="Put before each paper: words, or a name in the model's files; default: as its authors mean it.",
+            rich_help_panel="Model",
+        ),
+    ] = None
+    query_prompt: Annotated[
+        str | None, typer.Option(help="The same before each text query.", rich_help_panel="Model")
+    ] = None
+    truncate_dim: Annotated[
+        int | None,
+        typer.Option(min=1, help="Keep this many of a vector's first dimensions.", rich_help_panel="Model"),
+    ] = None
     allow_unknown: Annotated[
         bool,
         typer.Option(

@@ -107,7 +107,10 @@ class SparkNLPOptions:
     ] = "onnx"
 
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-09
-ONLY_ENCODER = ("pooling", "max_tokens", "adapter", "query_adapter", "long_text", "minimum_cosine", "shared_model")
+ONLY_ENCODER = (
+    *("pooling", "max_tokens", "adapter", "query_adapter", "prompt", "query_prompt", "truncate_dim", "long_text"),
+    *("minimum_cosine", "shared_model"),
+)
 
 
 def check_way(

@@ -162,8 +162,6 @@ def convert_model(
         hidden_size=model[0].auto_model.config.hidden_size,
         fingerprint=fingerprint_model(files),
         pad_id=text_tokenizer.pad_id,
-        prompt=text_tokenizer.prompt,
-        query_prompt=text_tokenizer.query_prompt,
         lower_case=text_tokenizer.lower_case,
         versions={name: metadata.version(name) for name in ("openvino", "torch", "transformers")},
     )

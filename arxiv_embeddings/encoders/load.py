@@ -101,6 +101,9 @@ def load_encoder(
     max_tokens: int | None = None,  # truncate texts to this many tokens; `None`: the model's own limit
     revision: str | None = None,  # hub commit, tag or branch
     adapter: str | None = None,  # hub id or folder of an adapter
+    prompt: str | None = None,  # put before the text of a paper: words, or a name in the model's files
+    query_prompt: str | None = None,  # the same for text queries; `None` for both: as the authors mean it
+    truncate_dim: int | None = None,  # keep this many of a vector's first dimensions; `None`: all
     engine: str | None = None,  # the rest as in `EncoderOptions`
     precision: str = "float32",
     device: str | None = None,
@@ -110,5 +113,6 @@ def load_encoder(
     "Load a model by name; raises `InputError` if the name is unknown, or the model cannot be loaded as asked."
     options = EncoderOptions(engine, precision, device, long_text, allow_unknown)
     options.choose_engine()  # before anything is downloaded
-    spec = find_model(model, pooling=pooling, text=text, max_tokens=max_tokens, revision=revision, adapter=adapter)
+    texts = {"text": text, "max_tokens": max_tokens, "prompt": prompt, "query_prompt": query_prompt}
+    spec = find_model(model, pooling=pooling, revision=revision, adapter=adapter, truncate_dim=truncate_dim, **texts)
     return make_encoder(fetch_model(spec), options)

@@ -15,7 +15,7 @@ from typing import Any
 
 from .models import ModelFiles
 from .safe_folder import refuse_code
-from .spec import ModelSpec
+from .spec import METRICS, ModelSpec
 from arxiv_embeddings.files.documents import (
     LINE,
     SHA256,
@@ -58,7 +58,7 @@ FOLDER_KINDS = {
         1,
         ("model.xml", "model.bin"),
         ("tokenizer.json",),
-        fields=("hidden_size", "pad_id", "prompt", "lower_case"),
+        fields=("hidden_size", "pad_id", "lower_case"),
     ),
     "onnx": FolderKind("export.json", 1, ("model.onnx",), ("tokenizer.json", "assets/vocab.txt")),
 }
@@ -134,7 +134,9 @@ SPEC_SCHEMA = Record(
         **dict.fromkeys(("revision", "adapter", "adapter_revision", "query_adapter"), OrNull(LINE)),
         **dict.fromkeys(("query_adapter_revision", "license"), OrNull(LINE)),
         "text": Choice(("title+abstract", "abstract")),
-        "separator": OrNull(Text()),
+        **dict.fromkeys(("separator", "prompt", "query_prompt"), OrNull(Text())),
+        "truncate_dim": OrNull(Whole(1, 2**20)),
+        "metric": OrNull(Choice(METRICS)),
         "description": Text(),
     },
 )
@@ -154,7 +156,6 @@ MANIFEST_SCHEMA = Record(
         "modules": ListOf(LINE),
         "hidden_size": Whole(1, 2**20),
         "pad_id": Whole(0, 2**31),
-        **dict.fromkeys(("prompt", "query_prompt"), Text()),
         "lower_case": Flag(),
         "checks": MapOf(),
     },

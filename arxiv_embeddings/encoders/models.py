@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KNOWN_MODULES', 'TOKENIZER_FILES', 'read_modules', 'read_own_pooling', 'resolve_pooling', 'resolve_max_tokens',
-           'resolve_separator', 'ModelFiles', 'fetch_model', 'fingerprint_model']
+           'resolve_separator', 'resolve_metric', 'ModelFiles', 'fetch_model', 'fingerprint_model']
 
 # %% ../../nbs/encoders/24_models.ipynb #24-models-02
 from dataclasses import dataclass, replace
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from .hub import fetch_folder
+from .prompts import resolve_prompts
 from .safe_folder import find_weights, read_json, refuse_code
-from .spec import POOLINGS, ModelSpec
+from .spec import METRICS, POOLINGS, ModelSpec
 from ..files.errors import InputError
 from ..files.hashes import hash_contents, hash_settings
 
@@ -118,11 +119,23 @@ def resolve_separator(
     return ". "  # a model without a separator token reads one sentence after the other
 
 # %% ../../nbs/encoders/24_models.ipynb #24-models-25
+def resolve_metric(
+    spec: ModelSpec,  # what was asked for
+    folder: Path,  # the model's folder
+) -> str:  # one of `METRICS`
+    "Choose the metric: the one asked for, or that of the files, or cosine; raises `InputError` for an unknown one."
+    stated = read_json(folder / "config_sentence_transformers.json").get("similarity_fn_name")
+    metric = spec.metric or {"dot": "dot product"}.get(stated, stated) or "cosine"
+    if metric not in METRICS:
+        raise InputError(f"{spec.source} is meant for the metric {metric!r}; known are {', '.join(METRICS)}")
+    return metric
+
+# %% ../../nbs/encoders/24_models.ipynb #24-models-29
 @dataclass(frozen=True)
 class ModelFiles:
     "A model on this machine, its files checked."
 
-    spec: ModelSpec  # no `None` left in pooling, separator and max_tokens
+    spec: ModelSpec  # no `None` left in pooling, separator, max_tokens, prompts and metric
     folder: Path  # the model
     transformer_folder: Path  # the transformer within it: `config.json`, tokenizer, weights
     modules: list[tuple[str, Path]]  # sentence-transformers' modules; empty for a plain transformer
@@ -139,10 +152,10 @@ class ModelFiles:
         "Whether the model's last module makes vectors of length one."
         return bool(self.modules) and self.modules[-1][0] == "Normalize"
 
-# %% ../../nbs/encoders/24_models.ipynb #24-models-26
+# %% ../../nbs/encoders/24_models.ipynb #24-models-30
 def fetch_model(
     spec: ModelSpec,  # from `find_model`
-) -> ModelFiles:  # folders on disk, and a spec with pooling, separator and limit filled in
+) -> ModelFiles:  # folders on disk, and a spec with everything filled in
     "Find a model's files, check them and fill the spec; raises `InputError` if something is missing or not supported."
     folder = fetch_folder(spec.source, spec.revision)
     modules = read_modules(folder)
@@ -159,6 +172,8 @@ def fetch_model(
         pooling=resolve_pooling(spec, modules),
         max_tokens=resolve_max_tokens(spec, transformer_folder),
         separator=resolve_separator(spec, transformer_folder),
+        metric=resolve_metric(spec, folder),
+        **resolve_prompts(spec, folder),
     )
     files = ModelFiles(filled, folder, transformer_folder, modules, adapter_folder)
     for module_folder in files.weighted_folders:
@@ -180,7 +195,7 @@ def _commit_of(folder: Path) -> str | None:
     "Return the commit of a folder in the hub's cache, so that a branch, or the newest commit, is pinned from then on."
     return folder.name if folder.parent.name == "snapshots" else None
 
-# %% ../../nbs/encoders/24_models.ipynb #24-models-30
+# %% ../../nbs/encoders/24_models.ipynb #24-models-34
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -194,7 +209,7 @@ TOKENIZER_FILES = (
     "spiece.model",
 )
 
-# %% ../../nbs/encoders/24_models.ipynb #24-models-31
+# %% ../../nbs/encoders/24_models.ipynb #24-models-35
 def fingerprint_model(
     files: ModelFiles,  # from `fetch_model`
     precision: str = "float32",  # the numbers in which the model computes: float32, bfloat16, float16 or int8
@@ -204,22 +219,21 @@ def fingerprint_model(
     adapter = files.adapter_folder
     tokenizer = [path for name in TOKENIZER_FILES if (path := files.transformer_folder / name).exists()]
     module_settings = [[class_name, read_json(folder / "config.json")] for class_name, folder in files.modules[1:]]
-    prompts = read_json(files.folder / "config_sentence_transformers.json")
     reading = read_json(files.transformer_folder / "sentence_bert_config.json")  # do_lower_case and the like
     reading.pop("max_seq_length", None)  # `max_tokens` has it
     return {
         "weights_sha256": hash_contents(path for folder in files.weighted_folders for path in find_weights(folder)),
         "config_sha256": hash_settings(read_json(files.transformer_folder / "config.json")),
         "tokenizer_sha256": hash_contents(tokenizer),
-        "modules_sha256": hash_settings(
-            *module_settings, reading, prompts.get("prompts"), prompts.get("default_prompt_name")
-        ),
+        "modules_sha256": hash_settings(*module_settings, reading),
         "adapter_sha256": hash_contents([adapter / "adapter_config.json", *find_weights(adapter)]) if adapter else None,
+        "prompt": files.spec.prompt,
         "pooling": files.spec.pooling,
         "unit_length": files.unit_length,
         "text": files.spec.text,
         "separator": files.spec.separator if files.spec.text == "title+abstract" else None,
         "max_tokens": files.spec.max_tokens,
+        "truncate_dim": files.spec.truncate_dim,
         "long_text": long_text,
         "precision": precision,
         "quantized_sha256": None,  # one model can be quantized in many ways: the engine fills this in

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from .base import BatchEncoder
+from .base import BatchEncoder, choose_dim
 from .batching import TextTokenizer, choose_token_budget
 from .guard import Batch
 from .model_folder import ModelFolder
@@ -91,15 +91,16 @@ class OnnxEncoder(BatchEncoder):
         token_budget: int | None = None,  # padded tokens in a batch at most; `None`: chosen for model and processor
     ):
         manifest, threads = model_folder.manifest, count_cores()
-        self.model_folder, self.dim = model_folder, manifest["dim"]
+        self.model_folder = model_folder
         self.files = replace(model_folder.files, spec=spec or model_folder.spec)
+        self.dim = choose_dim(self.spec, manifest["dim"])
         tokenizer_json = (model_folder.folder / "tokenizer.json").read_text(encoding="utf-8")
         self.text_tokenizer = make_word_tokenizer(
-            tokenizer_json, self.spec.max_tokens, allow_unknown, manifest.get("query_prompt", "")
+            tokenizer_json, self.spec.max_tokens, allow_unknown, self.spec.query_prompt or ""
         )
         separator = SEPARATOR if self.spec.text == "title+abstract" else None
         self.fingerprint = manifest["fingerprint"] | {"text": self.spec.text, "separator": separator}
-        self.batching = {"token_budget": token_budget or choose_token_budget(self.dim)}
+        self.batching = {"token_budget": token_budget or choose_token_budget(manifest["dim"])}
         self.settings = {
             "engine": "onnx",
             "device": "cpu",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NewType
 
 import numpy as np
 
-from .base import BatchEncoder
+from .base import BatchEncoder, choose_dim
 from .batching import TextTokenizer, choose_token_budget
 from .guard import Batch
 from .model_folder import ModelFolder
@@ -124,8 +124,8 @@ def read_text_tokenizer(
         Tokenizer.from_file(str(model_folder.folder / "tokenizer.json")),
         max_tokens=model_folder.spec.max_tokens,
         pad_id=manifest["pad_id"],
-        prompt=manifest["prompt"],
-        query_prompt=manifest.get("query_prompt", manifest["prompt"]),
+        prompt=model_folder.spec.prompt or "",
+        query_prompt=model_folder.spec.query_prompt or "",
         lower_case=manifest["lower_case"],
         long_text=long_text,
         allow_unknown=allow_unknown,
@@ -195,7 +195,8 @@ class OpenVINOEncoder(BatchEncoder):
         manifest = model_folder.manifest
         precision = precision or manifest["precision"]
         _check_runs_in(model_folder, precision)
-        self.model_folder, self.files, self.dim = model_folder, model_folder.files, manifest["dim"]
+        self.model_folder, self.files = model_folder, model_folder.files
+        self.dim = choose_dim(self.spec, manifest["dim"])
         self.text_tokenizer = read_text_tokenizer(model_folder, long_text, allow_unknown)
         self.fingerprint = model_folder.fingerprint | {"precision": precision, "long_text": long_text}
         n_threads = threads or count_cores()

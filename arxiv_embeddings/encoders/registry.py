@@ -107,13 +107,19 @@ def find_model(
     revision: str | None = None,  # hub commit, tag or branch; `None`: the registry's, or the newest
     adapter: str | None = None,  # adapter to put into the model: hub id, folder, or name in `REGISTRY`
     query_adapter: str | None = None,  # the same for text queries; `None`: the one that goes with `adapter`
+    prompt: str | None = None,  # put before the text of a paper: words, or the name of one of the model's prompts
+    query_prompt: str | None = None,  # the same for text queries; `None` for both: as the authors mean it
+    truncate_dim: int | None = None,  # keep this many of a vector's first dimensions; `None`: all
 ) -> ModelSpec:  # as far as name and options state it; `fetch_model` fills the rest from the model's files
     "Find the model that a name means; raises `InputError` for an unknown name or option."
     if pooling not in (None, *POOLINGS):
         raise InputError(f"pooling must be one of {', '.join(POOLINGS)}, not {pooling!r}")
     if text not in (None, *TEXT_RULES):
         raise InputError(f"no text rule {text!r}; there are: {', '.join(TEXT_RULES)}")
+    if truncate_dim is not None and truncate_dim < 1:
+        raise InputError(f"truncate_dim must be 1 or more, not {truncate_dim}")
     asked = {"pooling": pooling, "text": text, "max_tokens": max_tokens, "revision": revision}
+    asked |= {"prompt": prompt, "query_prompt": query_prompt, "truncate_dim": truncate_dim}
     asked = {key: value for key, value in asked.items() if value is not None}
     spec = REGISTRY.get(str(name)) or ModelSpec(str(name), _resolve_source(str(name)))
     if revision and (spec.source.startswith("package:") or Path(spec.source).is_absolute()):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LENGTH_MULTIPLE', 'GPU_TOKEN_BUDGET', 'PRECISIONS', 'quiet_transformers', 'read_weight_names', 'check_weights',
-           'load_modules', 'add_adapter', 'choose_prompt', 'make_text_tokenizer', 'start_batch', 'TorchEncoder']
+           'load_modules', 'add_adapter', 'make_text_tokenizer', 'start_batch', 'TorchEncoder']
 
 # %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-02
 import logging
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NewType
 import numpy as np
 from tokenizers import Tokenizer
 
-from .base import BatchEncoder
+from .base import BatchEncoder, choose_dim
 from .batching import TextTokenizer, choose_token_budget
 from .guard import Batch
 from .models import ModelFiles, fingerprint_model
@@ -160,18 +160,6 @@ def add_adapter(
     if not transformer.active_adapters or name not in transformer.active_adapters.flatten():
         raise InputError(f"the adapter {files.spec.adapter} could not be activated in {files.spec.source}")
 
-# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-20
-def choose_prompt(
-    model: "SentenceTransformer",  # with `prompts`, from its folder
-    kind: str,  # document or query
-) -> str:  # empty if the model states none
-    "Choose the words before each text."
-    stated = (model.prompts or {}).get(kind) or ""
-    default = model.default_prompt_name
-    if kind == "query" or stated or default == "query":
-        return stated
-    return (model.prompts or {}).get(default) or ""
-
 # %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-22
 def make_text_tokenizer(
     model: "SentenceTransformer",  # from `load_modules`
@@ -189,8 +177,8 @@ def make_text_tokenizer(
         backend,
         max_tokens=files.spec.max_tokens,
         pad_id=model.tokenizer.pad_token_id or 0,
-        prompt=choose_prompt(model, "document"),
-        query_prompt=choose_prompt(model, "query"),
+        prompt=files.spec.prompt,
+        query_prompt=files.spec.query_prompt,
         lower_case=bool(getattr(model[0], "do_lower_case", False)),
         long_text=long_text,
         allow_unknown=allow_unknown,
@@ -258,7 +246,7 @@ class TorchEncoder(BatchEncoder):
         self.model = _load_in_precision(files, device, precision)
         self.text_tokenizer = make_text_tokenizer(self.model, files, long_text, allow_unknown)
         self.fingerprint = fingerprint_model(files, precision, long_text)
-        self.dim = self.model.get_embedding_dimension()
+        self.dim = choose_dim(files.spec, self.model.get_embedding_dimension())
         self.batching = {
             "token_budget": token_budget or _choose_budget(self.model),
             "length_multiple": LENGTH_MULTIPLE,

@@ -166,6 +166,8 @@ def describe_vectors(
         "adapter_revision": spec.adapter_revision,
         "query_adapter": spec.query_adapter,
         "query_adapter_revision": spec.query_adapter_revision,
+        "query_prompt": spec.query_prompt,
+        "metric": spec.metric,
         "license": spec.license,
         "fingerprint": executor.fingerprint(encoder.fingerprint),
         "settings": executor.settings(encoder) | versions,

@@ -388,10 +388,12 @@ FINGERPRINT_SCHEMA = Record(
     {
         **dict.fromkeys(("weights_sha256", "config_sha256", "tokenizer_sha256", "modules_sha256"), Text()),
         **dict.fromkeys(("adapter_sha256", "quantized_sha256", "separator"), OrNull(Text())),
+        "prompt": Text(),
         "pooling": LINE,
         "unit_length": Flag(),
         "text": Choice(("title+abstract", "abstract")),
         "max_tokens": Whole(1, MOST_NUMBERS),
+        "truncate_dim": OrNull(Whole(1, MOST_NUMBERS)),
         "long_text": Choice(("truncate", "windows")),
         "precision": Choice(("float32", "bfloat16", "float16", "int8")),
         "vectors_sha256": SHA256,  # of imported vectors, of whose model nothing else is known for certain
@@ -413,7 +415,7 @@ INPUT_SCHEMA = Record(
     },
 )
 NOT_KNOWN = "not known"  # stands for a model's name that nobody has stated
-METRICS = ("cosine", "euclidean", "dot product")  # in which a model's vectors are meant to be compared
+METRICS = ("cosine", "euclidean", "dot product", "manhattan")  # in which a model's vectors are meant to be compared
 IMPORTED_SCHEMA = Record(
     {
         "path": LINE,
@@ -447,6 +449,8 @@ METADATA_SCHEMA = Record(
         "model_source": LINE,
         **dict.fromkeys(("model_revision", "license", "adapter", "adapter_revision"), OrNull(LINE)),
         **dict.fromkeys(("query_adapter", "query_adapter_revision"), OrNull(LINE)),
+        "query_prompt": OrNull(Text()),
+        "metric": OrNull(Choice(METRICS)),
         "settings": Record(
             {}, {"engine": LINE, "device": OrNull(LINE), "precision": OrNull(LINE), "versions": MapOf(LINE)}
         ),

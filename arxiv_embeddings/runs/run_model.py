@@ -113,6 +113,8 @@ def read_spec(
         revision=kept["model_revision"],
         **{name: kept[name] for name in names},
         **{name: fingerprint[name] for name in decisive},
+        **{name: fingerprint.get(name) for name in ("prompt", "truncate_dim")},
+        **{name: kept.get(name) for name in ("query_prompt", "metric")},
     )
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-14
@@ -138,7 +140,7 @@ def check_same_request(
 ) -> None:
     "Raise `InputError` if a model's name and options alone tell that it did not make a run's vectors."
     made, theirs = run.metadata, run.metadata["fingerprint"]
-    names = ("pooling", "text", "max_tokens", *(["separator"] if spec.text == "title+abstract" else []))
+    names = ("pooling", "text", "max_tokens", "truncate_dim", *(["separator"] if spec.text == "title+abstract" else []))
     known = {name: getattr(spec, name) for name in names} | asked
     known = {name: value for name, value in known.items() if value is not None}
     differences = compare_fingerprints(known, {name: theirs.get(name) for name in known})

@@ -248,7 +248,6 @@ def describe_export(
     folder: Path,  # all files except the manifest; this is written
     files: ModelFiles,  # the model
     precision: str,  # float32 or int8
-    query_prompt: str = "",  # put before each text query, which `OnnxEncoder` embeds
     **checks: Any,  # results of comparing it with the model, kept in the manifest
 ) -> None:
     "Write the manifest of an exported model."
@@ -262,7 +261,6 @@ def describe_export(
         precision=precision,
         spec=asdict(replace(files.spec, separator=SEPARATOR, pooling="first_subword")),
         dim=config.get("hidden_size") or config["dim"],
-        query_prompt=query_prompt,
         lower_case=json.loads((folder / "tokenizer.json").read_text())["normalizer"]["lowercase"],
         fingerprint=fingerprint_model(files, precision) | changed,
         versions={name: metadata.version(name) for name in ("torch", "transformers", "onnx", "onnxruntime")},
@@ -290,11 +288,10 @@ def write_export(
     texts = calibration_texts(replace(files.spec, separator=SEPARATOR))
     checked = ["short", *texts[::24], texts[0] * 9]
     largest = check_onnx(modules[0], folder / "model.onnx", checked, files.spec.max_tokens)
-    prompt = text_tokenizer.query_prompt
-    describe_export(folder, files, "float32", prompt, largest_difference=largest)
+    describe_export(folder, files, "float32", largest_difference=largest)
     if precision == "int8":
         check = quantize_onnx(folder, texts)
-        describe_export(folder, files, "int8", prompt, largest_difference=largest, int8_check=check)
+        describe_export(folder, files, "int8", largest_difference=largest, int8_check=check)
 
 
 def _check_can_export(files: ModelFiles, precision: str) -> None:

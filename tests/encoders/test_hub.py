@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import adapters
 import numpy as np
 import pytest
 import torch
@@ -20,7 +19,7 @@ from arxiv_embeddings.encoders.registry import REGISTRY
 from arxiv_embeddings.files.errors import InputError
 from tests.fakes.hub_server import Hub
 from tests.fakes.malicious import Malicious
-from tests.fakes.specter_shape import make_adapter, make_base, sample_texts
+from tests.fakes.specter_shape import load_with_adapter, make_adapter, make_base, sample_texts
 
 pytestmark = pytest.mark.slow
 
@@ -132,14 +131,13 @@ def test_specter2_by_its_name_is_base_and_adapter(models: dict[str, Path], downl
     folders = {"pooling": "cls", "device": "cpu"}
     expected = load_encoder(models["base"], adapter=str(models["proximity"]), **folders).encode(TEXTS)
     assert_allclose(ours, expected, atol=1e-6, strict=True)
-    # as the model card does it
-    model = adapters.AutoAdapterModel.from_pretrained(models["base"])
-    model.load_adapter(str(models["proximity"]), set_active=True, with_head=False)
+    # layer by layer, and not with our own adapters
+    model = load_with_adapter(models["base"], models["proximity"])
     tokens = AutoTokenizer.from_pretrained(models["base"])(
         TEXTS, padding=True, truncation=True, return_tensors="pt", return_token_type_ids=False, max_length=512
     )
     with torch.inference_mode():
-        by_hand = model.eval()(**tokens).last_hidden_state[:, 0].numpy()
+        by_hand = model(**tokens).last_hidden_state[:, 0].numpy()
     assert_allclose(ours, by_hand, atol=2e-5, strict=True)
     # neither the base alone nor another adapter gives that
     without = load_encoder(models["base"], **folders).encode(TEXTS)
@@ -262,7 +260,7 @@ def test_a_download_that_breaks_off(name: str, models: dict[str, Path], tmp_path
         source = SPECTER2.adapter if name.startswith("pytorch_adapter") else SPECTER2.source
         assert answer.startswith(f"the download of {source!r} at revision ")
         assert "broke off (" in answer
-        assert answer.endswith("): the same command again goes on from there")
+        assert answer.endswith("): the same command again gets the files that are missing")
         assert not list(tmp_path.rglob(f"snapshots/*/{name}"))
         # what belongs to the weights comes before them, so that no model is used by halves
         assert name != "tokenizer.json" or not list(tmp_path.rglob("snapshots/*/model.safetensors"))

@@ -211,7 +211,7 @@ def _fill_model(folder: Path) -> None:
     for name in ("model.xml", "model.bin", "tokenizer.json"):
         (folder / name).write_text(name)
     letters = Letters()
-    stated = {"hidden_size": 4, "pad_id": 0, "prompt": "", "lower_case": False, "versions": {"openvino": "1"}}
+    stated = {"hidden_size": 4, "pad_id": 0, "lower_case": False, "versions": {"openvino": "1"}}
     spec = {name: getattr(letters.spec, name) for name in ("name", "source", "pooling", "separator", "max_tokens")}
     fingerprint = letters.fingerprint
     write_manifest(folder, "openvino", precision="float32", dim=4, spec=spec, fingerprint=fingerprint, **stated)

@@ -41,6 +41,7 @@ class Hub(LocalServer):
 
 
 API = re.compile(r"/api/models/(?P<id>[^/]+/[^/]+)(/revision/(?P<revision>[^/]+))?")
+TREE = re.compile(r"/api/models/(?P<id>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)")
 RESOLVE = re.compile(r"/(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 
 
@@ -53,7 +54,7 @@ class HubHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append((self.command, path))
-        asked = API.fullmatch(path) or RESOLVE.fullmatch(path)
+        asked = API.fullmatch(path) or TREE.fullmatch(path) or RESOLVE.fullmatch(path)
         if not asked or asked["id"] not in self.hub.newest:
             return self.refuse("RepoNotFound", "Repository not found")
         revision = asked["revision"] or NEWEST
@@ -63,6 +64,8 @@ class HubHandler(BaseHTTPRequestHandler):
             return self.refuse("RevisionNotFound", f"Invalid rev id: {revision}")
         if asked.re is API:
             return self.send_list(asked["id"], commit, folder)
+        if asked.re is TREE:
+            return self.send_tree(commit, folder)
         if not (folder / asked["file"]).is_file():
             return self.refuse("EntryNotFound", "Entry not found", commit)
         return self.send_file(folder / asked["file"], commit)
@@ -78,6 +81,20 @@ class HubHandler(BaseHTTPRequestHandler):
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         about = {"id": hub_id, "modelId": hub_id, "sha": commit, "siblings": [{"rfilename": file} for file in files]}
         self.answer(200, json.dumps(about).encode(), {"Content-Type": "application/json", "X-Repo-Commit": commit})
+
+    def send_tree(self, commit: str, folder: Path) -> None:
+        "Answer with the names, sizes and hashes of a commit's files."
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        tree = [
+            {
+                "type": "file",
+                "path": path.relative_to(folder).as_posix(),
+                "size": path.stat().st_size,
+                "oid": hashlib.sha1(path.read_bytes()).hexdigest(),
+            }
+            for path in files
+        ]
+        self.answer(200, json.dumps(tree).encode(), {"Content-Type": "application/json", "X-Repo-Commit": commit})
 
     def send_file(self, path: Path, commit: str) -> None:
         "Answer with a file, from the byte asked for, or with half of what was promised."

@@ -207,7 +207,8 @@ def test_a_model_is_packed_once_and_the_same_everywhere(tmp_path: Path, minilm: 
 
 def test_the_same_weights_with_another_prompt_are_another_model(tmp_path: Path, minilm: Encoder) -> None:
     shutil.copytree(minilm.model_folder.folder, tmp_path / "model")
-    description = minilm.model_folder.manifest | {"prompt": "query: "}
+    description = minilm.model_folder.manifest
+    description |= {"fingerprint": description["fingerprint"] | {"prompt": "query: "}}
     (tmp_path / "model" / "model.json").write_text(json.dumps(description))
     other = open_model_folder(tmp_path / "model")
     assert other.sha256 == minilm.model_folder.sha256  # of the graph and its weights
