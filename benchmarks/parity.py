@@ -1,7 +1,6 @@
 """How near every engine and precision is to the reference, on real abstracts; writes results/parity.json.
 
-The reference is torch in float32, one text at a time: sentence-transformers' modules, with the adapter put in by
-`adapters`. MiniLM has its real weights; SPECTER2's shape has random ones, scaled so that different papers differ.
+The reference is torch in float32, one text at a time: sentence-transformers' modules, with the adapter in every layer. MiniLM has its real weights; SPECTER2's shape has random ones, scaled so that different papers differ.
 """
 
 import json

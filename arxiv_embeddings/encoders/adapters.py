@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .models import find_weights, read_json
+from .safe_folder import find_weights, read_json
 from ..files.errors import InputError
 
 # %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-07

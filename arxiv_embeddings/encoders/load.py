@@ -10,6 +10,7 @@ import importlib.util
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .base import Encoder
 from .conversion import ConversionError, get_or_convert
@@ -106,12 +107,10 @@ def load_encoder(
     truncate_dim: int | None = None,  # keep this many of a vector's first dimensions; `None`: all
     engine: str | None = None,  # the rest as in `EncoderOptions`
     precision: str = "float32",
-    device: str | None = None,
-    long_text: str = "truncate",
-    allow_unknown: bool = False,
+    **how: Any,  # `device`, `long_text` and `allow_unknown` of `EncoderOptions`
 ) -> Encoder:  # ready to `encode`
     "Load a model by name; raises `InputError` if the name is unknown, or the model cannot be loaded as asked."
-    options = EncoderOptions(engine, precision, device, long_text, allow_unknown)
+    options = EncoderOptions(engine, precision, **how)
     options.choose_engine()  # before anything is downloaded
     texts = {"text": text, "max_tokens": max_tokens, "prompt": prompt, "query_prompt": query_prompt}
     spec = find_model(model, pooling=pooling, revision=revision, adapter=adapter, truncate_dim=truncate_dim, **texts)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LENGTH_MULTIPLE', 'GPU_TOKEN_BUDGET', 'PRECISIONS', 'quiet_transformers', 'read_weight_names', 'check_weights',
-           'load_modules', 'add_adapter', 'make_text_tokenizer', 'start_batch', 'TorchEncoder']
+           'load_modules', 'make_text_tokenizer', 'start_batch', 'TorchEncoder']
 
 # %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-02
 import logging
@@ -36,18 +36,16 @@ else:
 # %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-06
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    "Silence the messages of transformers and adapters below errors, for one block."
-    loggers = [logging.getLogger(name) for name in ("transformers", "adapters")]
-    levels = [logger.level for logger in loggers]
+    "Silence the messages of transformers below errors, for one block."
+    logger = logging.getLogger("transformers")
+    level = logger.level
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logger.setLevel(level)
 
 # %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-09
 def read_weight_names(
@@ -99,6 +97,8 @@ def load_modules(
     device: str | None = None,  # `cpu`, `cuda`, ...; `None`: a GPU if there is one
 ) -> "SentenceTransformer":  # in evaluation mode, in float32
     "Load a model with sentence-transformers, as its files and its spec state; raises `InputError` for bad weights."
+    from arxiv_embeddings.encoders.adapters import add_adapter
+
     for folder in files.weighted_folders:
         read_weight_names(folder)
     try:
@@ -106,7 +106,7 @@ def load_modules(
             model = _load_folder(files, device) if files.modules else _load_transformer(files, device)
             check_weights(model[0].auto_model, files.transformer_folder)
             if files.adapter_folder:
-                add_adapter(model[0].auto_model, files)
+                add_adapter(model[0].auto_model, files.adapter_folder, f"the adapter {files.spec.adapter}")
                 model.to(model.device)
     except InputError:
         raise
@@ -133,32 +133,6 @@ def _load_transformer(files: ModelFiles, device: str | None) -> "SentenceTransfo
     transformer = Transformer(str(files.folder), **options)
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=files.spec.pooling)
     return SentenceTransformer(modules=[transformer, pooling], device=device)
-
-# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-17
-def add_adapter(
-    transformer: Any,  # a transformers model; changed in place
-    files: ModelFiles,  # with `adapter_folder`
-) -> None:
-    "Add the adapter to the transformer and activate it; raises `InputError` if it does not fit."
-    import adapters
-
-    read_weight_names(files.adapter_folder)
-    adapters.init(transformer)
-    safe = any(path.suffix == ".safetensors" for path in find_weights(files.adapter_folder))
-    found = {}
-    try:
-        options = {"with_head": False, "use_safetensors": safe, "loading_info": found}
-        name = transformer.load_adapter(str(files.adapter_folder), set_active=True, **options)
-        # adapters fills missing weights with random numbers and ignores unknown ones
-        if found["missing_keys"] or found["unexpected_keys"]:
-            raise ValueError(
-                f"{len(found['missing_keys'])} weights are missing and {len(found['unexpected_keys'])} are unknown"
-            )
-    except Exception as error:  # adapters raises the exceptions of several libraries
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"the adapter {files.spec.adapter} does not fit {files.spec.source}: {reason}") from error
-    if not transformer.active_adapters or name not in transformer.active_adapters.flatten():
-        raise InputError(f"the adapter {files.spec.adapter} could not be activated in {files.spec.source}")
 
 # %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-22
 def make_text_tokenizer(

@@ -1,4 +1,4 @@
-"""The engines: SPECTER2's shape held to `adapters`, models of every kind held to torch, and what is refused."""
+"""The engines: SPECTER2's shape held to a computation by hand, models of every kind held to torch, and what is refused."""
 
 import json
 import os

@@ -25,6 +25,7 @@ from arxiv_embeddings.papers.corpus import read_papers, sample_papers
 from arxiv_embeddings.papers.texts import make_texts
 from arxiv_embeddings.runs.format import hash_fingerprint
 from tests.fakes.malicious import Malicious
+from tests.fakes.specter_shape import load_with_adapter, make_adapter
 
 TEXTS = make_texts(read_papers(sample_papers()).table(limit=12), separator="[SEP]")
 
@@ -44,17 +45,12 @@ def plain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def reference_token_vectors(folder: Path, texts: list[str], adapter: Path | None = None):
+def reference_token_vectors(folder: Path, texts: list[str]):
     "Token vectors and mask from transformers itself."
     tokens = BertTokenizerFast.from_pretrained(folder)(
         texts, padding=True, truncation=True, max_length=512, return_tensors="pt"
     )
     model = BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
-    if adapter:
-        import adapters
-
-        adapters.init(model)
-        model.load_adapter(str(adapter), set_active=True)
     with torch.inference_mode():
         vectors = model(**tokens).last_hidden_state.numpy()
     return vectors, tokens["attention_mask"].numpy()
@@ -75,18 +71,14 @@ def test_a_plain_transformer_is_pooled_as_stated(pooling: str, plain_model: Path
 
 
 def test_an_adapter_is_active(plain_model: Path, tmp_path: Path) -> None:
-    import adapters
-
-    model = BertModel.from_pretrained(plain_model, add_pooling_layer=False)
-    adapters.init(model)
-    model.add_adapter("proximity", config="seq_bn")
-    for name, parameter in model.named_parameters():
-        if "adapters.proximity" in name and parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=0.5)
-    model.save_adapter(str(tmp_path / "adapter"), "proximity")
-    encoder = load_encoder(plain_model, pooling="cls", adapter=str(tmp_path / "adapter"), device="cpu")
+    adapter = make_adapter(plain_model, tmp_path / "adapter")
+    encoder = load_encoder(plain_model, pooling="cls", adapter=str(adapter), device="cpu")
     ours = encoder.encode(TEXTS)
-    expected = reference_token_vectors(plain_model, TEXTS, tmp_path / "adapter")[0][:, 0]
+    tokens = BertTokenizerFast.from_pretrained(plain_model)(
+        TEXTS, padding=True, truncation=True, max_length=512, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        expected = load_with_adapter(plain_model, adapter)(**tokens).last_hidden_state[:, 0].numpy()
     assert_allclose(ours, expected, atol=2e-5, strict=True)
     without = load_encoder(plain_model, pooling="cls", device="cpu")
     assert np.abs(ours - without.encode(TEXTS)).max() > 0.1

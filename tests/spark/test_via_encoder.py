@@ -153,7 +153,7 @@ def test_from_hdfs_to_hdfs_with_the_model_there(
 
 IN_A_WORKER = """
 import sys
-for name in ("torch", "transformers", "sentence_transformers", "adapters", "nncf", "pyspark"):
+for name in ("torch", "transformers", "sentence_transformers", "nncf", "pyspark"):
     sys.modules[name] = None  # an import of it fails
 import json
 import numpy as np
