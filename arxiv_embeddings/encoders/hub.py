@@ -25,6 +25,7 @@ def download_folder(
     "Download the files of a hub model, or find them in the cache; raises `InputError` if that fails."
     from huggingface_hub import errors
 
+    (network_error, _) = errors.HfHubHTTPError.__bases__  # of the client's own HTTP library
     where = f"{source!r}" + (f" at revision {revision}" if revision else "")
     try:
         return _take_files(source, revision)
@@ -44,24 +45,21 @@ def download_folder(
             f"the hub cannot be reached for {where}, and the cache of this machine does not have it whole: "
             f"{'unset HF_HUB_OFFLINE' if offline else 'check the network'}, or give the path of a model folder"
         ) from error
-    except OSError as error:  # the client's own errors and those of requests are among these
+    except (OSError, network_error) as error:
         raise InputError(
-            f"the download of {where} broke off ({_first_reason(error)}): the same command again goes on from there"
+            f"the download of {where} broke off ({_first_reason(error)}): the same command again gets the files that are missing"
         ) from error
 
 # %% ../../nbs/encoders/22_hub.ipynb #22-hub-07
 def _take_files(source: str, revision: str | None) -> Path:
     "Download the small files, then safetensors, or pickles if it has none; all of the same commit."
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import snapshot_download
 
     folder = Path(snapshot_download(source, revision=revision, allow_patterns=SMALL_FILES))
     for patterns in (SAFE_WEIGHTS, PICKLED_WEIGHTS):
         snapshot_download(source, revision=folder.name, allow_patterns=patterns)
         if any(any(folder.rglob(pattern)) for pattern in patterns):
             return folder
-    # without the hub the client returns the files it has, even if some are missing
-    if any((folder.parent.parent / "blobs").glob("*.incomplete")):
-        raise errors.LocalEntryNotFoundError("an earlier download broke off")
     return folder
 
 

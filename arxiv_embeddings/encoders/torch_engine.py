@@ -36,16 +36,21 @@ else:
 # %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-06
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    "Silence the messages of transformers below errors, for one block."
-    logger = logging.getLogger("transformers")
+    "Silence the progress bars of transformers, and its messages below errors, for one block."
+    from transformers.utils import logging as of_transformers
+
+    logger, bars = logging.getLogger("transformers"), of_transformers.is_progress_bar_enabled()
     level = logger.level
     try:
         logger.setLevel(logging.ERROR)
+        of_transformers.disable_progress_bar()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)
             yield
     finally:
         logger.setLevel(level)
+        if bars:
+            of_transformers.enable_progress_bar()
 
 # %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-09
 def read_weight_names(
