@@ -19,29 +19,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
+from transformers.activations import ACT2FN
 
 from .models import find_weights, read_json
 from ..files.errors import InputError
 
 # %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-07
-_tanh_gelu = partial(functional.gelu, approximate="tanh")
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "relu": functional.relu,
-    "relu6": functional.relu6,
-    "leakyrelu": functional.leaky_relu,
-    "leaky_relu": functional.leaky_relu,
-    "gelu": functional.gelu,
-    "gelu_python": functional.gelu,
-    **dict.fromkeys(("gelu_new", "gelu_accurate", "gelu_fast", "gelu_python_tanh", "gelu_pytorch_tanh"), _tanh_gelu),
-    "quick_gelu": lambda values: values * torch.sigmoid(1.702 * values),
-    "silu": functional.silu,
-    "swish": functional.silu,
-    "mish": functional.mish,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "linear": lambda values: values,
+_GELUS = ("gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh")
+_OTHERS = ("leaky_relu", "linear", "mish", "relu", "relu2", "relu6", "sigmoid", "silu", "swish", "tanh")
+ACTIVATIONS: dict[str, nn.Module] = {
+    name: ACT2FN[name] for name in (*_GELUS, "gelu_pytorch_tanh", "quick_gelu", *_OTHERS)
 }
+ACTIVATIONS["leakyrelu"] = ACTIVATIONS["leaky_relu"]
 
 # %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-11
 @dataclass(frozen=True)
@@ -501,9 +490,9 @@ def add_adapter(
     for (layer, place), bottleneck in bottlenecks.items():
         module = layers[layer].get_submodule(layout.modules[place])
         like = next(module.parameters())
-        bottleneck = bottleneck.to(device=like.device, dtype=like.dtype).train(model.training)
         if not hasattr(module, "bottlenecks"):
             module.bottlenecks = nn.ModuleDict()
             module.forward = partial(layout.forward, module)
-        module.bottlenecks[place] = bottleneck
+        module.bottlenecks[place] = bottleneck.to(device=like.device, dtype=like.dtype)
+        module.bottlenecks.train(model.training)
     return config
