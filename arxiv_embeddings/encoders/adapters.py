@@ -19,29 +19,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
+from transformers.activations import ACT2FN
 
 from .safe_folder import find_weights, read_json
 from ..files.errors import InputError
 
 # %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-07
-_tanh_gelu = partial(functional.gelu, approximate="tanh")
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "relu": functional.relu,
-    "relu6": functional.relu6,
-    "leakyrelu": functional.leaky_relu,
-    "leaky_relu": functional.leaky_relu,
-    "gelu": functional.gelu,
-    "gelu_python": functional.gelu,
-    **dict.fromkeys(("gelu_new", "gelu_accurate", "gelu_fast", "gelu_python_tanh", "gelu_pytorch_tanh"), _tanh_gelu),
-    "quick_gelu": lambda values: values * torch.sigmoid(1.702 * values),
-    "silu": functional.silu,
-    "swish": functional.silu,
-    "mish": functional.mish,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "linear": lambda values: values,
+_GELUS = ("gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh")
+_OTHERS = ("leaky_relu", "linear", "mish", "relu", "relu2", "relu6", "sigmoid", "silu", "swish", "tanh")
+ACTIVATIONS: dict[str, nn.Module] = {
+    name: ACT2FN[name] for name in (*_GELUS, "gelu_pytorch_tanh", "quick_gelu", *_OTHERS)
 }
+ACTIVATIONS["leakyrelu"] = ACTIVATIONS["leaky_relu"]
 
 # %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-11
 @dataclass(frozen=True)
@@ -107,7 +96,7 @@ TRAINING_OPTIONS = {
     *("attention_type", "new_attention_norm"),  # of fusion, in the first versions
 }
 
-
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-17
 def refuse_other_forms(
     content: dict[str, Any],  # of `adapter_config.json`
     where: str,  # the adapter, for the message
@@ -134,7 +123,7 @@ def refuse_other_forms(
     if options.get("scaling") in ("learned", "channel"):
         raise InputError(f"{where} has a learned scaling ({options['scaling']}); only a number is supported")
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-19
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-20
 def _is_factor(value: Any) -> bool:
     "Whether a value is a finite number above 0."
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
@@ -158,7 +147,7 @@ def _is_reduction(value: Any) -> bool:
         bool(value) and all(re.fullmatch(r"\d+|default", key) for key in value) and all(map(_is_factor, value.values()))
     )
 
-
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-21
 # option -> whether a value is allowed, and what is, for the message; all others are true or false
 ALLOWED_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "reduction_factor": (_is_reduction, "a number above 0, or such numbers by layer"),
@@ -179,7 +168,7 @@ ALLOWED_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "adapter_residual_before_ln": (lambda value: isinstance(value, bool), "true or false"),
 }
 
-
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-22
 def check_options(
     options: dict[str, Any],  # `config` in `adapter_config.json`
     where: str,  # the adapter, for the message
@@ -199,7 +188,7 @@ def check_options(
     if options.get("residual_before_ln") == "post_add" and not options.get("original_ln_before", False):
         raise InputError(f'{where}: residual_before_ln "post_add" needs original_ln_before')
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-22
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-25
 OLD_ACTIVATIONS = {"gelu": "gelu_new", "gelu_orig": "gelu"}
 
 
@@ -228,7 +217,7 @@ def read_adapter_config(
     stated["non_linearity"] = activation if "version" in content else OLD_ACTIVATIONS.get(activation, activation)
     return AdapterConfig(content["name"], **base, **stated)
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-27
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-30
 class Bottleneck(nn.Module):
     "Two narrow matrices with an activation between them, and a residual connection around them."
 
@@ -257,7 +246,7 @@ class Bottleneck(nn.Module):
             return self.norm_after(added + skipped)
         return self.norm_after(added) + skipped
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-34
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-37
 def end_sublayer(
     bottleneck: Bottleneck | None,  # `None`: the end without an adapter
     output: torch.Tensor,  # of attention or the feed-forward network, (n_papers, n_tokens, hidden_size)
@@ -276,7 +265,7 @@ def end_sublayer(
     left = bottleneck(entering, skipped)
     return norm(left + sublayer_input) if config.original_ln_after else left
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-38
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-41
 def forward_output(
     output: nn.Module,  # `BertOutput`, `BertSelfOutput` or like them, with one bottleneck
     hidden_states: torch.Tensor,  # (n_papers, n_tokens, width)
@@ -299,7 +288,7 @@ def forward_block(
     middle = end_sublayer(bottlenecks.get("mh_adapter"), attended, hidden_states, block.sa_layer_norm)
     return end_sublayer(bottlenecks.get("output_adapter"), block.ffn(middle), middle, block.output_layer_norm)
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-39
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-42
 @dataclass(frozen=True)
 class Layout:
     "Where the layers of a kind of transformer are, and where in a layer its bottlenecks go."
@@ -324,7 +313,7 @@ _DISTILBERT = Layout(
 )
 LAYOUTS = {**dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra"), _BERT), "distilbert": _DISTILBERT}
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-43
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-46
 def read_adapter_weights(
     folder: Path,  # with `adapter.safetensors` or `pytorch_adapter.bin`
     where: str,  # the adapter, for messages
@@ -354,7 +343,7 @@ def read_adapter_weights(
             raise InputError(f"{where}: the weight {name} holds numbers that are not finite; get the adapter again")
     return weights
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-45
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-48
 def plain_name(
     name: str,  # of a weight in an adapter's file
     prefix: str,  # of the base model, such as bert
@@ -375,7 +364,7 @@ def name_parts(
         parts["adapter_norm_after"] = "norm_after"
     return parts
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-49
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-52
 def check_base(
     config: AdapterConfig,  # from `read_adapter_config`
     model: nn.Module,  # a transformers model without heads
@@ -406,7 +395,7 @@ def check_base(
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-50
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-53
 def check_names(
     names: set[str],  # in the file, from `plain_name`
     expected: set[str],  # that the model and the options ask for
@@ -429,7 +418,7 @@ def check_names(
             f"{where} has {len(unknown)} weights that its options do not ask for, the first is {unknown[0]}"
         )
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-52
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-55
 def _drop_second_norms(weights: dict[str, torch.Tensor], config: AdapterConfig, where: str) -> dict[str, torch.Tensor]:
     "Leave out the second copies of the norms of `ln_before`; raises `InputError` if two copies differ."
     if not config.ln_before:
@@ -440,7 +429,7 @@ def _drop_second_norms(weights: dict[str, torch.Tensor], config: AdapterConfig, 
             raise InputError(f"{where}: {name} and {first} must be the same norm, but differ")
     return {name: tensor for name, tensor in weights.items() if seconds[name] == name}
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-53
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-56
 def _list_places(config: AdapterConfig, n_layers: int, layout: Layout) -> list[tuple[int, str, str]]:
     "List layer, option and start of the weights' names of each place that gets a bottleneck."
     return [
@@ -482,7 +471,7 @@ def make_bottlenecks(
         bottlenecks[layer, place] = bottleneck
     return bottlenecks
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-55
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-58
 def add_adapter(
     transformer: Any,  # a transformers model of a kind in `LAYOUTS`; changed in place
     folder: Path,  # with an adapter, as `save_adapter` of the package adapters writes it
@@ -501,9 +490,9 @@ def add_adapter(
     for (layer, place), bottleneck in bottlenecks.items():
         module = layers[layer].get_submodule(layout.modules[place])
         like = next(module.parameters())
-        bottleneck = bottleneck.to(device=like.device, dtype=like.dtype).train(model.training)
         if not hasattr(module, "bottlenecks"):
             module.bottlenecks = nn.ModuleDict()
             module.forward = partial(layout.forward, module)
-        module.bottlenecks[place] = bottleneck
+        module.bottlenecks[place] = bottleneck.to(device=like.device, dtype=like.dtype)
+        module.bottlenecks.train(model.training)
     return config

@@ -17,9 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BertConfig, BertModel, MPNetConfig, MPNetModel
-from transformers.activations import ACT2FN
 
-from arxiv_embeddings.encoders.adapters import ACTIVATIONS, OTHER_FORMS, Bottleneck, add_adapter, read_adapter_config
+from arxiv_embeddings.encoders.adapters import OTHER_FORMS, Bottleneck, add_adapter, read_adapter_config
 from arxiv_embeddings.encoders.vectors import paired_cosines
 from arxiv_embeddings.files.errors import InputError
 from tests.fakes import ROOT
@@ -42,10 +41,10 @@ def compute_tokens(model: torch.nn.Module, base: str) -> np.ndarray:
         return model(input_ids=ids, attention_mask=mask).last_hidden_state[mask == 1].float().numpy()
 
 
-def adapt(case: str) -> torch.nn.Module:
-    "The case's base with its adapter."
+def adapt(case: str, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
+    "The case's base with its adapter; in float64, so that all machines give the same."
     base, name = case.split("/")
-    model = copy.deepcopy(read_base(base))
+    model = copy.deepcopy(read_base(base)).to(dtype)
     add_adapter(model, GOLDEN / "cases" / name)
     return model
 
@@ -61,6 +60,7 @@ def test_vectors_are_those_of_the_package_adapters(case: str) -> None:
     made, expected = compute_tokens(adapt(case), base), EXPECTED[case]
     assert made.shape == expected.shape
     assert np.abs(made - expected).max() <= 1e-6
+    assert np.abs(compute_tokens(adapt(case, torch.float32), base) - expected).max() <= 1e-5
     # the case would show an adapter that is not there
     assert np.abs(compute_tokens(read_base(base), base) - expected).max() > 0.01
 
@@ -73,19 +73,12 @@ def test_no_two_cases_expect_the_same() -> None:
     assert nearest > 0.01
 
 
-@pytest.mark.parametrize("name", sorted(ACTIVATIONS.keys() - {"leakyrelu"}))
-def test_activations_are_those_of_transformers(name: str) -> None:
-    values = torch.linspace(-9, 9, 1001)
-    np.testing.assert_allclose(ACTIVATIONS[name](values).numpy(), ACT2FN[name](values).numpy(), atol=2e-6)
-
-
 @pytest.mark.parametrize(
     "case", ["bert/specter2_proximity", "distilbert/distilbert_houlsby", "roberta/roberta_houlsby"]
 )
 def test_bfloat16_is_near_float32(case: str) -> None:
-    base, name = case.split("/")
-    model = copy.deepcopy(read_base(base)).to(torch.bfloat16)
-    add_adapter(model, GOLDEN / "cases" / name)
+    base = case.split("/")[0]
+    model = adapt(case, torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     made = compute_tokens(model, base)
     assert paired_cosines(made, EXPECTED[case]).min() > 0.99
@@ -108,7 +101,7 @@ def test_openvino_agrees_with_torch(case: str) -> None:
     ids, mask = (torch.from_numpy(EXPECTED[f"{base}.{name}"]) for name in ("ids", "mask"))
     example = {"input_ids": ids[:2, :10], "attention_mask": mask[:2, :10]}  # of another shape than the batch below
     with torch.inference_mode():
-        converted = openvino.convert_model(Graph(adapt(case)).eval(), example_input=example)
+        converted = openvino.convert_model(Graph(adapt(case, torch.float32)).eval(), example_input=example)
     made = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([ids.numpy(), mask.numpy()])[0]
     assert paired_cosines(made[mask.numpy() == 1], EXPECTED[case]).min() >= 0.99999
 
@@ -131,7 +124,7 @@ def test_a_model_with_a_head_gets_the_adapter_into_its_base() -> None:
 
     model = BertForSequenceClassification.from_pretrained(GOLDEN / "base" / "bert").eval()
     add_adapter(model, GOLDEN / "cases" / "pfeiffer")
-    assert np.abs(compute_tokens(model.bert, "bert") - EXPECTED["bert/pfeiffer"]).max() <= 1e-6
+    assert np.abs(compute_tokens(model.bert, "bert") - EXPECTED["bert/pfeiffer"]).max() <= 1e-5
 
 
 def test_training_mode_and_weights_of_the_base_stay() -> None:
@@ -150,10 +143,10 @@ def case(tmp_path: Path) -> Callable[..., Path]:
     "Copy a case and change its options, its other fields, or its weights."
 
     def change(
-        name: str, options: dict[str, Any] | None = None, weights: Callable | None = None, **fields: Any
+        case: str, options: dict[str, Any] | None = None, weights: Callable | None = None, **fields: Any
     ) -> Path:
-        folder = tmp_path / name
-        shutil.copytree(GOLDEN / "cases" / name, folder, dirs_exist_ok=True)
+        folder = tmp_path / case
+        shutil.copytree(GOLDEN / "cases" / case, folder, dirs_exist_ok=True)
         content = json.loads((folder / "adapter_config.json").read_text())
         content["config"] |= options or {}
         content |= fields
@@ -207,7 +200,7 @@ def test_other_architectures_are_refused_by_name(architecture: str, form: str, c
         ({"leave_out": [3]}, "adapter X names layer 3, and the model has 3 layers"),
         ({"leave_out": [-1]}, "adapter X: leave_out must be a list of layers"),
         ({"leave_out": [0, 1, 2]}, "adapter X leaves out all 3 layers"),
-        ({"non_linearity": "prelu"}, "adapter X: non_linearity must be one of relu,"),
+        ({"non_linearity": "prelu"}, "adapter X: non_linearity must be one of gelu,"),
         ({"ln_after": "false"}, "adapter X: ln_after must be true or false, not 'false'"),
         ({"residual_before_ln": 1}, "adapter X: residual_before_ln must be true, false or \"post_add\", not 1"),
         ({"residual_before_ln": "post_add", "original_ln_before": False}, 'residual_before_ln "post_add" needs original_ln_before'),
@@ -244,7 +237,7 @@ def test_a_file_without_the_base_is_read(case: Callable[..., Path]) -> None:
     folder = case("pfeiffer", model_type=None, hidden_size=None, model_class=None)
     model = copy.deepcopy(read_base("bert"))
     add_adapter(model, folder)
-    assert np.abs(compute_tokens(model, "bert") - EXPECTED["bert/pfeiffer"]).max() <= 1e-6
+    assert np.abs(compute_tokens(model, "bert") - EXPECTED["bert/pfeiffer"]).max() <= 1e-5
 
 
 def test_other_numbers_of_layers_are_refused(case: Callable[..., Path]) -> None:
@@ -294,7 +287,7 @@ def test_weights_that_the_options_leave_out_are_refused(case: Callable[..., Path
 def test_weights_of_a_head_in_the_file_are_ignored(case: Callable[..., Path]) -> None:
     model = copy.deepcopy(read_base("bert"))
     add_adapter(model, case("pfeiffer", weights=lambda weights: weights | {"heads.own.1.weight": torch.zeros(3, 32)}))
-    assert np.abs(compute_tokens(model, "bert") - EXPECTED["bert/pfeiffer"]).max() <= 1e-6
+    assert np.abs(compute_tokens(model, "bert") - EXPECTED["bert/pfeiffer"]).max() <= 1e-5
 
 
 def test_second_norms_that_differ_are_refused(case: Callable[..., Path]) -> None:
@@ -342,7 +335,7 @@ def test_a_second_adapter_is_refused(case: Callable[..., Path]) -> None:
     model = adapt("bert/pfeiffer")
     with pytest.raises(InputError, match="adapter X cannot be added: the model already has an adapter"):
         add_adapter(model, case("houlsby"), "adapter X")
-    assert np.abs(compute_tokens(model, "bert") - EXPECTED["bert/pfeiffer"]).max() <= 1e-6
+    assert np.abs(compute_tokens(model, "bert") - EXPECTED["bert/pfeiffer"]).max() <= 1e-5
 
 
 def test_the_folder_is_named_if_no_other_name_is_given(case: Callable[..., Path]) -> None:
