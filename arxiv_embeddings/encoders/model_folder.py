@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .models import ModelFiles
-from .safe_folder import refuse_code
+from .safe_folder import refuse_code, refuse_outside_weights
 from .spec import ModelSpec
 from arxiv_embeddings.files.documents import (
     LINE,
@@ -185,6 +185,8 @@ def open_model_folder(
             raise InputError(
                 f"{folder / name} is damaged or missing: delete the folder {folder} and make the model again"
             )
+    if kind == "onnx":
+        refuse_outside_weights(folder / "model.onnx")
     stated = ModelFiles(spec, folder, folder, [(name, folder) for name in manifest.get("modules", [])])
     return ModelFolder(folder, kind, manifest, files or stated)
 

@@ -22,8 +22,9 @@ from tokenizers import Tokenizer
 from .base import BatchEncoder
 from .batching import TextTokenizer, choose_token_budget
 from .guard import Batch
+from .hub import stay_offline
 from .models import ModelFiles, fingerprint_model
-from .safe_folder import find_weights
+from .safe_folder import check_tensors, find_weights
 from ..files.errors import InputError
 
 if TYPE_CHECKING:
@@ -100,9 +101,10 @@ def load_modules(
 ) -> "SentenceTransformer":  # in evaluation mode, in float32
     "Load a model with sentence-transformers, as its files and its spec state; raises `InputError` for bad weights."
     for folder in files.weighted_folders:
+        check_tensors(folder)
         read_weight_names(folder)
     try:
-        with quiet_transformers():
+        with quiet_transformers(), stay_offline():
             model = _load_folder(files, device) if files.modules else _load_transformer(files, device)
             check_weights(model[0].auto_model, files.transformer_folder)
             if files.adapter_folder:
@@ -120,7 +122,8 @@ def _load_folder(files: ModelFiles, device: str | None) -> "SentenceTransformer"
     "Load a folder of sentence-transformers' modules."
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(str(files.folder), device=device, local_files_only=True, trust_remote_code=False)
+    options = {"local_files_only": True, "trust_remote_code": False, "model_kwargs": _name_weights(files)}
+    return SentenceTransformer(str(files.folder), device=device, **options)
 
 
 def _load_transformer(files: ModelFiles, device: str | None) -> "SentenceTransformer":
@@ -128,11 +131,22 @@ def _load_transformer(files: ModelFiles, device: str | None) -> "SentenceTransfo
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-    # without these, transformers would ask on the terminal whether to run a model's code
-    options = {f"{kind}_kwargs": {"trust_remote_code": False} for kind in ("model", "config", "processor")}
-    transformer = Transformer(str(files.folder), **options)
+    # if nothing is stated, transformers asks on the terminal whether to run a model's code
+    options = {"trust_remote_code": False, "local_files_only": True}
+    transformer = Transformer(
+        str(files.folder),
+        model_kwargs=options | _name_weights(files),
+        config_kwargs=options.copy(),
+        processor_kwargs=options.copy(),
+    )
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=files.spec.pooling)
     return SentenceTransformer(modules=[transformer, pooling], device=device)
+
+
+def _name_weights(files: ModelFiles) -> dict[str, bool]:
+    "State which weights transformers loads: those that were checked and are in the fingerprint."
+    safe = all(path.suffix == ".safetensors" for path in find_weights(files.transformer_folder))
+    return {"use_safetensors": safe, "weights_only": True}
 
 # %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-17
 def add_adapter(
@@ -142,6 +156,7 @@ def add_adapter(
     "Add the adapter to the transformer and activate it; raises `InputError` if it does not fit."
     import adapters
 
+    check_tensors(files.adapter_folder)
     read_weight_names(files.adapter_folder)
     adapters.init(transformer)
     safe = any(path.suffix == ".safetensors" for path in find_weights(files.adapter_folder))
