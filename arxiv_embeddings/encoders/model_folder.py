@@ -171,9 +171,9 @@ def open_model_folder(
     if kind is None:
         names = " or ".join(form.manifest for form in FOLDER_KINDS.values())
         raise InputError(f"{folder} is not a converted or exported model: it has no {names}")
-    refuse_code(folder, str(folder))
     form = FOLDER_KINDS[kind]
     manifest = _read_manifest(folder / form.manifest)
+    refuse_code(folder, str(folder))
     if manifest.get("format") != form.format:
         raise InputError(
             f"{folder / form.manifest} has format {manifest.get('format')}, and this version reads format {form.format}: "
