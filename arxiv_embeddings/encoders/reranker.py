@@ -64,5 +64,9 @@ def load_reranker(
     from sentence_transformers import CrossEncoder
 
     options = {"local_files_only": True, "trust_remote_code": False, "model_kwargs": {"use_safetensors": True}}
-    with stay_offline():
-        return Reranker(str(name), CrossEncoder(str(folder), device=device, **options))
+    try:
+        with stay_offline():
+            return Reranker(str(name), CrossEncoder(str(folder), device=device, **options))
+    except Exception as error:  # settings that make no sense raise anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"the reranker {name} cannot be loaded: {reason}") from error
