@@ -13,9 +13,9 @@ from tests.fakes.no_network import NoNetwork
 COMMANDS = [
     "sample .",
     "models",
-    "embed papers.csv --out run --engine openvino",  # converts the model first
-    "embed papers.csv --out int8 --engine openvino --precision int8",  # quantizes it, with nncf
-    "embed papers.csv --out torch --engine torch --device cpu --limit 8",
+    "embed papers.csv --out run --engine openvino --limit 48",  # converts the model first
+    "embed papers.csv --out int8 --engine openvino --precision int8 --limit 48",  # quantizes it, with nncf
+    "embed papers.csv --out torch --engine torch --device cpu --limit 4",
     "describe run",
     "index run --words",
     "similar run --row 1",
