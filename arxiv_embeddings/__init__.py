@@ -12,8 +12,13 @@ Everything else is in the folders `files`, `papers`, `encoders`, `runs`, `spark`
 
 __version__ = "0.1.0"
 
+import os
 from importlib import import_module
 from typing import Any
+
+# Libraries of the Hugging Face hub report nothing of their use; they read this when they are imported. OpenVINO's and
+# onnxruntime's reports are off where these are loaded. What the user has set stays.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 # A name of the front door, the module that it is in, and its name there. A module is imported when a name of it is used.
 _FRONT_DOOR = {

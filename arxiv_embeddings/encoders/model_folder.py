@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .models import ModelFiles
-from .safe_folder import refuse_code
+from .safe_folder import refuse_code, refuse_outside_weights
 from .spec import METRICS, ModelSpec
 from arxiv_embeddings.files.documents import (
     LINE,
@@ -172,9 +172,9 @@ def open_model_folder(
     if kind is None:
         names = " or ".join(form.manifest for form in FOLDER_KINDS.values())
         raise InputError(f"{folder} is not a converted or exported model: it has no {names}")
-    refuse_code(folder, str(folder))
     form = FOLDER_KINDS[kind]
     manifest = _read_manifest(folder / form.manifest)
+    refuse_code(folder, str(folder))
     if manifest.get("format") != form.format:
         raise InputError(
             f"{folder / form.manifest} has format {manifest.get('format')}, and this version reads format {form.format}: "
@@ -186,6 +186,8 @@ def open_model_folder(
             raise InputError(
                 f"{folder / name} is damaged or missing: delete the folder {folder} and make the model again"
             )
+    if kind == "onnx":
+        refuse_outside_weights(folder / "model.onnx")
     stated = ModelFiles(spec, folder, folder, [(name, folder) for name in manifest.get("modules", [])])
     return ModelFolder(folder, kind, manifest, files or stated)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from .hub import fetch_folder
 from .prompts import resolve_prompts
-from .safe_folder import find_weights, read_json, refuse_code
+from .safe_folder import check_folder, find_weights, read_json
 from .spec import METRICS, POOLINGS, ModelSpec
 from ..files.errors import InputError
 from ..files.hashes import hash_contents, hash_settings
@@ -159,11 +159,10 @@ def fetch_model(
     "Find a model's files, check them and fill the spec; raises `InputError` if something is missing or not supported."
     folder = fetch_folder(spec.source, spec.revision)
     modules = read_modules(folder)
+    check_folder(folder, spec.source)
     transformer_folder = modules[0][1] if modules else folder
     if not read_json(transformer_folder / "config.json"):
         raise InputError(f"no config.json in {transformer_folder}: this is not a transformer's folder")
-    for one in {folder, *(module_folder for _, module_folder in modules)}:
-        refuse_code(one, spec.source)
     adapter_folder = _fetch_adapter(spec) if spec.adapter else None
     filled = replace(
         spec,
@@ -187,7 +186,7 @@ def _fetch_adapter(spec: ModelSpec) -> Path:
     folder = fetch_folder(spec.adapter, spec.adapter_revision, "adapter")
     if not (folder / "adapter_config.json").exists() or not find_weights(folder):
         raise InputError(f"{folder} is not an adapter: adapter_config.json and its weights are needed")
-    refuse_code(folder, spec.adapter)
+    check_folder(folder, spec.adapter, adapter=True)
     return folder
 
 

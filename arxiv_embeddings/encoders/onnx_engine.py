@@ -34,6 +34,7 @@ def open_onnx(
     "Open an ONNX file on the CPU; raises `InputError` if the file is not a model that can run."
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()  # of the use of models, on Windows
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     try:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from .hub import fetch_folder
+from .hub import fetch_folder, stay_offline
 from .registry import find_model
-from .safe_folder import find_weights, read_json, refuse_code
+from .safe_folder import check_folder, check_tensors, find_weights, read_json
 from ..files.errors import InputError
 
 # %% ../../nbs/encoders/39_reranker.ipynb #39-reranker-06
@@ -49,7 +49,7 @@ def load_reranker(
     folder = fetch_folder(find_model(name).source)
     if not read_json(folder / "config.json"):
         raise InputError(f"no config.json in {folder}: this is not a cross-encoder's folder")
-    refuse_code(folder, str(name))
+    check_folder(folder, str(name))
     weights = find_weights(folder)
     if not weights or any(path.suffix != ".safetensors" for path in weights):
         raise InputError(
@@ -60,7 +60,13 @@ def load_reranker(
         raise InputError(
             f"{name} has {n_outputs} outputs, and a reranker has one: it is a classifier, or no cross-encoder"
         )
+    check_tensors(folder)
     from sentence_transformers import CrossEncoder
 
     options = {"local_files_only": True, "trust_remote_code": False, "model_kwargs": {"use_safetensors": True}}
-    return Reranker(str(name), CrossEncoder(str(folder), device=device, **options))
+    try:
+        with stay_offline():
+            return Reranker(str(name), CrossEncoder(str(folder), device=device, **options))
+    except Exception as error:  # settings that make no sense raise anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"the reranker {name} cannot be loaded: {reason}") from error

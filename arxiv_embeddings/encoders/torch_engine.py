@@ -22,8 +22,9 @@ from tokenizers import Tokenizer
 from .base import BatchEncoder, choose_dim
 from .batching import TextTokenizer, choose_token_budget
 from .guard import Batch
+from .hub import stay_offline
 from .models import ModelFiles, fingerprint_model
-from .safe_folder import find_weights
+from .safe_folder import check_tensors, find_weights
 from ..files.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ def read_weight_names(
                 names.update(torch.load(path, map_location="meta", weights_only=True))
         except Exception as error:  # each format has its own exceptions
             reason = str(error).strip().splitlines()[0]
+            if reason.startswith("Weights only load failed"):  # torch goes on with how to run the pickle all the same
+                reason = "a pickle of other things than tensors"
             raise InputError(f"{path} is damaged or holds more than weights ({reason}); get the model again") from error
     # TensorFlow's names of layer norms, which transformers also reads
     return {name.replace(".gamma", ".weight").replace(".beta", ".bias") for name in names}
@@ -105,9 +108,10 @@ def load_modules(
     from arxiv_embeddings.encoders.adapters import add_adapter
 
     for folder in files.weighted_folders:
+        check_tensors(folder)
         read_weight_names(folder)
     try:
-        with quiet_transformers():
+        with quiet_transformers(), stay_offline():
             model = _load_folder(files, device) if files.modules else _load_transformer(files, device)
             check_weights(model[0].auto_model, files.transformer_folder)
             if files.adapter_folder:
@@ -115,8 +119,9 @@ def load_modules(
                 model.to(model.device)
     except InputError:
         raise
-    except (OSError, RuntimeError, ValueError, KeyError, AssertionError) as error:  # the last: torch without CUDA
-        raise InputError(f"{files.folder} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    except Exception as error:  # settings that make no sense raise anything; AssertionError: torch without CUDA
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{files.folder} cannot be loaded: {reason}") from error
     model.max_seq_length = files.spec.max_tokens
     return model.float().eval()
 
@@ -125,7 +130,8 @@ def _load_folder(files: ModelFiles, device: str | None) -> "SentenceTransformer"
     "Load a folder of sentence-transformers' modules."
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(str(files.folder), device=device, local_files_only=True, trust_remote_code=False)
+    options = {"local_files_only": True, "trust_remote_code": False, "model_kwargs": _name_weights(files)}
+    return SentenceTransformer(str(files.folder), device=device, **options)
 
 
 def _load_transformer(files: ModelFiles, device: str | None) -> "SentenceTransformer":
@@ -133,13 +139,24 @@ def _load_transformer(files: ModelFiles, device: str | None) -> "SentenceTransfo
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-    # without these, transformers would ask on the terminal whether to run a model's code
-    options = {f"{kind}_kwargs": {"trust_remote_code": False} for kind in ("model", "config", "processor")}
-    transformer = Transformer(str(files.folder), **options)
+    # if nothing is stated, transformers asks on the terminal whether to run a model's code
+    options = {"trust_remote_code": False, "local_files_only": True}
+    transformer = Transformer(
+        str(files.folder),
+        model_kwargs=options | _name_weights(files),
+        config_kwargs=options.copy(),
+        processor_kwargs=options.copy(),
+    )
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=files.spec.pooling)
     return SentenceTransformer(modules=[transformer, pooling], device=device)
 
-# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-22
+
+def _name_weights(files: ModelFiles) -> dict[str, bool]:
+    "State which weights transformers loads: those that were checked and are in the fingerprint."
+    safe = all(path.suffix == ".safetensors" for path in find_weights(files.transformer_folder))
+    return {"use_safetensors": safe, "weights_only": True}
+
+# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-17
 def make_text_tokenizer(
     model: "SentenceTransformer",  # from `load_modules`
     files: ModelFiles,  # of the same model
@@ -163,7 +180,7 @@ def make_text_tokenizer(
         allow_unknown=allow_unknown,
     )
 
-# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-26
+# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-21
 def start_batch(
     model: "SentenceTransformer",  # from `load_modules`
     ids: np.ndarray,  # token ids, int64, (n_rows, length)
@@ -184,7 +201,7 @@ def start_batch(
             features = module(features)
     return features["sentence_embedding"].float()
 
-# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-30
+# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-25
 LENGTH_MULTIPLE = 8  # of padded lengths; each new shape is checked by the guard, so a few shapes are better than many
 GPU_TOKEN_BUDGET = 65_536  # padded tokens in a batch on a GPU: 128 abstracts of full length; some 3 GB for BERT-base
 PRECISIONS = {"cpu": ("float32", "bfloat16"), "mps": ("float32", "float16"), "cuda": ("float32", "float16", "bfloat16")}
@@ -208,7 +225,7 @@ def _choose_budget(model: "SentenceTransformer") -> int:
         return GPU_TOKEN_BUDGET
     return choose_token_budget(model[0].auto_model.config.hidden_size)
 
-# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-31
+# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-26
 class TorchEncoder(BatchEncoder):
     "Embed texts with torch, on a CPU or a GPU."
 

@@ -209,7 +209,7 @@ def _fill_model(folder: Path) -> None:
     "Fill a folder as an engine would, with text instead of weights."
     folder.mkdir()
     for name in ("model.xml", "model.bin", "tokenizer.json"):
-        (folder / name).write_text(name)
+        (folder / name).write_text(json.dumps(name))
     letters = Letters()
     stated = {"hidden_size": 4, "pad_id": 0, "lower_case": False, "versions": {"openvino": "1"}}
     spec = {name: getattr(letters.spec, name) for name in ("name", "source", "pooling", "separator", "max_tokens")}
