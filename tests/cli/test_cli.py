@@ -178,7 +178,6 @@ def test_what_cannot_be_is_one_line(words: tuple[str, ...], line: str, tmp_path:
         ("--engine", ("openvino", "torch")),
         ("--long-text", ("truncate", "windows")),
         ("--text", ("title+abstract", "abstract")),
-        ("--pooling", ("mean", "cls", "max")),
     ],
 )
 def test_another_value_than_those_of_an_option_is_wrong_use(option: str, values: tuple, tmp_path: Path) -> None:
