@@ -56,7 +56,9 @@ def convert_graph(
     "Convert a model, with all modules after the transformer, to one OpenVINO graph."
     import torch
 
-    openvino = load_openvino()
+    from arxiv_embeddings.encoders.torch_engine import counts_prompt
+
+    openvino, pools_all = load_openvino(), counts_prompt(model)
 
     class Graph(torch.nn.Module):
         def __init__(self) -> None:
@@ -64,9 +66,12 @@ def convert_graph(
             self.modules_in_order = model
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            features = {"input_ids": input_ids, "attention_mask": attention_mask}
+            read = attention_mask if pools_all else attention_mask.clamp(max=1)
+            features = {"input_ids": input_ids, "attention_mask": read}
             tokens = self.modules_in_order[0].auto_model(**features).last_hidden_state
             features["token_embeddings"] = tokens
+            if not pools_all:  # 2 in the mask: a token that only the transformer reads
+                features["attention_mask"] = (attention_mask == 1).to(torch.int64)
             for module in list(self.modules_in_order)[1:]:
                 features = module(features)
             return features["sentence_embedding"]
@@ -74,6 +79,7 @@ def convert_graph(
     ids = torch.arange(10, 42).reshape(2, 16)
     mask = torch.ones_like(ids)
     mask[1, 9:] = 0  # a batch with padding, so that the mask stays in the graph
+    mask[:, :3] *= 1 if pools_all else 2
     with torch.inference_mode(), contextlib.redirect_stdout(io.StringIO()):
         converted = openvino.convert_model(Graph().eval(), example_input={"input_ids": ids, "attention_mask": mask})
     for port, name in zip(
@@ -117,7 +123,8 @@ def check_conversion(
     with torch.inference_mode():
         for row in tokenized.rows:
             ids = torch.from_numpy(row.astype(np.int64))[None]
-            expected.append(model({"input_ids": ids, "attention_mask": torch.ones_like(ids)})["sentence_embedding"])
+            features = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "prompt_length": tokenized.n_unpooled}
+            expected.append(model(features)["sentence_embedding"])
     cosine = paired_cosines(encoder.run(tokenized), torch.cat(expected).numpy()).min()
     if not cosine >= find_least_cosine("float32"):
         raise ConversionError(
@@ -146,11 +153,11 @@ def convert_model(
     from arxiv_embeddings.encoders.torch_engine import load_modules, make_text_tokenizer, quiet_transformers
 
     model = load_modules(files, "cpu")
+    text_tokenizer = make_text_tokenizer(model, files)
     log.info("converting %s for OpenVINO, once", files.spec.name)
     with _explain_failure(files), quiet_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns of problems that `check_conversion` looks for
         load_openvino().save_model(convert_graph(model), folder / "model.xml", compress_to_fp16=False)
-    text_tokenizer = make_text_tokenizer(model, files)
     text_tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
     write_manifest(
         folder,
@@ -159,12 +166,13 @@ def convert_model(
         spec=asdict(files.spec),
         modules=[name for name, _ in files.modules] or ["Transformer", "Pooling"],
         dim=model.get_embedding_dimension(),
-        hidden_size=model[0].auto_model.config.hidden_size,
+        hidden_size=model[0].auto_model.config.get_text_config().hidden_size,
         fingerprint=fingerprint_model(files),
         pad_id=text_tokenizer.pad_id,
         prompt=text_tokenizer.prompt,
         query_prompt=text_tokenizer.query_prompt,
         lower_case=text_tokenizer.lower_case,
+        include_prompt=text_tokenizer.include_prompt,
         versions={name: metadata.version(name) for name in ("openvino", "torch", "transformers")},
     )
     with _explain_failure(files):

@@ -155,7 +155,7 @@ MANIFEST_SCHEMA = Record(
         "hidden_size": Whole(1, 2**20),
         "pad_id": Whole(0, 2**31),
         **dict.fromkeys(("prompt", "query_prompt"), Text()),
-        "lower_case": Flag(),
+        **dict.fromkeys(("lower_case", "include_prompt"), Flag()),
         "checks": MapOf(),
     },
 )

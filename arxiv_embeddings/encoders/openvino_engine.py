@@ -127,6 +127,7 @@ def read_text_tokenizer(
         prompt=manifest["prompt"],
         query_prompt=manifest.get("query_prompt", manifest["prompt"]),
         lower_case=manifest["lower_case"],
+        include_prompt=manifest.get("include_prompt", True),
         long_text=long_text,
         allow_unknown=allow_unknown,
     )
