@@ -9,9 +9,9 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer  # noqa: E402
 
-from tests.fakes.shapes import SHAPES, make_shape, varied_texts
+from tests.fakes.shapes import SHAPES, make_shape, varied_texts  # noqa: E402
 
 
 def main() -> None:

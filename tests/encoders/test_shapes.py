@@ -154,7 +154,8 @@ def test_a_prompt_that_is_left_out_counts_only_once(folders: dict) -> None:
     both = load_encoder(folders["instructor"], engine="openvino", device="cpu", max_tokens=64, long_text="windows")
     texts = sample_texts(limit=3)
     tokenized = encoder.tokenize(texts)
-    assert len(tokenized.rows) > 9 and tokenized.n_unpooled == 20
+    assert len(tokenized.rows) > 9
+    assert tokenized.n_unpooled == 18
     assert_allclose(encoder.encode(texts), both.encode(texts), rtol=0, atol=1e-5, strict=True)
     parts = []
     for row, starts in zip(tokenized.rows, tokenized.starts_text, strict=True):
