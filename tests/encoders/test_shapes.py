@@ -10,6 +10,7 @@ import torch
 from numpy.testing import assert_allclose
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from transformers import AutoTokenizer
 
 from arxiv_embeddings.encoders import torch_engine
 from arxiv_embeddings.encoders.base import Encoder
@@ -17,7 +18,7 @@ from arxiv_embeddings.encoders.load import load_encoder
 from arxiv_embeddings.encoders.vectors import measure_agreement
 from arxiv_embeddings.files.errors import InputError
 from tests.fakes import ROOT
-from tests.fakes.shapes import LONG, SHAPES, make_shape, sample_texts, varied_texts
+from tests.fakes.shapes import LONG, PROMPTS, SHAPES, make_shape, sample_texts, varied_texts
 
 ENGINES = ("torch", "openvino")
 GOLDEN = ROOT / "tests" / "golden" / "shapes.npz"  # made by tools/make_shape_golden.py
@@ -69,10 +70,10 @@ def test_vectors_are_those_of_sentence_transformers(
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_thousands_of_tokens(engine: str, folders: dict) -> None:
-    text = " ".join(sample_texts(limit=8))
+    text = " ".join(sample_texts(limit=6))
     encoder = load_encoder(folders["modernbert"], engine=engine, device="cpu")
     assert encoder.spec.max_tokens == LONG
-    assert 3000 < encoder.tokenize([text]).lengths[0] < LONG
+    assert 2000 < encoder.tokenize([text]).lengths[0] < LONG
     expected = SentenceTransformer(str(folders["modernbert"]), device="cpu").encode_document([text])
     assert_allclose(encoder.encode([text]), expected, rtol=0, atol=1e-5, strict=True)
     with pytest.raises(InputError, match=f"max_tokens {LONG + 1} is too large"):
@@ -87,7 +88,7 @@ def test_a_missing_weight_is_refused_and_a_prefix_is_not(name: str, folders: dic
     prefixed = {f"{transformer.base_model_prefix}.{key}": values for key, values in weights.items()}
     save_file(prefixed | {"lm_head.weight": np.ones((2, 2), np.float32)}, tmp_path / "model.safetensors")
     torch_engine.check_weights(transformer, tmp_path)
-    prefixed.popitem()
+    prefixed.pop(next(name for name in sorted(prefixed) if "layers." in name or "layer." in name))
     save_file(prefixed, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match="1 weights are missing"):
         torch_engine.check_weights(transformer, tmp_path)
@@ -155,7 +156,8 @@ def test_a_prompt_that_is_left_out_counts_only_once(folders: dict) -> None:
     texts = sample_texts(limit=3)
     tokenized = encoder.tokenize(texts)
     assert len(tokenized.rows) > 9
-    assert tokenized.n_unpooled == 18
+    alone = AutoTokenizer.from_pretrained(folders["instructor"])(PROMPTS["document"])["input_ids"]
+    assert tokenized.n_unpooled == len(alone) - 1  # without [SEP]
     assert_allclose(encoder.encode(texts), both.encode(texts), rtol=0, atol=1e-5, strict=True)
     parts = []
     for row, starts in zip(tokenized.rows, tokenized.starts_text, strict=True):
