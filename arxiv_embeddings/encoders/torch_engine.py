@@ -37,9 +37,13 @@ else:
 # %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-06
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    "Silence the messages of transformers and adapters below errors, for one block."
+    "Silence the messages of transformers and adapters below errors, and progress bars, for one block."
+    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
     loggers = [logging.getLogger(name) for name in ("transformers", "adapters")]
     levels = [logger.level for logger in loggers]
+    has_bars = is_progress_bar_enabled()
+    disable_progress_bar()
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
@@ -49,6 +53,8 @@ def quiet_transformers() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+        if has_bars:
+            enable_progress_bar()
 
 # %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-09
 def read_weight_names(
@@ -90,7 +96,8 @@ def check_weights(
         if name not in found and tensor.data_ptr() not in loaded and not name.startswith("pooler.")
     )
     if missing:  # under these names; transformers itself renames the weights of a few architectures
-        loading = type(transformer).from_pretrained(folder, config=transformer.config, output_loading_info=True)[1]
+        with quiet_transformers():
+            loading = type(transformer).from_pretrained(folder, config=transformer.config, output_loading_info=True)[1]
         missing = sorted(name for name in loading["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise InputError(
