@@ -120,7 +120,7 @@ class StatedOptions:
         typer.Option(help="Name of the model that made them; default: not known.", rich_help_panel="Vectors"),
     ] = None
     metric: Annotated[
-        Literal["cosine", "euclidean", "dot product", "manhattan"] | None,
+        Literal["cosine", "euclidean", "dot product"] | None,
         typer.Option(help="Metric that the model was trained for; default: not known.", rich_help_panel="Vectors"),
     ] = None
     normalized: Annotated[

@@ -90,7 +90,10 @@ class ModelOptions:
         typer.Option(help="Text of a paper; default: the model's own.", rich_help_panel="Model"),
     ] = None
     pooling: Annotated[
-        Literal["mean", "cls", "max"] | None, typer.Option(help="For a plain transformer.", rich_help_panel="Model")
+        str | None,
+        typer.Option(
+            help="For a plain transformer: mean, cls, lasttoken, ...; + joins several.", rich_help_panel="Model"
+        ),
     ] = None
     max_tokens: Annotated[
         int | None, typer.Option(min=3, help="Truncate texts to this many tokens.", rich_help_panel="Model")

@@ -23,6 +23,7 @@ from arxiv_embeddings.encoders.batching import (
     TextTokenizer,
     TokenizedTexts,
     average_windows,
+    mark_unpooled,
     pad_batch,
     plan_batches,
     round_up,
@@ -264,6 +265,8 @@ def make_batches(
     multiple = encoder.batching.get("length_multiple", 1)
     for rows in planned:
         ids, mask = pad_batch([tokenized.rows[row] for row in rows], encoder.text_tokenizer.pad_id, multiple)
+        if tokenized.n_unpooled:
+            mask = mark_unpooled(mask, tokenized.starts_text[rows], tokenized.n_unpooled)
         n_full = encoder.batching["token_budget"] // ids.shape[1]
         yield Batch(rows, *encoder.fill_batch(ids, mask, n_full, alone=len(planned) == 1))
 

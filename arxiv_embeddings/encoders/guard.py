@@ -27,7 +27,7 @@ class Batch:
 
     rows: np.ndarray  # positions of the rows among all rows to embed, int64, (n_rows,)
     ids: np.ndarray  # token ids, int64, (n_filled, length); rows after the first n_rows only fill it, and are dropped
-    mask: np.ndarray  # 1 = token, 0 = padding, int64, like `ids`
+    mask: np.ndarray  # 1 = token, 0 = padding, 2 = token of a prompt that pooling leaves out, int64, like `ids`
     repeats: "tuple[Batch, int] | None" = None  # only in a check: the batch that it checks, and the row that it repeats
 
     @property

@@ -97,7 +97,8 @@ def _make_openvino(files: ModelFiles, options: EncoderOptions, **batching: int) 
 def load_encoder(
     model: str | Path = DEFAULT_MODEL,  # name in the registry, hub id, or a model folder
     *,
-    pooling: str | None = None,  # mean, cls or max; needed if neither registry nor model folder states it
+    pooling: str
+    | None = None,  # one of `POOLINGS`, or several joined by `+`; needed if neither registry nor model folder states it
     text: str | None = None,  # title+abstract or abstract; `None`: the model's own
     max_tokens: int | None = None,  # truncate texts to this many tokens; `None`: the model's own limit
     revision: str | None = None,  # hub commit, tag or branch

@@ -156,7 +156,7 @@ MANIFEST_SCHEMA = Record(
         "modules": ListOf(LINE),
         "hidden_size": Whole(1, 2**20),
         "pad_id": Whole(0, 2**31),
-        "lower_case": Flag(),
+        **dict.fromkeys(("lower_case", "include_prompt"), Flag()),
         "checks": MapOf(),
     },
 )

@@ -127,6 +127,7 @@ def read_text_tokenizer(
         prompt=model_folder.spec.prompt or "",
         query_prompt=model_folder.spec.query_prompt or "",
         lower_case=manifest["lower_case"],
+        include_prompt=manifest.get("include_prompt", True),
         long_text=long_text,
         allow_unknown=allow_unknown,
     )

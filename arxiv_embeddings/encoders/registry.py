@@ -10,7 +10,7 @@ import difflib
 from dataclasses import replace
 from pathlib import Path
 
-from .spec import POOLINGS, ModelSpec
+from .spec import ModelSpec, check_pooling
 from ..files.errors import InputError
 from ..files.paths import resolve_path
 from ..papers.texts import TEXT_RULES
@@ -101,7 +101,8 @@ DEFAULT_MODEL = MINILM.name
 def find_model(
     name: str | Path = DEFAULT_MODEL,  # name in `REGISTRY`, hub id `org/name`, or a model folder
     *,
-    pooling: str | None = None,  # one of `POOLINGS`; needed if neither registry nor model folder states it
+    pooling: str
+    | None = None,  # one of `POOLINGS`, or several joined by `+`; needed if neither registry nor model folder states it
     text: str | None = None,  # one of `TEXT_RULES`; `None`: the model's own, title and abstract
     max_tokens: int | None = None,  # truncate texts to this many tokens; `None`: the model's own limit
     revision: str | None = None,  # hub commit, tag or branch; `None`: the registry's, or the newest
@@ -112,8 +113,8 @@ def find_model(
     truncate_dim: int | None = None,  # keep this many of a vector's first dimensions; `None`: all
 ) -> ModelSpec:  # as far as name and options state it; `fetch_model` fills the rest from the model's files
     "Find the model that a name means; raises `InputError` for an unknown name or option."
-    if pooling not in (None, *POOLINGS):
-        raise InputError(f"pooling must be one of {', '.join(POOLINGS)}, not {pooling!r}")
+    if pooling is not None:
+        check_pooling(pooling)
     if text not in (None, *TEXT_RULES):
         raise InputError(f"no text rule {text!r}; there are: {', '.join(TEXT_RULES)}")
     if truncate_dim is not None and truncate_dim < 1:

@@ -175,7 +175,7 @@ def describe_vectors(
         "int8_check": int8_check,
     }
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-00v
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-12
 def describe_new_run(
     papers: Papers,  # scanned
     digest: dict[str, Any],  # of the input's files, from `hash_files`
@@ -187,7 +187,7 @@ def describe_new_run(
     "Describe a new run: its vectors and its input."
     return describe_vectors(encoder, executor, part_size, int8_check) | {"inputs": [describe_input(papers, digest)]}
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-13
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-14
 def embed_part(
     part: PreparedPart,  # from `tokenize_ahead`
     encoder: Encoder,  # makes the vectors
@@ -203,7 +203,7 @@ def embed_part(
     counts = part.count(time.monotonic() - started)
     return vectors, counts | {"n_recomputed": encoder.n_recomputed - n_recomputed}
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-15
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-16
 def take_texts(
     tokenized: TokenizedTexts,  # of several texts
     begin: int,  # first text to take
@@ -218,9 +218,10 @@ def take_texts(
         tokenized.n_tokens[begin:end],
         tokenized.max_tokens,
         unknown,
+        tokenized.n_unpooled,
     )
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-16
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-17
 def split_part(
     part: PreparedPart,  # from `tokenize_ahead`
     n_papers: int,  # of the first half, 1 or more
@@ -243,17 +244,17 @@ def split_part(
     )
     return first, others
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-19
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-20
 PART_SECONDS = 60.0  # the longest that a part may take: the most work that is lost if a process is killed
 PLANNED_SHARE = 2 / 3  # of the time; the rest is for a machine that becomes slower, and for a start that is thrown away
 WATCHED_SHARE = 1 / 20  # of the time, after which a measure is trusted
 FIRST_SHARE = 1 / 5  # of the time: if the first batch alone takes longer, this is more than its preparation
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-20
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-21
 class TooSlowError(Exception):
     "A part would take longer than it may."
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-22
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-23
 class Pace:
     "Decides how many papers make a part, so that it takes no longer than it may."
 
@@ -291,7 +292,7 @@ class Pace:
             self.tokens_per_second = watch.tokens[-1] / seconds if len(part.fresh) else self.tokens_per_second
         return made
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-24
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-25
 class _Watch:
     "Follows the batches of a part. They come longest first, so the texts that are done are known by their number."
 
@@ -324,7 +325,7 @@ class _Watch:
         )
         return (tokens - self.first[1]) / (seconds - self.first[0]) if is_measured else 0.0
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-25
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-26
 class Local(Executor):
     "Makes vectors on this machine."
 
@@ -370,7 +371,7 @@ class Local(Executor):
                 pa.default_memory_pool().release_unused()  # Arrow would keep some more with every part
                 others, at_most = rest, len(rest.papers)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-27
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-28
 N_CHECKED = 64  # papers that an int8 run embeds in float32 as well
 
 
@@ -388,7 +389,7 @@ def pick_papers(
         start += len(batch)
     return pa.concat_tables(picked)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-30
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-31
 def encode_exactly(
     sample: pa.Table,  # some of the papers, from `pick_papers`
     spec: ModelSpec,  # from `find_model`
@@ -399,7 +400,7 @@ def encode_exactly(
     exact = make_encoder(files, EncoderOptions("openvino", long_text=long_text, allow_unknown=True))
     return exact.encode(files.spec.texts_of(sample))
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-31
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-32
 MINIMUM_COSINE = 0.99  # between int8 and float32, of the worst of the checked papers
 
 
@@ -429,7 +430,7 @@ def check_int8(
         )
     return check
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-36
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-37
 @dataclass(frozen=True)
 class EmbedJob:
     "An input, the encoder for it, and where the work is done."
@@ -447,7 +448,7 @@ class EmbedJob:
         "Papers that the run shall have."
         return min(self.limit or len(self.papers), len(self.papers))
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-37
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-38
 @dataclass(frozen=True)
 class EmbedResult:
     "The run and the work of one call of `embed_papers`."
@@ -472,7 +473,7 @@ class EmbedResult:
         listed = "".join(f", {count:,} {name}" for name, count in changes.items())
         return f"{self.n_embedded:,} papers embedded in {self.seconds:,.1f} s{rate}{listed}"
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-38
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-39
 @contextmanager
 def show_progress(
     n_total: int,  # papers at the end
@@ -488,7 +489,7 @@ def show_progress(
     with tqdm(total=n_total, initial=n_done, unit=" papers", disable=not shown, file=sys.stderr, smoothing=0.1) as bar:
         yield bar
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-39
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-40
 def is_watched() -> bool:
     "Whether somebody sees a progress bar: on a terminal, and in a notebook, but not with `TQDM_DISABLE=1`."
     if os.environ.get("TQDM_DISABLE"):
@@ -496,7 +497,7 @@ def is_watched() -> bool:
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return sys.stderr.isatty() or type(shell).__name__ == "ZMQInteractiveShell"
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-41
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-42
 def embed_missing(
     job: EmbedJob,  # with scanned papers
     out: AnyPath,  # folder of the run
@@ -532,7 +533,7 @@ def _check_same_papers(papers: Papers, writer: RunWriter) -> None:
         if last is None or last_there != last["paper_id"][0]:
             raise InputError(f"{writer.folder} was made by a version that reads this input differently: start anew")
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-41v
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-43
 def load_new_encoder(
     papers: Papers,  # scanned
     source: EncoderSource,  # the model, not loaded yet
@@ -548,7 +549,7 @@ def load_new_encoder(
     encoder = source.load()
     return encoder, check_int8(sample, reference, encoder, minimum_cosine)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-42
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-44
 def begin_run(
     job: EmbedJob,  # the work
     out: AnyPath,  # folder of the new run
@@ -562,7 +563,7 @@ def begin_run(
     description = describe_new_run(job.papers, job.digest, encoder, job.executor, part_size, int8_check)
     return embed_missing(job, out, description, encoder)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-44
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-46
 def check_same_input(
     run: Run,  # the existing run
     papers: Papers,  # the input given now; needs no scan
@@ -582,7 +583,7 @@ def check_same_input(
     if theirs["columns"] != papers.columns:
         raise InputError(f"{run.folder} was made with the columns {theirs['columns']}, not {papers.columns}")
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-45
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-47
 def continue_run(
     job: EmbedJob,  # the work
     run: Run,  # the existing run, of the same fingerprint
@@ -600,7 +601,7 @@ def continue_run(
     check_same_dimension(run, encoder)
     return embed_missing(job, run.folder, None, encoder)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-47
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-49
 def fit_numbers(
     papers: Papers,  # an input to be added; its schema is changed
     known: dict[str, str],  # name -> type, of the run
@@ -615,7 +616,7 @@ def fit_numbers(
             fields[place] = one.with_type(pa.type_for_alias(wanted))
     papers.schema = pa.schema(fields)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-49
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-51
 def append_to_run(
     job: EmbedJob,  # the work
     run: Run,  # the existing run, of the same fingerprint
@@ -646,7 +647,7 @@ def append_to_run(
     n_embedded, seconds = (made.n_embedded, made.seconds) if made else (0, 0.0)
     return EmbedResult(open_run(run.folder), n_embedded, seconds, changes.as_counts())
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-51
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-53
 def _embed_staging(job: EmbedJob, run: Run, first_position: int) -> tuple[EmbedResult, dict[str, Any]]:
     "Embed the new and changed papers into `staging/`; the result and the settings that were used."
     encoder = job.source.load(run)
@@ -670,7 +671,7 @@ def _check_same_append(staged: Run, papers: Papers, digest: dict[str, Any], writ
     if staged.metadata.get("first_position") != writer.end_position:
         raise InputError(f"{unfinished}, and the run has changed since: {give_up}, and begin again")
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-53
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-55
 # of `open_papers`
 COLUMN_OPTIONS = ("id_column", "abstract_column", "title_column", "categories_column", "delimiter", "quote", "encoding")
 

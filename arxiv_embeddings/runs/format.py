@@ -415,7 +415,7 @@ INPUT_SCHEMA = Record(
     },
 )
 NOT_KNOWN = "not known"  # stands for a model's name that nobody has stated
-METRICS = ("cosine", "euclidean", "dot product", "manhattan")  # in which a model's vectors are meant to be compared
+METRICS = ("cosine", "euclidean", "dot product")  # in which a model's vectors are meant to be compared
 IMPORTED_SCHEMA = Record(
     {
         "path": LINE,
@@ -450,7 +450,7 @@ METADATA_SCHEMA = Record(
         **dict.fromkeys(("model_revision", "license", "adapter", "adapter_revision"), OrNull(LINE)),
         **dict.fromkeys(("query_adapter", "query_adapter_revision"), OrNull(LINE)),
         "query_prompt": OrNull(Text()),
-        "metric": OrNull(Choice(METRICS)),
+        "metric": OrNull(Choice((*METRICS, "manhattan"))),
         "settings": Record(
             {}, {"engine": LINE, "device": OrNull(LINE), "precision": OrNull(LINE), "versions": MapOf(LINE)}
         ),
