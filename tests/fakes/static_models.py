@@ -11,7 +11,27 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, Metaspace
 from tokenizers.processors import TemplateProcessing
 
-PIECES = ["graph", "graphs", "network", "##s", "neural", "protein", "fold", "##ing", "spectral", "of", "in", "the", "a", "quantum", "state", ".", ",", "##al", "deep"]
+PIECES = [
+    "graph",
+    "graphs",
+    "network",
+    "##s",
+    "neural",
+    "protein",
+    "fold",
+    "##ing",
+    "spectral",
+    "of",
+    "in",
+    "the",
+    "a",
+    "quantum",
+    "state",
+    ".",
+    ",",
+    "##al",
+    "deep",
+]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 DIM = 12
 KINDS = ("plain", "unit_length", "shared_rows", "int8", "unigram", "long")  # of `make_static`
