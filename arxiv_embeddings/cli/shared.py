@@ -143,7 +143,7 @@ class MachineOptions:
     "How a model runs on this machine; none of it changes which vectors are right."
 
     engine: Annotated[
-        Literal["openvino", "torch"] | None,
+        Literal["openvino", "torch", "static"] | None,
         typer.Option(help="Default: the fastest one here.", rich_help_panel="Model"),
     ] = None
     device: Annotated[

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Item', 'Result', 'Encoder', 'describe_encoder', 'run_side_by_side', 'Engine', 'choose_dim', 'GuardedEngine',
-           'make_batches', 'ShownEncoder', 'BatchEncoder']
+           'make_batches', 'ShownEncoder', 'TextEncoder', 'BatchEncoder']
 
 # %% ../../nbs/encoders/32_base.ipynb #32-base-02
 import queue
@@ -289,8 +289,12 @@ class ShownEncoder:
         return facts_to_html(describe_encoder(self).items(), caption=type(self).__name__)
 
 # %% ../../nbs/encoders/32_base.ipynb #32-base-28
-class BatchEncoder(ShownEncoder, GuardedEngine):
-    "An encoder around an engine: texts in, one vector for each out."
+class TextEncoder(ShownEncoder):
+    "Texts in, one vector for each out; a subclass runs the tokenized texts."
+
+    files: ModelFiles  # the model on this machine
+    dim: int  # numbers in a vector
+    text_tokenizer: TextTokenizer  # as the model reads texts
 
     @property
     def spec(self) -> ModelSpec:
@@ -325,3 +329,7 @@ class BatchEncoder(ShownEncoder, GuardedEngine):
     def use_query_prompt(self) -> None:
         "Put the model's prompt for text queries before each text from now on, instead of its prompt for papers."
         self.text_tokenizer = self.text_tokenizer.for_queries()
+
+
+class BatchEncoder(TextEncoder, GuardedEngine):
+    "A text encoder around an engine."

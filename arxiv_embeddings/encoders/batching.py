@@ -183,10 +183,9 @@ def _list_meaningless(tokenizer: "Tokenizer") -> np.ndarray:
 
 def _find_unknown(rows: list[np.ndarray], owners: np.ndarray, n_texts: int, meaningless: np.ndarray) -> list[int]:
     "Find the positions of texts of which every row has only meaningless tokens."
-    known = np.zeros(n_texts, dtype=bool)
-    for owner, row in zip(owners, rows, strict=True):
-        known[owner] |= not np.isin(row, meaningless).all()
-    return np.flatnonzero(~known).tolist()
+    text_of_token = np.repeat(owners, [len(row) for row in rows])
+    meaningful = ~np.isin(np.concatenate(rows), meaningless) if rows else np.empty(0, dtype=bool)
+    return np.flatnonzero(np.bincount(text_of_token[meaningful], minlength=n_texts) == 0).tolist()
 
 # %% ../../nbs/encoders/28_batching.ipynb #28-batching-41
 def round_up(

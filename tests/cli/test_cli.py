@@ -179,7 +179,7 @@ def test_what_cannot_be_is_one_line(words: tuple[str, ...], line: str, tmp_path:
     ("option", "values"),
     [
         ("--precision", ("float32", "int8", "bfloat16", "float16")),
-        ("--engine", ("openvino", "torch")),
+        ("--engine", ("openvino", "torch", "static")),
         ("--long-text", ("truncate", "windows")),
         ("--text", ("title+abstract", "abstract")),
     ],
