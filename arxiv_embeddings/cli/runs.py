@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NOT_RUN', 'CARD_LABELS', 'fetch', 'embed', 'StatedOptions', 'import_papers', 'sample', 'summarize_card',
            'print_models', 'show_statement', 'describe_card', 'models', 'show', 'as_words', 'print_problems',
-           'CheckOptions', 'verify', 'repair', 'compact', 'export', 'compare_models', 'migrate']
+           'CheckOptions', 'verify', 'repair', 'compact', 'export', 'compare_models', 'describe_changes', 'migrate']
 
 # %% ../../nbs/cli/91_runs.ipynb #91-runs-02
 import shlex
@@ -513,6 +513,15 @@ def compare_models(
         return None
 
 # %% ../../nbs/cli/91_runs.ipynb #91-runs-47
+def describe_changes(
+    changes: Any,  # of a `MigrateResult`
+) -> str:  # one line
+    "Describe what a migration changed; the files that differ come last, by their names alone."
+    stated = [one.describe("before", "now") for one in changes if not one.of_files]
+    files = [one.describe().split(":")[0] for one in changes if one.of_files]
+    return "; ".join([*stated, *([f"other files: {', '.join(files)}"] if files else [])])
+
+
 @app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings migrate run --model specter2")
 @reports_errors
 @takes_options
@@ -533,12 +542,14 @@ def migrate(
     result = migrate_run(run, before_swap=lambda old, new: found.append(compare_models(old, new)), **given)
     now, before, compared = result.run, result.before, found[0] if found else None
     if output.as_json:
+        changes = [{"field": one.field, "before": one.there, "now": one.here} for one in result.changes]
         done = {"folder": str(now.folder), "n_embedded": result.n_embedded, "n_papers": now.n_papers}
         facts = {"model": now.metadata["model"], "before": str(before.folder) if before else None}
-        return print_json(done | facts | {"comparison": compared.to_dict() if compared else None})
+        return print_json(done | facts | {"changes": changes, "comparison": compared.to_dict() if compared else None})
     if not found:
         return typer.echo(wrap_text(f"nothing to migrate: {now.folder} has the vectors of this model already"))
     typer.echo(f"{result.n_embedded:,} papers embedded in {result.seconds:.1f} s")
+    typer.echo(wrap_text(f"changed: {describe_changes(result.changes)}"))
     if compared:
         typer.echo(wrap_text(f"before the swap: {compared.describe()}"))
         print_table(compared.summarize().to_dict("records"))
