@@ -234,7 +234,10 @@ def test_another_model_is_refused_without_the_hub(models: dict[str, Path], tmp_p
         assert embed("specter2", model="specter2", limit=3) == 3
         n_requests = len(hub.requests)
         assert n_requests > 0
-        assert "adapter: allenai/specter2 there, none here): use the same model and options (--model specter2), or embed" in embed("specter2", model="specter2_base")
+        assert (
+            "adapter: allenai/specter2 there, none here): use the same model and options (--model specter2), or embed"
+            in embed("specter2", model="specter2_base")
+        )
         assert "pooling: cls there, mean here" in embed("specter2", model="specter2_base_mean")
         assert len(hub.requests) == n_requests
         assert embed("specter2", model="specter2", limit=4) == 4  # the same model goes on
