@@ -29,7 +29,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=[settings["lib_path"], settings["lib_path"] + ".*"]),
-    package_data={settings["lib_path"]: ["sample/*", "py.typed", "explore/map.*"]},
+    package_data={settings["lib_path"]: ["sample/*", "py.typed", "explore/map.*", "encoders/known_models.json"]},
     python_requires=f">={settings['min_python']},<{settings['below_python']}",
     install_requires=settings["requirements"].split(),
     extras_require=extras,

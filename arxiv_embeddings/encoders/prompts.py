@@ -61,15 +61,51 @@ class Family(NamedTuple):
 
 
 _SEARCH = "Represent this sentence for searching relevant passages: "
+_TASK = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 KNOWN_FAMILIES = (
     Family(
-        r"intfloat/(multilingual-)?e5-(small|base|large)(-v2|-unsupervised)?", "passage: ", "query: ", "model cards"
+        r"intfloat/(e5-mistral-7b|multilingual-e5-large)-instruct",
+        "",
+        _TASK + " ",
+        "mteb registry: e5_instruct.py (form); the sentence of the task: qwen3_models.py",
     ),
-    Family(r"baai/bge-(small|base|large)-en(-v1\.5)?", "", _SEARCH, "model cards"),
-    Family(r"nomic-ai/nomic-embed-text-v1(\.5)?(-unsupervised)?", "search_document: ", "search_query: ", "model cards"),
-    Family(r"snowflake/snowflake-arctic-embed-(xs|s|m|m-long|l)(-v1\.5)?", "", _SEARCH, "model cards"),
-    Family(r"snowflake/snowflake-arctic-embed-(m|l)-v2\.0", "", "query: ", "model cards"),
-    Family(r"mixedbread-ai/mxbai-embed-(xsmall|large|2d-large)-v1", "", _SEARCH, "model cards"),
+    Family(
+        r"intfloat/(multilingual-)?e5-(small|base|large)(-v2|-unsupervised)?",
+        "passage: ",
+        "query: ",
+        "mteb registry: e5_models.py",
+    ),
+    Family(r"baai/bge-(small|base|large)-en(-v1\.5)?", "", _SEARCH, "mteb registry: bge_models.py"),
+    Family(
+        r"baai/bge-(small|base|large)-zh(-v1\.5)?",
+        "",
+        "为这个句子生成表示以用于检索相关文章：",
+        "mteb registry: bge_models.py",
+    ),
+    Family(
+        r"nomic-ai/(nomic-embed-text-v|modernbert-embed).*",
+        "search_document: ",
+        "search_query: ",
+        "mteb registry: nomic_models.py",
+    ),
+    Family(r"snowflake/snowflake-arctic-embed-(m|l)-v2\.0", "", "query: ", "summary of the model card"),
+    Family(r"snowflake/snowflake-arctic-embed-(xs|s|m|m-long|l|m-v1\.5)", "", _SEARCH, "arctic-embed README"),
+    Family(r"mixedbread-ai/mxbai-embed-large-v1", "", _SEARCH, "mteb registry: mxbai_models.py"),
+    Family(
+        r"alibaba-nlp/gte-qwen(1\.5|2)-.*instruct",
+        "",
+        _TASK + " ",
+        "mteb registry: gte_models.py (form); the sentence of the task: qwen3_models.py",
+    ),
+    Family(r"qwen/qwen3-embedding-.*", "", _TASK, "mteb registry: qwen3_models.py, and model card"),
+    Family(r"google/embeddinggemma-.*", "title: none | text: ", "task: search result | query: ", "model card"),
+    Family(r"jinaai/jina-embeddings-v5-text-.*", "Document: ", "Query: ", "public projects; the folder was not read"),
+    Family(
+        r"jinaai/jina-embeddings-v3.*",
+        "Represent the document for retrieval: ",
+        "Represent the query for retrieving evidence documents: ",
+        "mteb registry: jina_models.py",
+    ),
 )
 
 # %% ../../nbs/encoders/25_prompts.ipynb #25-prompts-13

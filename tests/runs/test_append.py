@@ -106,6 +106,26 @@ def test_another_model_is_refused_and_named(tmp_path: Path, newer: Path) -> None
     assert open_run(tmp_path / "run").content_sha256 == before.content_sha256
 
 
+def test_a_changed_default_is_told_with_the_options_of_the_run(tmp_path: Path, newer: Path) -> None:
+    "Every field that differs, in words; what the run does not state has no option."
+    older, now = LetterEncoder(), LetterEncoder()
+    older.fingerprint = older.fingerprint | {"max_tokens": 512, "truncate_dim": None, "weights_sha256": "ab" * 32}
+    embed(sample_papers(), tmp_path / "run", older)
+    now.fingerprint = older.fingerprint | {"max_tokens": 256, "prompt": "passage: ", "truncate_dim": 2}
+    with pytest.raises(InputError) as caught:
+        embed(newer, tmp_path / "run", now, append=True)
+    run = tmp_path / "run"
+    assert str(caught.value) == (
+        f"{run} was made by something else (max_tokens: 512 there, 256 here; prompt: not stated there (the run was made "
+        "before this was recorded), 'passage: ' here; truncate_dim: none there, 2 here): use the same model and options "
+        f"(--max-tokens 512), or embed the run again with arxiv-embeddings migrate {run} --model NEW, or start anew in "
+        "another folder with --out"
+    )
+    now.fingerprint = older.fingerprint | {"weights_sha256": "cd" * 32}
+    with pytest.raises(InputError, match=r"\(weights: abababababab there, cdcdcdcdcdcd here\): .* \(--model \w+\), or"):
+        embed(newer, tmp_path / "run", now, append=True)
+
+
 @pytest.mark.parametrize("step", ["rewritten", "moved", "committed"])
 def test_stopped_while_an_append_is_committed(
     step: str, tmp_path: Path, newer: Path, monkeypatch: pytest.MonkeyPatch

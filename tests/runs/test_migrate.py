@@ -289,6 +289,17 @@ def test_one_paper_leaves_nothing_to_compare(tmp_path: Path) -> None:
     assert compare_models(runs[1], runs[1]).overlap.to_numpy().tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
+def test_what_changed_is_told(tmp_path: Path) -> None:
+    make(tmp_path / "run")
+    changes = migrate_run(tmp_path / "run", encoder=NEW).changes
+    assert [one.describe("before", "now") for one in changes] == [
+        "model: letters before, others now",
+        "pooling: mean before, max now",
+        "text: title+abstract before, abstract now",
+    ]
+    assert migrate_run(tmp_path / "run", encoder=NEW).changes == ()
+
+
 @pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     make(tmp_path / "run")
@@ -297,13 +308,16 @@ def test_the_command(tmp_path: Path) -> None:
     assert shown.exit_code == 0, shown.output
     assert "144 papers embedded in" in shown.output
     told = " ".join(shown.output.split())
+    assert "changed: model: letters before, minilm now; length one: not stated before, yes now;" in told
+    assert "max_tokens: 64 before, 512 now;" in told
+    assert "other files: config.json, settings of the modules, tokenizer, weights before the swap" in told
     assert "before the swap: 144 papers." in told
     assert "papers on which they disagree most:" in told
     assert "run.before" in shown.output
     again = CliRunner().invoke(app, words)
     assert (again.exit_code, "has the vectors of this model already" in " ".join(again.output.split())) == (0, True)
     told = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
-    assert (told["n_embedded"], told["model"], told["comparison"]) == (0, "minilm", None)
+    assert (told["n_embedded"], told["model"], told["comparison"], told["changes"]) == (0, "minilm", None, [])
 
 
 def test_a_model_that_comes_back_is_not_taken_for_the_one_before(
