@@ -166,6 +166,9 @@ def index(
         bool, typer.Option("--table", help="Write no index: print what recall smaller vectors and codes have.")
     ] = False,
     words: Annotated[bool, typer.Option("--words", help="Index the words as well, for --by words and both.")] = False,
+    metric: Annotated[
+        str | None, typer.Option(help="cosine: also for vectors that are meant for another metric.")
+    ] = None,
     *,
     output: ResultOptions,
 ) -> None:
@@ -175,14 +178,14 @@ def index(
     from arxiv_embeddings.runs.store import open_run
 
     opened = open_run(run)
-    if table and (kind or recall or memory or precision or fresh or words):
+    if table and (kind or recall or memory or precision or fresh or words or metric):
         raise typer.BadParameter("--table writes no index: leave the other options out")
     if table:
         from arxiv_embeddings.explore.losses import measure_losses
 
         losses = json.loads(measure_losses(opened).to_json(orient="records"))
         return print_json(losses) if output.as_json else print_table(losses)
-    options = {"recall": recall, "memory": memory and memory << 20, "precision": precision}
+    options = {"recall": recall, "memory": memory and memory << 20, "precision": precision, "metric": metric}
     build_index(opened, kind, fresh=fresh, **{name: value for name, value in options.items() if value is not None})
     if words:
         build_words(opened)
@@ -223,8 +226,9 @@ class MeasureOptions:
         int, typer.Option("-k", help="How many neighbors of each paper count.", min=1, rich_help_panel="Measures")
     ] = 10
     metric: Annotated[
-        Literal["cosine", "euclidean"], typer.Option(help="Metric for nearest neighbors.", rich_help_panel="Measures")
-    ] = "cosine"
+        Literal["cosine", "euclidean"] | None,
+        typer.Option(help="Metric for nearest neighbors; default: the run's own.", rich_help_panel="Measures"),
+    ] = None
     only: Annotated[
         list[MeasureGroup] | None,
         typer.Option(help="Only these measures; several times for several.", rich_help_panel="Measures"),

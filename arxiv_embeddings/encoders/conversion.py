@@ -15,7 +15,7 @@ import logging
 import shutil
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NewType
@@ -281,6 +281,8 @@ def get_or_convert(
 ) -> ModelFolder:  # from the cache, or made now
     "Return a converted model, and convert it the first time; raises `ConversionError` if it cannot be converted."
     load_openvino()
+    plain = replace(files.spec, prompt="", query_prompt="", truncate_dim=None)  # which the graph does not have
+    files, asked = replace(files, spec=plain), files
     if precision == "int8" and not importlib.util.find_spec("nncf"):
         raise InputError("int8 needs nncf to quantize a model: pip install 'arxiv-embeddings[int8]'")
 
@@ -290,4 +292,4 @@ def get_or_convert(
         else:
             convert_model(files, folder)
 
-    return get_or_make(cache_folder() / name_converted(files, precision), make, files)
+    return get_or_make(cache_folder() / name_converted(files, precision), make, asked)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..encoders.base import Encoder
-from .blocks import Metric, as_vectors, find_nearest
+from .blocks import Metric, as_vectors, choose_metric, find_nearest
 from .corrections import CorrectedVectors, Correction, find_correction
 from .describe import Description
 from .evaluation import Measure, in_metric, measure_ranking
@@ -153,7 +153,7 @@ def measure_beir(
     encoder: Encoder | None = None,  # of the run, for queries; `None`: load it
     *,
     correction: str | None = None,  # center, top, whiten, or the name of a kept correction; `None`: none
-    metric: Metric = "cosine",  # or euclidean
+    metric: Metric | None = None,  # cosine or euclidean; `None`: the run's own
 ) -> tuple[list[Measure], dict[str, Any]]:  # from `measure_found`; counts
     "Measure a run by a set; raises `InputError` if the run has none of the relevant papers."
     judged = {paper_id for papers in beir.relevant.values() for paper_id, score in papers.items() if score > 0}
@@ -161,6 +161,7 @@ def measure_beir(
         raise InputError(
             f"{run.folder} has none of the {len(judged):,} relevant papers: is it made of this set's corpus?"
         )
+    metric = choose_metric(run, metric)
     fitted = find_correction(run, correction) if correction else None
     found = find_for_queries(run, beir.queries, encoder or load_query_encoder(run), fitted, metric)
     counts = {

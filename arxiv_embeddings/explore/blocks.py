@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['BLOCK_ROWS', 'KEPT_BYTES', 'Source', 'Metric', 'MOST_SCORES', 'Vectors', 'ArrayVectors', 'RunVectors', 'as_vectors',
-           'ChosenVectors', 'iter_unit_blocks', 'find_nearest', 'check_request']
+           'ChosenVectors', 'iter_unit_blocks', 'find_nearest', 'check_request', 'find_metric', 'choose_metric']
 
 # %% ../../nbs/explore/69_blocks.ipynb #69-blocks-02
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
@@ -225,3 +225,26 @@ def check_request(
     if not np.isfinite(queries).all():
         bad = np.flatnonzero(~np.isfinite(queries).all(axis=1))
         raise InputError(f"queries in rows {bad[:5].tolist()} hold NaN or infinity")
+
+# %% ../../nbs/explore/69_blocks.ipynb #69-blocks-31
+def find_metric(
+    run: Run,  # an opened run
+) -> str | None:  # cosine, euclidean, dot product or manhattan; `None` if nobody has stated it
+    "Find the metric in which the vectors of a run are meant to be compared."
+    stated = run.metadata.get("metric") or run.metadata.get("imported", {}).get("metric")
+    same = run.metadata["fingerprint"].get("unit_length") and stated in ("euclidean", "dot product")
+    return "cosine" if same else stated
+
+
+def choose_metric(
+    run: Run,  # an opened run
+    asked: Metric | None = None,  # `None`: the run's own
+) -> Metric:  # cosine or euclidean
+    "Choose the metric for measures of a run; raises `InputError` if its own is not measured here."
+    metric = asked or find_metric(run) or "cosine"
+    if metric not in get_args(Metric):
+        raise InputError(
+            f"the vectors of {run.folder} are meant to be compared by {metric}, which is not measured here: "
+            f"choose --metric {' or '.join(get_args(Metric))}"
+        )
+    return metric

@@ -338,6 +338,7 @@ def _measure_run(run: Run, rows: np.ndarray, papers: KnownPapers, options: Evalu
     "Measure a run on the common papers; its vectors are not copied if it has no others, in the same order."
     same = len(rows) == run.n_papers and bool((rows == np.arange(len(rows))).all())
     vectors = as_vectors(run)
+    options = options.in_metric_of(run)
     return measure_vectors(vectors if same else ChosenVectors(vectors, rows), papers, options)
 
 
@@ -356,7 +357,7 @@ def _add_clustering(table: pd.DataFrame, measured: Sequence[Measured], names: Se
 
 
 def _add_beir(
-    measures: list[list[Measure]], runs: Sequence[Run], rows: Sequence[np.ndarray], beir: BeirSet, metric: Metric
+    measures: list[list[Measure]], runs: Sequence[Run], rows: Sequence[np.ndarray], beir: BeirSet, metric: Metric | None
 ) -> dict[str, Any]:
     "Add the measures of a test set to those of each run; return its counts. Raises `InputError` for other papers."
     for run, of_run in zip(runs, rows, strict=True):
@@ -393,7 +394,13 @@ def compare_runs(
     known = KnownPapers(ids, categories, papers.relations)
     measured = [_measure_run(run, of_run, known, wanted) for run, of_run in zip(opened, rows, strict=True)]
     measures = [list(one.measures) for one in measured]
-    about = {"n_common": len(known.paper_ids), "k": k, "metric": wanted.metric, "seed": wanted.seed}
+    metrics = {wanted.in_metric_of(run).metric for run in opened}
+    about = {
+        "n_common": len(known.paper_ids),
+        "k": k,
+        "metric": metrics.pop() if len(metrics) == 1 else "each run's own",
+        "seed": wanted.seed,
+    }
     about |= {"n_pairs_left_out": measured[0].facts.get("n_pairs_left_out", 0)}
     if beir:
         about["beir"] = _add_beir(measures, opened, rows, read_beir(beir, split), wanted.metric)
@@ -430,6 +437,6 @@ def compare_corrections(
     "Measure neighbors without a correction and with each of some."
     papers, vectors = KnownPapers.of_run(run, read_relations(relations)), as_vectors(run)
     sources = {"none": vectors} | {name: CorrectedVectors(vectors, one) for name, one in corrections.items()}
-    wanted = EvaluationOptions(k, only=("neighbors",), **options)
+    wanted = EvaluationOptions(k, only=("neighbors",), **options).in_metric_of(run)
     measured = [measure_vectors(source, papers, wanted).measures for source in sources.values()]
     return tabulate_measures(measured, list(sources))

@@ -11,7 +11,7 @@ __all__ = ['RELATION_COLUMNS', 'MOST_CLASSIFIED', 'LEAST_OF_CATEGORY', 'N_CLUSTE
 
 # %% ../../nbs/explore/79_evaluation.ipynb #79-evaluation-02
 import csv
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from ..encoders.vectors import l2_normalize
-from .blocks import Metric, Source, Vectors, as_vectors
+from .blocks import Metric, Source, Vectors, as_vectors, choose_metric
 from .corrections import CorrectedVectors, find_correction
 from .describe import Description
 from .similarity import find_neighbors, measure_spread, sample_rows, summarize_spread
@@ -277,10 +277,18 @@ class EvaluationOptions:
     "Options of an evaluation."
 
     k: int = 10  # neighbors looked at, 1 to n_papers - 1
-    metric: Metric = "cosine"  # or euclidean
+    metric: Metric | None = None  # cosine or euclidean; `None`: the run's own
     only: tuple[MeasureGroup, ...] = get_args(MeasureGroup)  # groups of measures
     n_queries: int | None = None  # papers whose neighbors' categories are looked at; `None`: see `MOST_COMPARED`
     seed: int = 0  # of all draws
+
+    def in_metric_of(
+        self,
+        source: Source,  # an array, a run, or corrected vectors
+    ) -> "EvaluationOptions":  # with a metric
+        "Fill in the metric of a run, or cosine; raises `InputError` if the run's is not measured here."
+        metric = choose_metric(source, self.metric) if isinstance(source, Run) else self.metric or "cosine"
+        return replace(self, metric=metric)
 
     def draw_queries(
         self,
@@ -332,7 +340,7 @@ def measure_vectors(
     options: EvaluationOptions = EvaluationOptions(),  # what to measure, and how
 ) -> Measured:  # of every group that can be measured
     "Measure vectors by their papers' categories and relations."
-    vectors = as_vectors(source)
+    vectors, options = as_vectors(source), options.in_metric_of(source)
     measured = measure_neighbors(vectors, papers, options) if "neighbors" in options.only else Measured()
     if "classification" in options.only and (split := split_papers(papers.categories, options.seed)):
         found, facts = measure_classification(vectors, split, papers.paper_ids, options.k, options.metric)
@@ -349,6 +357,7 @@ def evaluate_embeddings(
     options: EvaluationOptions = EvaluationOptions(),  # what to measure, and how
 ) -> dict[str, Any]:  # `category_precision@k`, `random_cosines`, `relations` by kind, `classification`, `clustering`
     "Measure vectors; raises `InputError` if no relation is among the papers."
+    options = options.in_metric_of(source)
     measured, k = measure_vectors(source, papers, options), options.k
     means = {one.name: one.mean for one in measured.measures}
     n_asked = {one.name: len(one.queries) for one in measured.measures}
@@ -383,7 +392,8 @@ def evaluate_run(
     vectors = as_vectors(run)
     fitted = find_correction(run, correction, vectors) if correction else None
     source = CorrectedVectors(vectors, fitted) if fitted else vectors
-    measured = evaluate_embeddings(source, KnownPapers.of_run(run, pairs), EvaluationOptions(k, **options))
+    wanted = EvaluationOptions(k, **options).in_metric_of(run)
+    measured = evaluate_embeddings(source, KnownPapers.of_run(run, pairs), wanted)
     about = {"n_papers": run.n_papers, "model": run.metadata["model"], "correction": repr(fitted) if fitted else None}
     return Description(about | measured)
 

@@ -6,8 +6,9 @@
 __all__ = ['log', 'MOST_EXACT', 'MOST_ROUNDED', 'MOST_MEMORY', 'LEAST_PER_LIST', 'Found', 'MOST_SCORED', 'MOST_CANDIDATES',
            'MOST_SCORED_SHARE', 'LEAST_RECALL', 'N_HELD_OUT', 'CANDIDATES', 'EFFORTS', 'TRAINED_FOR', 'MOST_IN_MEMORY',
            'IndexForm', 'count_lists', 'name_factory', 'choose_form', 'find_candidates', 'RowsOfFile', 'score_rows',
-           'SearchIndex', 'make_index', 'train_index', 'add_papers', 'recall_of', 'Trial', 'tune_search', 'build_index',
-           'fetch_index', 'open_unindexed', 'open_index', 'describe_index', 'as_index']
+           'SearchIndex', 'make_index', 'train_index', 'add_papers', 'recall_of', 'Trial', 'tune_search',
+           'check_index_metric', 'build_index', 'fetch_index', 'open_unindexed', 'open_index', 'describe_index',
+           'as_index']
 
 # %% ../../nbs/explore/73_index.ipynb #73-index-02
 import json
@@ -22,7 +23,14 @@ from typing import Any
 import numpy as np
 
 from ..encoders.vectors import l2_normalize
-from .blocks import BLOCK_ROWS, ChosenVectors, Vectors, as_vectors, find_nearest
+from arxiv_embeddings.explore.blocks import (
+    BLOCK_ROWS,
+    ChosenVectors,
+    Vectors,
+    as_vectors,
+    find_metric,
+    find_nearest,
+)
 from .corrections import CorrectedVectors, Correction, find_correction
 from .similarity import CosineScale, measure_scale, sample_rows
 from arxiv_embeddings.explore.vector_file import (
@@ -495,6 +503,20 @@ def tune_search(
     return effort, n_candidates
 
 # %% ../../nbs/explore/73_index.ipynb #73-index-39
+def check_index_metric(
+    run: Run,  # an opened run
+    asked: str | None = None,  # `None`: the run's own metric
+) -> None:
+    "Raise `InputError` for a metric that no index here has; Euclidean runs are searched by cosine."
+    if asked not in (None, "cosine"):
+        raise InputError(f"an index searches by cosine, not by {asked}: leave out --metric, or see evaluate --metric")
+    if asked is None and (own := find_metric(run)) in ("dot product", "manhattan"):
+        raise InputError(
+            f"the vectors of {run.folder} are meant to be compared by {own}, and an index searches by cosine: "
+            "--metric cosine builds it all the same"
+        )
+
+# %% ../../nbs/explore/73_index.ipynb #73-index-40
 TRAINED_FOR = 2  # times the papers of its training, up to which an index is extended
 
 
@@ -506,9 +528,11 @@ def build_index(
     precision: Precision | None = None,  # of the vectors on the disk; `None`: chosen by size
     recall: float | None = None,  # recall@10 that the search options are set for, 0 to 1; `None`: `LEAST_RECALL`
     fresh: bool = False,  # whether to rebuild it even if it could be kept or extended
+    metric: str | None = None,  # cosine, also for vectors that are meant for another metric; `None`: the run's own
 ) -> AnyPath:  # `RUN/index`
-    "Write the index of a run; raises `InputError` if another process writes it at the same time."
+    "Write the index of a run; raises `InputError` for another metric, and if another process writes it now."
     _require_papers(run)
+    check_index_metric(run, metric)
     form = choose_form(run.n_papers, run.dim, kind or _asked_before(run), memory=memory, precision=precision)
     with holding_lock(run.folder, INDEX_FOLDER):
         folder = inner_folder(run.folder, INDEX_FOLDER)
@@ -527,7 +551,7 @@ def build_index(
             _write_codes(run, folder, form, recall)
     return folder
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-40
+# %% ../../nbs/explore/73_index.ipynb #73-index-41
 def _asked_before(run: Run) -> str | None:
     "The kind of an older index of this run, if a person named it."
     try:
@@ -578,7 +602,7 @@ def _write_note(opened: SearchIndex, folder: AnyPath, facts: dict[str, Any]) -> 
     with atomic_file(folder / INDEX_NOTE_NAME) as stream:
         stream.write(json.dumps(note, indent=1).encode())
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-41
+# %% ../../nbs/explore/73_index.ipynb #73-index-42
 def _write_codes(run: Run, folder: AnyPath, form: IndexForm, recall: float | None) -> None:
     "Train, write vectors and fill the index in one pass, tune it on held-out papers, and add these."
     index, kind = train_index(run, form), row_type(form.precision, run.dim)
@@ -619,7 +643,7 @@ def _measure(opened: SearchIndex, trial: Trial, filtered: list[Trial]) -> dict[s
         measured[name] = round(recall_of([rows for rows, _ in found], one.true), 4)
     return measured
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-42
+# %% ../../nbs/explore/73_index.ipynb #73-index-43
 def _find_extendable(run: Run, form: IndexForm, asked: dict[str, Any]) -> dict[str, Any]:
     "The note of an index that is as asked for, holds the first parts of the run and is whole; empty if there is none."
     try:
@@ -673,7 +697,7 @@ def _extend(run: Run, folder: AnyPath, note: dict[str, Any]) -> None:
     facts = {name: note[name] for name in kept if name in note}
     _write_note(SearchIndex(run, index, True, facts, longer), folder, facts)
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-44
+# %% ../../nbs/explore/73_index.ipynb #73-index-45
 def fetch_index(
     path: AnyPath,  # a file of `RUN/index/`
     about: dict[str, Any],  # what the note states about it: `n_bytes` and `sha256`
@@ -701,7 +725,7 @@ def _open_vectors(
     except InputError as error:
         raise InputError(f"{error}: {_advise(run)}") from error
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-46
+# %% ../../nbs/explore/73_index.ipynb #73-index-47
 def _load_index(folder: AnyPath, note: dict[str, Any], run: Run, mapped: bool = True) -> Any:
     "Read an index file; raises `InputError` if it is damaged or is not the index that the note describes."
     import faiss
@@ -736,7 +760,7 @@ def _is_of_kind(index: Any, kind: str) -> bool:
         return isinstance(faiss.downcast_InvertedLists(ivf.invlists), own)
     return isinstance(index, faiss.IndexIDMap) and isinstance(_inner(index), faiss.IndexHNSW)
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-48
+# %% ../../nbs/explore/73_index.ipynb #73-index-49
 MOST_IN_MEMORY = 2**28  # numbers of all vectors together, up to which an index is made in memory: 1 GiB
 
 
@@ -752,7 +776,7 @@ def open_unindexed(
     )
     return SearchIndex(run, None, stored=False)
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-49
+# %% ../../nbs/explore/73_index.ipynb #73-index-50
 def open_index(
     run: Run,  # an opened run
     name: str | None = None,  # "exact": an exact one, stored or not; `None`: the stored one, if there is one
@@ -799,7 +823,7 @@ def _open_stored(run: Run, note: dict[str, Any]) -> SearchIndex:
         vectors = _open_vectors(folder, run, note["precision"], note["files"][INDEX_VECTORS_NAME])
     return SearchIndex(run, index, True, note, vectors)
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-61
+# %% ../../nbs/explore/73_index.ipynb #73-index-62
 def describe_index(
     index: SearchIndex,  # a stored one
 ) -> dict[
@@ -820,7 +844,7 @@ def describe_index(
         "n_measured": measured.get("n_papers", index.run.n_papers),
     }
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-69
+# %% ../../nbs/explore/73_index.ipynb #73-index-70
 def as_index(
     source: SearchIndex | Run | str | AnyPath,  # an opened index, a run, or a run folder
 ) -> SearchIndex:  # ready to search

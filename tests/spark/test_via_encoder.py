@@ -205,10 +205,9 @@ def test_a_model_is_packed_once_and_the_same_everywhere(tmp_path: Path, minilm: 
     assert (tmp_path / "again" / "model.bin").read_bytes() == (tmp_path / "model" / "model.bin").read_bytes()
 
 
-def test_the_same_weights_with_another_prompt_are_another_model(tmp_path: Path, minilm: Encoder) -> None:
+def test_the_same_weights_with_another_tokenization_are_another_model(tmp_path: Path, minilm: Encoder) -> None:
     shutil.copytree(minilm.model_folder.folder, tmp_path / "model")
-    description = minilm.model_folder.manifest
-    description |= {"fingerprint": description["fingerprint"] | {"prompt": "query: "}}
+    description = minilm.model_folder.manifest | {"lower_case": not minilm.model_folder.manifest["lower_case"]}
     (tmp_path / "model" / "model.json").write_text(json.dumps(description))
     other = open_model_folder(tmp_path / "model")
     assert other.sha256 == minilm.model_folder.sha256  # of the graph and its weights
