@@ -45,6 +45,7 @@ def test_wheel_holds_the_package_the_sample_and_the_licence(wheel: Path) -> None
         assert f"arxiv_embeddings/sample/{sample}" in names
     for piece in ("html", "css", "js"):
         assert f"arxiv_embeddings/explore/map.{piece}" in names
+    assert "arxiv_embeddings/encoders/known_models.json" in names
     assert any(name.endswith("LICENSE") for name in names)
     assert not any(name.startswith(("tests", "nbs", "tools", "benchmarks")) for name in names)
 

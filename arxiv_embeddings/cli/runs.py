@@ -227,11 +227,11 @@ def print_models(
         aligned = [format(str(row[name]), f"{'>' if name in numbers else '<'}{size}") for name, size in sizes.items()]
         return "  ".join(aligned).rstrip()
 
-    typer.echo(show(headings) if fits else "name")
+    lines = [show(headings) if fits else "name"]
     for row in sorted(rows, key=lambda row: row["run"] == "no"):
-        typer.echo(
-            f"{show(row)}\n  {wrap_text(row['good_for'] if row['run'] == 'yes' else NOT_RUN + row['good_for'], 2)}"
-        )
+        words = row["good_for"] if row["run"] == "yes" else NOT_RUN + row["good_for"]
+        lines += [show(row), f"  {wrap_text(words, 2)}"]
+    typer.echo("\n".join(lines))
 
 # %% ../../nbs/cli/91_runs.ipynb #91-runs-19
 CARD_LABELS = {
