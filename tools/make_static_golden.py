@@ -1,4 +1,4 @@
-"""Write tests/encoders/golden/static.npz: the vectors of model2vec itself for the models of tests/fakes/static_models.py.
+"""Write tests/golden/static.npz: the vectors of model2vec itself for the models of tests/fakes/static_models.py.
 
 model2vec cannot be installed beside every version of this package, so it runs in an environment of its own:
 
@@ -26,7 +26,7 @@ def main() -> None:
         for model in models.values():
             model.median_token_length = 10_000
         vectors = {kind: model.encode(TEXTS).astype(np.float32) for kind, model in models.items()}
-    place = ROOT / "tests" / "encoders" / "golden" / "static.npz"
+    place = ROOT / "tests" / "golden" / "static.npz"
     place.parent.mkdir(exist_ok=True)
     np.savez(place, **vectors)
     print({kind: one[0, :3].round(4).tolist() for kind, one in vectors.items()}, place.stat().st_size, "bytes")

@@ -23,7 +23,7 @@ from arxiv_embeddings.runs.store import open_run
 from tests.fakes import ROOT
 from tests.fakes.static_models import DIM, KINDS, TEXTS, make_static, make_tokenizer
 
-GOLDEN = Path(__file__).parent / "golden" / "static.npz"  # by tools/make_static_golden.py, from model2vec 0.10.0
+GOLDEN = ROOT / "tests" / "golden" / "static.npz"  # by tools/make_static_golden.py, from model2vec 0.10.0
 
 
 # The vectors

@@ -309,7 +309,10 @@ def test_the_command(tmp_path: Path) -> None:
     assert "144 papers embedded in" in shown.output
     told = " ".join(shown.output.split())
     assert "changed: model: letters before, minilm now; max_tokens: 64 before, 512 now; prompt: not stated" in told
-    assert "length one: not stated before, yes now; other files: config.json, settings of the modules, tokenizer, weights before the swap" in told
+    assert (
+        "length one: not stated before, yes now; other files: config.json, settings of the modules, tokenizer, weights before the swap"
+        in told
+    )
     assert "before the swap: 144 papers." in told
     assert "papers on which they disagree most:" in told
     assert "run.before" in shown.output
