@@ -181,7 +181,7 @@ def test_a_missing_tokenizer_is_refused(tmp_path: Path) -> None:
 def test_a_run_is_begun_continued_and_searched(tmp_path: Path) -> None:
     folder, out = write_plain(tmp_path / "model"), tmp_path / "run"
     embed_papers(sample_papers(), out, model=folder, limit=20, allow_unknown=True)
-    with pytest.raises(InputError, match="weights_sha256"):
+    with pytest.raises(InputError, match="weights: "):
         embed_papers(sample_papers(), out, model=write_plain(tmp_path / "other", seed=4), allow_unknown=True)
     run = embed_papers(sample_papers(), out, model=folder, allow_unknown=True).run
     assert (run.metadata["complete"], run.metadata["settings"]["engine"], run.dim) == (True, "static", DIM)
