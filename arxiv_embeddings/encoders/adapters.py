@@ -350,6 +350,8 @@ def read_adapter_weights(
             raise ValueError("it holds more than named weights")
     except Exception as error:  # each format has its own exceptions
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if reason.startswith("Weights only load failed"):  # torch goes on with how to run the pickle all the same
+            reason = "a pickle of other things than tensors"
         raise InputError(
             f"{paths[0]} is damaged or holds more than weights ({reason}); get the adapter again"
         ) from error
