@@ -17,8 +17,8 @@ from ..files.errors import InputError
 # %% ../../nbs/encoders/22_hub.ipynb #22-hub-05
 SMALL_FILES = ["*.json", "*.txt", "*.model"]
 # one file or several shards, but not the heads that are stored beside some adapters (`pytorch_model_head.bin`)
-SAFE_WEIGHTS = ["model[.-]*safetensors", "*/model.safetensors", "adapter.safetensors"]
-PICKLED_WEIGHTS = ["pytorch_model[.-]*bin", "*/pytorch_model.bin", "pytorch_adapter.bin"]
+SAFE_WEIGHTS = ["model[.-]*safetensors", "*/model.safetensors", "adapter.safetensors", "adapter_model.safetensors"]
+PICKLED_WEIGHTS = ["pytorch_model[.-]*bin", "*/pytorch_model.bin", "pytorch_adapter.bin", "adapter_model.bin"]
 
 # %% ../../nbs/encoders/22_hub.ipynb #22-hub-06
 def download_folder(

@@ -119,7 +119,7 @@ def load_modules(
     device: str | None = None,  # `cpu`, `cuda`, ...; `None`: a GPU if there is one
 ) -> "SentenceTransformer":  # in evaluation mode, in float32
     "Load a model with sentence-transformers, as its files and its spec state; raises `InputError` for bad weights."
-    from arxiv_embeddings.encoders.adapters import add_adapter
+    from arxiv_embeddings.encoders.adapters import apply_adapter
 
     for folder in files.weighted_folders:
         check_tensors(folder)
@@ -130,7 +130,8 @@ def load_modules(
             check_weights(model[0].auto_model, files.transformer_folder)
             forbid_cache(model[0].auto_model.config)
             if files.adapter_folder:
-                add_adapter(model[0].auto_model, files.adapter_folder, f"the adapter {files.spec.adapter}")
+                model.float()  # before LoRA is added to the weights
+                apply_adapter(model[0].auto_model, files.adapter_folder, f"the adapter {files.spec.adapter}")
                 model.to(model.device)
     except InputError:
         raise

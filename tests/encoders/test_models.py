@@ -266,8 +266,10 @@ def test_heads_are_not_weights(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert find_weights(tmp_path) == []
     for first in (
+        ["adapter_model.bin"],
         ["pytorch_adapter.bin"],
         ["pytorch_model.bin"],
+        ["adapter_model.safetensors"],
         ["adapter.safetensors"],
         ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
     ):
