@@ -13,6 +13,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
@@ -20,7 +21,7 @@ from transformers import AutoModel, BertForMaskedLM, PreTrainedModel
 
 from arxiv_embeddings.encoders.adapters import OTHER_LORAS, PEFT_FORMS, apply_adapter, merge_lora
 from arxiv_embeddings.encoders.base import describe_encoder
-from arxiv_embeddings.encoders.hub import PICKLED_WEIGHTS, SAFE_WEIGHTS
+from arxiv_embeddings.encoders.hub import PICKLED_WEIGHTS, SAFE_WEIGHTS, SMALL_FILES
 from arxiv_embeddings.encoders.load import load_encoder
 from arxiv_embeddings.encoders.models import fetch_model, fingerprint_model
 from arxiv_embeddings.encoders.registry import find_model
@@ -87,8 +88,8 @@ OPTIONS = {
     "pattern": {"target_modules": r".*layer\.\d\.(attention\.self\.key|intermediate\.dense)"},
     "all": {"target_modules": "all-linear"},
     "dense": {"target_modules": ["dense"]},  # with the pooler
-    "ranks": {"target_modules": ["query", "dense"], "rank_pattern": {r"layer\.1\.attention\.self\.query": 7, "output.dense": 2}},
-    "alphas": {"target_modules": ["query", "key"], "alpha_pattern": {"query": 11, "self.query": 2}},
+    "ranks": {"target_modules": ["query", "dense"], "rank_pattern": {"uery": 9, r"layer\.1\.attention\.self\.query": 7, "output.dense": 2}},
+    "alphas": {"target_modules": ["query", "key"], "alpha_pattern": {"uery": 3, "query": 11, "self.query": 2}},
     "both": {"target_modules": ["query"], "rank_pattern": {"query": 2}, "alpha_pattern": {"^encoder.layer.0.*": 9}, "use_rslora": True},
     "one layer": {"target_modules": ["query", "value"], "layers_to_transform": 1},
     "layers": {"target_modules": ["value"], "layers_to_transform": [0], "layers_pattern": ["layer"]},
@@ -284,8 +285,9 @@ def test_an_adapter_alone_is_no_model(models: dict[str, Path], tmp_path: Path) -
 
 
 def test_the_hub_gives_adapters_of_peft() -> None:
-    assert "adapter_model.safetensors" in SAFE_WEIGHTS
-    assert "adapter_model.bin" in PICKLED_WEIGHTS
+    stored = ["README.md", "adapter_config.json", "adapter_model.bin", "adapter_model.safetensors", "optimizer.pt"]
+    taken = [[*filter_repo_objects(stored, allow_patterns=one)] for one in (SMALL_FILES, SAFE_WEIGHTS, PICKLED_WEIGHTS)]
+    assert taken == [["adapter_config.json"], ["adapter_model.safetensors"], ["adapter_model.bin"]]
 
 
 # what is refused
@@ -362,7 +364,7 @@ def test_other_forms_of_peft_are_refused_by_name(kind: str, lora: Path) -> None:
         ({"use_rslora": "true"}, "adapter X: use_rslora must be true or false, not 'true'"),
         # options and weights that do not go together
         ({"r": 4}, "lora_A of encoder.layer.0.attention.self.query has the shape (3, 48), but (4, 48) is needed (it is made for 'org/base')"),
-        ({"rank_pattern": {r"layer\.1.*": 4}}, "lora_A of encoder.layer.1.attention.self.query has the shape (3, 48), but (4, 48)"),
+        ({"rank_pattern": {"uery": 9, r"layer\.1.*": 4}}, "lora_A of encoder.layer.1.attention.self.query has the shape (3, 48), but (4, 48)"),
         ({"target_modules": ["query", "key"]}, "adapter X has no weights for encoder.layer.0.attention.self.key, which its options name"),
         ({"target_modules": ["key"]}, "adapter X has weights for encoder.layer.0.attention.self.query, which its options do not name"),
         ({"layers_to_transform": [1]}, "adapter X has weights for encoder.layer.0.attention.self.query, which its options do not name"),
