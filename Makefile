@@ -92,6 +92,7 @@ format: env ## Format notebooks and scripts, clean notebooks, export the package
 figures: env ## The figures on real data, about two hours; written to benchmarks/results
 	$(BIN)/python -m benchmarks.main_job
 	$(BIN)/python -m benchmarks.precisions
+	$(BIN)/python -m benchmarks.static
 	$(BIN)/python -m benchmarks.corrections
 	$(BIN)/python -m benchmarks.parity
 	$(BIN)/python -m benchmarks.runs
