@@ -269,6 +269,7 @@ def describe_run(
         "fingerprint": kept["fingerprint"],
         "settings": kept["settings"],
         **({"imported": kept["imported"]} if "imported" in kept else {}),
+        **{name: kept.get(name) for name in ("query_prompt", "metric")},
         "int8_check": kept.get("int8_check"),
         "input": {name: run.input[name] for name in shown},
         "n_inputs": len(kept["inputs"]),
@@ -329,6 +330,13 @@ def _summarize_vectors(described: dict[str, Any]) -> dict[str, str]:
         "text": f"{rules['text']}, up to {rules['max_tokens']} tokens, longer ones {longer}",
         "truncated": f"{described['n_truncated']:,} texts",
     }
+    prompts = {"papers": rules.get("prompt"), "queries": described.get("query_prompt")}
+    if any(prompts.values()):
+        facts["prompts"] = ", ".join(
+            f"{words!r} before {name}" if words else f"none before {name}" for name, words in prompts.items()
+        )
+    if described.get("metric") not in (None, "cosine"):
+        facts["metric"] = described["metric"]
     if check:
         facts["int8"] = (
             f"cosine to float32 {check['mean_cosine']:.4f} on average, {check['smallest_cosine']:.4f} at worst, "
