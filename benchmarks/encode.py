@@ -390,6 +390,8 @@ def prepare_model(
 ) -> tuple[Path, dict[str, Any]]:  # the file of what is known of it, and its content
     "Make a model's files, in processes that end."
     model_file = work / f"{name}.json"
+    if options.work and model_file.exists():  # of an earlier run, whole
+        return model_file, json.loads(model_file.read_text(encoding="utf-8"))
     steps = {"prepare": sys.executable}
     arguments = [name, "--work", str(work)]
     if others and options.device == "cpu":
@@ -399,6 +401,7 @@ def prepare_model(
         command = [python, "-m", "benchmarks.contenders", step, *arguments]
         found = subprocess.run(command, env=environment(model_file), capture_output=True, text=True, cwd=ROOT)
         if found.returncode:
+            model_file.unlink(missing_ok=True)
             sys.exit(f"{name} cannot be prepared: {(found.stderr.strip() or 'no reason given').splitlines()[-1]}")
     return model_file, json.loads(model_file.read_text(encoding="utf-8"))
 
@@ -862,6 +865,7 @@ def read_options() -> argparse.Namespace:
         help="default: benchmarks/results/encode.json, encode_no_amx.json on a processor without AMX, encode_cuda.json on a GPU",
     )
     parser.add_argument("--figure", type=Path, help="default: the same name in nbs/images, a .png")
+    parser.add_argument("--work", type=Path, help="keep the models' files here, and use those that are here already")
     parser.add_argument("--draw-only", action="store_true", help="draw the figure from --out and measure nothing")
     options = parser.parse_args()
     options.lengths, options.length_rounds = LENGTHS, 3
@@ -903,7 +907,8 @@ def main(options: argparse.Namespace) -> None:
         if all(before[name] == results[name] for name in ("machine", "versions", "device")):
             results |= {name: before[name] for name in ("models", "steady", "growth", "lengths") if name in before}
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
+        work = options.work or Path(folder)
+        work.mkdir(parents=True, exist_ok=True)
         for name in options.models if "rounds" in parts else ():
             results["models"][name] = measured = measure_model(name, options, work)
             if "device" in measured["gemm"]:

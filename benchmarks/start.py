@@ -19,7 +19,17 @@ from benchmarks.measuring import main
 
 RESULTS = Path(__file__).parent / "results" / "start.json"
 N_PAPERS, N_STARTS = 4, 7
-HEAVY = ("torch", "transformers", "sentence_transformers", "pandas", "pyarrow", "openvino", "tokenizers", "sklearn", "faiss")
+HEAVY = (
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "pandas",
+    "pyarrow",
+    "openvino",
+    "tokenizers",
+    "sklearn",
+    "faiss",
+)
 
 # notes when the first batch's vectors are there, and runs the command line as its script does
 CHILD = """
@@ -78,7 +88,9 @@ def measure_all(work: Path) -> dict:
     load = os.getloadavg()[0]
     figures = {name: measure_start(work_of(work, name), name) for name in ("float32", "int8")}
     for name, one in figures.items():
-        print(f"{name}: first vector after {one['seconds']} s ({one['cpu_seconds']} s of the processor), the whole command")
+        print(
+            f"{name}: first vector after {one['seconds']} s ({one['cpu_seconds']} s of the processor), the whole command"
+        )
         print(f"{one['whole_seconds']} s; torch {'is' if 'torch' in one['imported'] else 'is not'} imported")
     return figures | {"load_average_before": round(load, 2), "machine": describe_machine()}
 
