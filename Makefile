@@ -75,7 +75,15 @@ test: env $(SPARK_CLASSES) ## Every cell of every notebook, then every other tes
 	export JAVA_TOOL_OPTIONS="$$JAVA_TOOL_OPTIONS -Djava.io.tmpdir=$$TMPDIR" && \
 	$(BIN)/nbdev_test --flags "slow spark" --n_workers 3 --timing && $(PYTEST)
 
-bench: env ## How fast, beside others, about an hour; written to benchmarks/results
+# Peers need older libraries than the package does.
+PEERS := .venv-peers
+$(PEERS)/.installed: settings.ini | $(INSTALLED)
+	@$(PYTHON) -m venv $(PEERS)
+	@echo "installing into $(PEERS) ..."
+	@$(UV) pip install --quiet --python $(PEERS)/bin/python $(TORCH) $$(sed -n 's/^peer_requirements = //p' settings.ini)
+	@touch $@
+
+bench: env $(PEERS)/.installed ## How fast, beside others, about an hour; written to benchmarks/results
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt \
 	  $$(sed -n 's/^bench_requirements = //p' settings.ini)
 	$(BIN)/python -m benchmarks.encode

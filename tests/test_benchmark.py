@@ -1,8 +1,10 @@
-"""The figures that `benchmarks/encode.py` makes of its measurements."""
+"""The figures that `benchmarks/encode.py` makes of its measurements, and the choice of what it measures."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks import encode, runs
@@ -55,6 +57,59 @@ def test_texts_are_cut_to_exact_lengths(minilm) -> None:
     for n_tokens in (32, 100, 256):
         texts = encode.cut_texts(abstracts, n_tokens, 3, tokenizer)
         assert minilm.tokenize(texts).lengths.tolist() == [n_tokens] * 3
+
+
+def test_papers_are_chosen_by_whole_pairs() -> None:
+    paper_ids = [f"p{number}" for number in range(100)]
+    pairs = [(f"p{number}", f"p{number + 50}") for number in range(30)]
+    relations = pd.DataFrame([*pairs, ("p0", "unknown")], columns=["src", "dst"])
+    chosen = encode.choose_related(paper_ids, relations, 20)
+    assert len(set(chosen)) == 20
+    assert set(chosen) == {row + 50 if row < 50 else row - 50 for row in chosen}
+    assert chosen.tolist() == encode.choose_related(paper_ids, relations, 20).tolist()
+    # beyond the pairs there are others, and each paper once
+    assert len(set(encode.choose_related(paper_ids, relations, 90))) == 90
+
+
+def test_score_is_that_of_the_related_papers_rank() -> None:
+    # nearest first, b has a and c, c has b and a; d is far from all
+    vectors = np.array([[1, 0, 0], [1, 0.1, 0], [1, 0.5, 0], [0, 0, 1]], dtype=np.float32)
+    relations = pd.DataFrame([("a", "b", "near"), ("a", "c", "second")], columns=["src", "dst", "kind"])
+    scores = encode.score_relations(vectors, ["a", "b", "c", "d"], relations)
+    # near: a finds b first, b finds a first; second: a finds c second, c finds b first and a second
+    assert scores == {"all": pytest.approx((1 + 1 + 1 / 2) / 3, abs=1e-4), "near": 1.0, "second": 0.5}
+
+
+def test_int8_is_compared_with_the_peers_int8_alone() -> None:
+    def row(precision: str, seconds: float, cosine: float) -> dict:
+        quality = {"cosines": {"centered_mean": cosine}, "relations": {"all": cosine / 2}}
+        return {"precision": precision, "seconds": [seconds, seconds]} | quality
+
+    rows = {
+        encode.REFERENCE: row("float32", 8.0, 1.0),
+        "fastembed": row("float32", 0.5, 1.0),
+        "sentence_transformers_onnx_int8": row("int8", 4.0, 0.98),
+        "sentence_transformers_openvino_int8": row("int8", 3.0, 0.99),
+        "ours_openvino_float32": row("float32", 5.0, 1.0),
+        "ours_openvino_int8": row("int8", 2.0, 0.998),
+    }
+    fastest, slower = encode.compare_with_peers(rows)
+    assert (fastest["peer"], fastest["ratio"]) == ("sentence_transformers_openvino_int8", 1.5)
+    assert (slower["peer"], slower["ratio"]) == ("sentence_transformers_onnx_int8", 2.0)
+    assert (fastest["centered_ours"], fastest["centered_peer"]) == (0.998, 0.99)
+    assert (fastest["mrr_ours"], fastest["mrr_peer"]) == (0.499, 0.495)
+
+
+def test_contenders_are_chosen_and_peers_have_their_own_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert encode.choose_contenders("cpu", chosen=["ours_openvino_int8"]) == [encode.REFERENCE, "ours_openvino_int8"]
+    monkeypatch.setattr(encode, "PEERS_PYTHON", tmp_path / "python")
+    assert encode.find_python(encode.REFERENCE) == sys.executable
+    with pytest.raises(encode.WorkerError, match="make bench"):
+        encode.find_python("fastembed")
+    (tmp_path / "python").touch()
+    assert encode.find_python("fastembed") == str(tmp_path / "python")
 
 
 @pytest.mark.slow

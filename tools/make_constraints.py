@@ -20,7 +20,8 @@ def main(uv: str) -> None:
     parser = ConfigParser(delimiters=["="])
     parser.read(ROOT / "settings.ini", encoding="utf-8")
     settings = parser["DEFAULT"]
-    wanted = [name for key in settings if key.endswith("requirements") for name in settings[key].split()]
+    keys = [key for key in settings if key.endswith("requirements") and key != "peer_requirements"]
+    wanted = [name for key in keys for name in settings[key].split()]
     with tempfile.NamedTemporaryFile("w", suffix=".in") as requirements:
         requirements.write("\n".join(wanted) + "\n")
         requirements.flush()
