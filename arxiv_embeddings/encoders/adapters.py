@@ -672,7 +672,7 @@ LORA_NOTES = {  # options that change nothing once a plain LoRA is trained
     *("init_lora_weights", "enable_lora", "merge_weights"),
 }
 
-
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-88
 def refuse_other_loras(
     content: dict[str, Any],  # of `adapter_config.json`
     where: str,  # the adapter, for the message
@@ -696,7 +696,7 @@ def refuse_other_loras(
     if unknown := sorted(name for name, value in content.items() if value and name not in known):
         raise InputError(f"{where} has an unknown option {show_value(unknown[0])} in adapter_config.json")
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-90
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-91
 def _are_names(value: Any) -> bool:
     "Whether a value is a name, or a list of names."
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
@@ -756,7 +756,7 @@ def read_lora_config(
     base = content.get("base_model_name_or_path")
     return LoraConfig(**stated, base=base if isinstance(base, str) and base else None, where=where)
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-94
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-95
 LORA_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _PARTS = (
     r"(?P<pair>lora_[AB])(\.default)?\.weight|(?P<table>lora_embedding_[AB])(\.default)?|(?P<own>base_layer)\.weight"
@@ -780,7 +780,7 @@ def group_pairs(
         layers[found["layer"]][part] = tensor
     return layers
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-98
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-99
 def find_prefix(
     names: set[str],  # of layers with pairs
     model: nn.Module,  # a transformers model without heads
@@ -804,7 +804,7 @@ def find_targets(
         if isinstance(module, kinds) and not name.startswith("pooler.") and config.targets(prefix + name)
     }
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-102
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-103
 def check_layers(
     found: dict[str, Any],  # layers with pairs in the file
     targets: dict[str, nn.Module],  # from `find_targets`
@@ -853,7 +853,7 @@ def check_pair(
     first, second = (parts[part] for part in names)
     return (second.T, first.T) if is_table else (first, second)
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-104
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-105
 def merge_lora(
     transformer: Any,  # a transformers model; changed in place
     folder: Path,  # with an adapter, as `save_pretrained` of peft writes it

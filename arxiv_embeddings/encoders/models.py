@@ -262,7 +262,7 @@ def fetch_model(
             raise InputError(f"no weights in {module_folder}: neither model.safetensors nor pytorch_model.bin is there")
     return files
 
-
+# %% ../../nbs/encoders/25_models.ipynb #25-models-38
 def _fetch_adapter(spec: ModelSpec) -> Path:
     "Find an adapter's folder; raise `InputError` if it holds no adapter."
     folder = fetch_folder(spec.adapter, spec.adapter_revision, "adapter")
@@ -296,7 +296,7 @@ def _commit_of(folder: Path) -> str | None:
     "Return the commit of a folder in the hub's cache, so that a branch, or the newest commit, is pinned from then on."
     return folder.name if folder.parent.name == "snapshots" else None
 
-# %% ../../nbs/encoders/25_models.ipynb #25-models-41
+# %% ../../nbs/encoders/25_models.ipynb #25-models-42
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -310,7 +310,7 @@ TOKENIZER_FILES = (
     "spiece.model",
 )
 
-# %% ../../nbs/encoders/25_models.ipynb #25-models-42
+# %% ../../nbs/encoders/25_models.ipynb #25-models-43
 def fingerprint_model(
     files: ModelFiles,  # from `fetch_model`
     precision: str = "float32",  # the numbers in which the model computes: float32, bfloat16, float16 or int8

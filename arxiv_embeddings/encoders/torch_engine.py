@@ -141,7 +141,7 @@ def load_modules(
     model.max_seq_length = files.spec.max_tokens
     return model.float().eval()
 
-
+# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-18
 SENTENCE_NAMES = {"mean_sqrt_len": "mean_sqrt_len_tokens"}  # our name of a pooling -> theirs, if they differ
 
 
@@ -176,7 +176,7 @@ def _name_weights(files: ModelFiles) -> dict[str, bool]:
     safe = all(path.suffix == ".safetensors" for path in find_weights(files.transformer_folder))
     return {"use_safetensors": safe, "weights_only": True}
 
-# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-22
+# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-23
 def check_last_token(
     backend: Tokenizer,  # of the model
     files: ModelFiles,  # with its pooling
@@ -188,7 +188,7 @@ def check_last_token(
             "get a tokenizer.json that adds one, or choose another model"
         )
 
-# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-26
+# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-27
 def counts_prompt(
     model: "SentenceTransformer",  # from `load_modules`
 ) -> bool:  # `False` for INSTRUCTOR and the like
@@ -198,7 +198,7 @@ def counts_prompt(
         raise InputError("pooling by weightedmean without the prompt is not supported: choose another model")
     return not excluding
 
-# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-29
+# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-30
 def make_text_tokenizer(
     model: "SentenceTransformer",  # from `load_modules`
     files: ModelFiles,  # of the same model
@@ -224,7 +224,7 @@ def make_text_tokenizer(
         include_prompt=counts_prompt(model),
     )
 
-# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-33
+# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-34
 def start_batch(
     model: "SentenceTransformer",  # from `load_modules`
     ids: np.ndarray,  # token ids, int64, (n_rows, length)
@@ -248,7 +248,7 @@ def start_batch(
             features = module(features)
     return features["sentence_embedding"].float()
 
-# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-38
+# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-39
 def check_range(
     transformer: Any,  # a transformers model, converted to the precision
     files: ModelFiles,  # of the same model
@@ -261,7 +261,7 @@ def check_range(
             f"{files.spec.source} has weights that {precision} cannot hold ({too_large[0]}): use --precision float32"
         )
 
-# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-40
+# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-41
 LENGTH_MULTIPLE = 8  # of padded lengths; each new shape is checked by the guard, so a few shapes are better than many
 GPU_TOKEN_BUDGET = 65_536  # padded tokens in a batch on a GPU: 128 abstracts of full length; some 3 GB for BERT-base
 PRECISIONS = {"cpu": ("float32", "bfloat16"), "mps": ("float32", "float16"), "cuda": ("float32", "float16", "bfloat16")}
@@ -286,7 +286,7 @@ def _choose_budget(model: "SentenceTransformer") -> int:
         return GPU_TOKEN_BUDGET
     return choose_token_budget(model[0].auto_model.config.get_text_config().hidden_size)
 
-# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-41
+# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-42
 class TorchEncoder(BatchEncoder):
     "Embed texts with torch, on a CPU or a GPU."
 
