@@ -226,6 +226,13 @@ REGISTRY = _fill_registry((MINILM, *SPECTER2_MODELS, *PLAIN_MODELS))
 DEFAULT_MODEL = MINILM.name
 
 # %% ../../nbs/encoders/21_registry.ipynb #21-registry-20
+def _spec_of_source(name: str) -> ModelSpec:
+    "Make the specification of a hub id or a folder; a hub id that one name of the registry stands for is read as it is."
+    source = _resolve_source(name)
+    alike = [spec for spec in REGISTRY.values() if spec.source.lower() == source.lower()]
+    return replace(alike[0], name=name, revision=None) if len(alike) == 1 else ModelSpec(name, source)
+
+# %% ../../nbs/encoders/21_registry.ipynb #21-registry-21
 def find_model(
     name: str | Path = DEFAULT_MODEL,  # name in `REGISTRY`, hub id `org/name`, or a model folder
     *,
@@ -251,12 +258,12 @@ def find_model(
     asked |= {"prompt": prompt, "query_prompt": query_prompt, "truncate_dim": truncate_dim}
     asked = {key: value for key, value in asked.items() if value is not None}
     _refuse_listed(str(name))
-    spec = REGISTRY.get(str(name)) or ModelSpec(str(name), _resolve_source(str(name)))
+    spec = REGISTRY.get(str(name)) or _spec_of_source(str(name))
     if revision and (spec.source.startswith("package:") or Path(spec.source).is_absolute()):
         raise InputError(f"{spec.source} has no revisions, only models of the hub have: leave out --revision")
     return replace(spec, **asked, **_find_adapters(spec, adapter, query_adapter))
 
-# %% ../../nbs/encoders/21_registry.ipynb #21-registry-21
+# %% ../../nbs/encoders/21_registry.ipynb #21-registry-22
 def _refuse_listed(name: str) -> None:
     "Raise `InputError` for a model that has a card, and is not run."
     for card in known_models().values():
@@ -304,7 +311,7 @@ def _suggest(name: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     return f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}."
 
-# %% ../../nbs/encoders/21_registry.ipynb #21-registry-27
+# %% ../../nbs/encoders/21_registry.ipynb #21-registry-28
 def find_card(
     name: str,  # short name or hub id, in upper or lower case
 ) -> ModelCard:  # the first one, if several names have one hub id
@@ -314,7 +321,7 @@ def find_card(
             return card
     raise InputError(f"nothing is known of a model {name!r}: {_suggest(name, known_models())}")
 
-# %% ../../nbs/encoders/21_registry.ipynb #21-registry-30
+# %% ../../nbs/encoders/21_registry.ipynb #21-registry-31
 def find_query_model(
     spec: ModelSpec,  # the model that made the papers' vectors
 ) -> ModelSpec | None:  # the model for text queries; `None` if it is the same
