@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SENTENCE_NAMES', 'LENGTH_MULTIPLE', 'GPU_TOKEN_BUDGET', 'PRECISIONS', 'quiet_transformers', 'read_weight_names',
            'check_weights', 'forbid_cache', 'load_modules', 'check_last_token', 'counts_prompt', 'make_text_tokenizer',
-           'start_batch', 'check_range', 'TorchEncoder']
+           'start_batch', 'start_in_halves', 'check_range', 'TorchEncoder']
 
 # %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-02
 import logging
@@ -248,7 +248,29 @@ def start_batch(
             features = module(features)
     return features["sentence_embedding"].float()
 
-# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-39
+# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-38
+def start_in_halves(
+    model: "SentenceTransformer",  # from `load_modules`
+    ids: np.ndarray,  # token ids, int64, (n_rows, length)
+    mask: np.ndarray,  # 1 = token, 0 = padding, like `ids`
+) -> "Tensor":  # float32, (n_rows, dim), as from `start_batch`
+    "Hand a batch to the device, in halves if it has too little memory; raises `InputError` if one text is too much."
+    import torch
+
+    try:
+        return start_batch(model, ids, mask)
+    except torch.OutOfMemoryError as error:
+        if len(ids) == 1:
+            raise InputError(
+                f"{model.device} has too little memory for a text of {ids.shape[1]} tokens: free some, "
+                "or use --max-tokens, --precision bfloat16 or --device cpu"
+            ) from error
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
+    half = len(ids) // 2
+    return torch.cat([start_in_halves(model, ids[rows], mask[rows]) for rows in (slice(half), slice(half, None))])
+
+# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-41
 def check_range(
     transformer: Any,  # a transformers model, converted to the precision
     files: ModelFiles,  # of the same model
@@ -261,7 +283,7 @@ def check_range(
             f"{files.spec.source} has weights that {precision} cannot hold ({too_large[0]}): use --precision float32"
         )
 
-# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-41
+# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-43
 LENGTH_MULTIPLE = 8  # of padded lengths; each new shape is checked by the guard, so a few shapes are better than many
 GPU_TOKEN_BUDGET = 65_536  # padded tokens in a batch on a GPU: 128 abstracts of full length; some 3 GB for BERT-base
 PRECISIONS = {"cpu": ("float32", "bfloat16"), "mps": ("float32", "float16"), "cuda": ("float32", "float16", "bfloat16")}
@@ -286,7 +308,7 @@ def _choose_budget(model: "SentenceTransformer") -> int:
         return GPU_TOKEN_BUDGET
     return choose_token_budget(model[0].auto_model.config.get_text_config().hidden_size)
 
-# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-42
+# %% ../../nbs/encoders/33_torch_engine.ipynb #33-torch-engine-44
 class TorchEncoder(BatchEncoder):
     "Embed texts with torch, on a CPU or a GPU."
 
@@ -331,7 +353,7 @@ class TorchEncoder(BatchEncoder):
         "Run the model on batches; each batch is started before the vectors of the batch before it are read."
         started = deque()
         for batch in batches:
-            started.append((batch, start_batch(self.model, batch.ids, batch.mask)))
+            started.append((batch, start_in_halves(self.model, batch.ids, batch.mask)))
             if len(started) > 1:
                 done, vectors = started.popleft()
                 yield done, vectors.cpu().numpy()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from transformers import (
     RobertaModel,
 )
 
-from arxiv_embeddings.encoders import conversion, openvino_engine
+from arxiv_embeddings.encoders import conversion, openvino_engine, torch_engine
 from arxiv_embeddings.encoders.conversion import calibration_texts, get_or_convert
 from arxiv_embeddings.encoders.load import EncoderOptions, load_encoder, make_encoder
 from arxiv_embeddings.encoders.model_folder import open_model_folder
@@ -198,6 +199,25 @@ def test_a_model_with_nothing_but_a_vocabulary(tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         (base / name).unlink(missing_ok=True)
     assert_allclose(load_encoder(base, pooling="mean", engine="openvino").encode(TEXTS), expected, atol=1e-4)
+
+
+def test_too_little_memory_halves_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load_encoder("minilm", engine="torch", device="cpu")
+    expected, shapes, start = encoder.encode(TEXTS), [], torch_engine.start_batch
+
+    def start_small(model: Any, ids: np.ndarray, mask: np.ndarray) -> torch.Tensor:
+        shapes.append(len(ids))
+        if len(ids) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return start(model, ids, mask)
+
+    monkeypatch.setattr(torch_engine, "start_batch", start_small)
+    most = 1
+    assert_allclose(encoder.encode(TEXTS), expected, atol=1e-5, strict=True)
+    assert max(shapes) > 1
+    most = 0
+    with pytest.raises(InputError, match=r"cpu has too little memory for a text of \d+ tokens: free some, or use"):
+        encoder.encode(TEXTS)
 
 
 def test_windows_are_the_same_on_both_engines() -> None:
