@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 
-from arxiv_embeddings.files.machine import has_amx
 from benchmarks.contenders import CONTENDERS, GEMM, LIBRARIES, MAX_TOKENS, MODELS, REFERENCE, count_cores, list_versions
 
 ROOT = Path(__file__).parent.parent
@@ -880,7 +879,13 @@ def read_options() -> argparse.Namespace:
         options.lengths, options.length_rounds, options.tokens_per_length = (32, 128), 1, 1024
     else:
         options.growth_papers = options.growth_papers or GROWTH_PAPERS
-        suffix = "_cuda" if options.device == "cuda" else "" if has_amx() else "_no_amx"
+        suffix = (
+            "_cuda"
+            if options.device == "cuda"
+            else ""
+            if "amx_bf16" in describe_machine()["instructions"]
+            else "_no_amx"
+        )
         options.out = options.out or ROOT / "benchmarks" / "results" / f"encode{suffix}.json"
         options.figure = options.figure or ROOT / "nbs" / "images" / f"encode{suffix}.png"
     return options

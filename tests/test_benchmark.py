@@ -100,9 +100,7 @@ def test_int8_is_compared_with_the_peers_int8_alone() -> None:
     assert (fastest["mrr_ours"], fastest["mrr_peer"]) == (0.499, 0.495)
 
 
-def test_contenders_are_chosen_and_peers_have_their_own_python(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_contenders_are_chosen_and_peers_have_their_own_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert encode.choose_contenders("cpu", chosen=["ours_openvino_int8"]) == [encode.REFERENCE, "ours_openvino_int8"]
     monkeypatch.setattr(encode, "PEERS_PYTHON", tmp_path / "python")
     assert encode.find_python(encode.REFERENCE) == sys.executable
