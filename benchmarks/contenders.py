@@ -341,7 +341,8 @@ def load_fastembed(model: dict[str, Any], device: str) -> Loaded:
         model_file="onnx/model.onnx",
     )
     loaded = TextEmbedding("local/model", specific_model_path=find_export(model, "fastembed"), cuda=False)
-    return Loaded(lambda texts: np.stack(list(loaded.embed(texts))))
+    # of its default, 256, one batch of abstracts takes more than 8 GB
+    return Loaded(lambda texts: np.stack(list(loaded.embed(texts, batch_size=32))), {"note": "in batches of 32"})
 
 
 def load_model2vec(model: dict[str, Any], device: str) -> Loaded:

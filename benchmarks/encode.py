@@ -11,7 +11,7 @@ vectors of them are kept: how near they are to the reference's, and how far up a
 Peers that cannot be installed beside this package run in `.venv-peers`, which `make bench` makes, or with the Python that
 ARXIV_EMBEDDINGS_PEERS names. All of them get the same weights, and nothing is fetched from a hub.
 
-Real data is looked for in ARXIV_EMBEDDINGS_DATA, else in ../shared/data. Takes about an hour on two cores, and 14 GB of
+Real data is looked for in ARXIV_EMBEDDINGS_DATA, else in ../shared/data. Takes about an hour on two cores, and 20 GB of
 memory. `--parts`, `--models` and `--contenders` measure less, and keep what was measured before with the same versions.
 `--quick` takes a few minutes and writes nothing unless told where to.
 """
@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 
-from arxiv_embeddings.files.machine import has_amx
 from benchmarks.contenders import CONTENDERS, GEMM, LIBRARIES, MAX_TOKENS, MODELS, REFERENCE, count_cores, list_versions
 
 ROOT = Path(__file__).parent.parent
@@ -799,14 +798,18 @@ def draw_figure(
     from matplotlib import pyplot
 
     models = list(results["models"].values())
-    shown = {name: row for measured in models for name, row in measured["contenders"].items()}
+    # a table of token vectors is hundreds of times as fast, and would leave no length for the other bars
+    shown = {
+        name: row for measured in models for name, row in measured["contenders"].items() if row["precision"] != "table"
+    }
     names = sorted(shown, key=list(CONTENDERS).index, reverse=True)  # bars are drawn from below
     size = (3.8 + 3.2 * len(models), 1.2 + 0.36 * len(names))
     figure, axes = pyplot.subplots(1, len(models), figsize=size, sharey=True, squeeze=False)
     for axis, measured in zip(axes[0], models, strict=True):
         draw_bars(axis, names, measured)
     chosen = {
-        name: f" ({row['precision']})" * (row["label"].endswith(", default precision")) for name, row in shown.items()
+        name: f" ({row['precision']})" * (row["label"].endswith("OpenVINO, default precision"))
+        for name, row in shown.items()
     }
     axes[0][0].set_yticks(range(len(names)), [shown[name]["label"] + chosen[name] for name in names])
     machine = results["machine"]
@@ -827,7 +830,7 @@ def draw_figure(
 def draw_bars(axis: Any, names: list[str], measured: dict[str, Any]) -> None:
     "Draw one model's bars: ours blue, others grey, the 95 % interval as a line, the ratio as a number."
     rows = measured["contenders"]
-    farthest = max(row["high"] for row in rows.values())
+    farthest = max(rows[name]["high"] for name in names if name in rows)
     for place, name in enumerate(names):
         if name not in rows:
             continue
@@ -880,7 +883,13 @@ def read_options() -> argparse.Namespace:
         options.lengths, options.length_rounds, options.tokens_per_length = (32, 128), 1, 1024
     else:
         options.growth_papers = options.growth_papers or GROWTH_PAPERS
-        suffix = "_cuda" if options.device == "cuda" else "" if has_amx() else "_no_amx"
+        suffix = (
+            "_cuda"
+            if options.device == "cuda"
+            else ""
+            if "amx_bf16" in describe_machine()["instructions"]
+            else "_no_amx"
+        )
         options.out = options.out or ROOT / "benchmarks" / "results" / f"encode{suffix}.json"
         options.figure = options.figure or ROOT / "nbs" / "images" / f"encode{suffix}.png"
     return options

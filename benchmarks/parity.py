@@ -15,7 +15,7 @@ import numpy as np
 
 from arxiv_embeddings.encoders.load import load_encoder
 from arxiv_embeddings.encoders.vectors import measure_agreement
-from arxiv_embeddings.files.machine import has_amx
+from arxiv_embeddings.files.machine import has_bfloat16
 from arxiv_embeddings.papers.corpus import read_papers
 from arxiv_embeddings.papers.texts import make_texts
 
@@ -28,7 +28,7 @@ N_ABSTRACTS = 500
 def list_variants() -> list[tuple[str, str]]:
     "Engines and precisions that this processor can give."
     variants = [("torch", "float32"), ("openvino", "float32"), ("openvino", "int8"), ("torch", "bfloat16")]
-    return variants + ([("openvino", "bfloat16")] if has_amx() else [])
+    return variants + ([("openvino", "bfloat16")] if has_bfloat16() else [])
 
 
 def read_texts(n_abstracts: int, separator: str) -> list[str]:
@@ -77,7 +77,7 @@ def main() -> None:
                 f"  {name:22}{row['mean_cosine']:14.7f}{row['smallest_cosine']:12.7f}{row['largest_difference']:22.2e}"
             )
     versions = {name: metadata.version(name) for name in ("torch", "openvino", "nncf", "sentence-transformers")}
-    results = {"n_abstracts": N_ABSTRACTS, "models": measured, "amx": has_amx(), "versions": versions}
+    results = {"n_abstracts": N_ABSTRACTS, "models": measured, "bfloat16": has_bfloat16(), "versions": versions}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from arxiv_embeddings.encoders.vectors import measure_agreement
-from arxiv_embeddings.files.machine import has_amx
+from arxiv_embeddings.files.machine import has_bfloat16
 from arxiv_embeddings.runs.store import open_run
 from benchmarks.main_job import DATA, REFERENCE, flatten, measure_corrections, run_cli, start
 
@@ -28,7 +28,7 @@ def measure(precision: str, folder: Path) -> dict:
 
 def main(folder: Path) -> None:
     "Measure, print, compare, write."
-    precisions = ["float32", "int8"] + (["bfloat16"] if has_amx() else [])
+    precisions = ["float32", "int8"] + (["bfloat16"] if has_bfloat16() else [])
     results = {precision: measure(precision, folder / precision) for precision in precisions}
     exact = open_run(folder / "float32").embeddings()
     for precision in precisions[1:]:

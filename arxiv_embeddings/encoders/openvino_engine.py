@@ -23,7 +23,7 @@ from .batching import TextTokenizer, choose_token_budget
 from .guard import Batch
 from .model_folder import ModelFolder
 from ..files.errors import InputError
-from ..files.machine import count_cores, has_amx
+from ..files.machine import count_cores, has_bfloat16
 
 if TYPE_CHECKING:
     from openvino import CompiledModel, Core
@@ -52,16 +52,16 @@ def share_core() -> "Core":  # the same one at each call
 # %% ../../nbs/encoders/34_openvino_engine.ipynb #34-openvino-engine-10
 def find_precisions() -> tuple[str, ...]:
     "List the precisions that are worth using on this processor, the most exact first."
-    return ("float32", "bfloat16", "int8") if has_amx() else ("float32", "int8")
+    return ("float32", "bfloat16", "int8") if has_bfloat16() else ("float32", "int8")
 
 # %% ../../nbs/encoders/34_openvino_engine.ipynb #34-openvino-engine-12
 def check_precision(
     precision: str,  # float32, bfloat16 or int8
 ) -> None:
     "Raise `InputError` for a precision that this engine does not have, or that is too slow on this processor."
-    if precision == "bfloat16" and not has_amx():
+    if precision == "bfloat16" and not has_bfloat16():
         raise InputError(
-            "this processor has no AMX, so bfloat16 would be slower than float32 here: use float32, or int8 for speed"
+            "this processor has no bfloat16, which would be slower than float32 here: use float32, or int8 for speed"
         )
     if precision not in find_precisions():
         raise InputError(

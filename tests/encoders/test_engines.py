@@ -337,21 +337,21 @@ def test_the_engine_sees_few_shapes(minilm, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_this_processor_cannot_give(minilm_files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_engine, "has_amx", lambda: False)
-    with pytest.raises(InputError, match="this processor has no AMX, so bfloat16 would be slower than float32"):
+    monkeypatch.setattr(openvino_engine, "has_bfloat16", lambda: False)
+    with pytest.raises(InputError, match="this processor has no bfloat16, which would be slower than float32"):
         load_encoder("minilm", engine="openvino", precision="bfloat16")
-    with pytest.raises(InputError, match="this processor has no AMX"):
+    with pytest.raises(InputError, match="this processor has no bfloat16"):
         OpenVINOEncoder(get_or_convert(minilm_files), "bfloat16")
     with pytest.raises(InputError, match="torch cannot give float16 on cpu: it has float32, bfloat16"):
         load_encoder("minilm", engine="torch", precision="float16", device="cpu")
 
 
-def test_a_bfloat16_run_is_searched_without_amx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bfloat16_run_is_searched_without_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = embed_papers(
         sample_papers(), tmp_path / "run", limit=12, precision="bfloat16", engine="torch", device="cpu"
     ).run
     assert run.metadata["fingerprint"]["precision"] == "bfloat16"
-    monkeypatch.setattr(openvino_engine, "has_amx", lambda: False)
+    monkeypatch.setattr(openvino_engine, "has_bfloat16", lambda: False)
     encoder = load_query_encoder(run, device="cpu")
     assert encoder.settings["precision"] == "float32"
     texts = [text.replace("[SEP]", " [SEP] ") for text in sample_texts(limit=12)]
