@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NewType
 import numpy as np
 import pyarrow as pa
 
-from ..encoders.base import Encoder
+from ..encoders.base import Encoder, choose_dim
 from ..encoders.batching import LONG_TEXTS, UnknownTextError
 from ..encoders.conversion import get_or_convert
 from ..encoders.load import EncoderOptions
@@ -265,7 +265,9 @@ def find_converted(
     files = fetch_model(find_model(model, **options))
     if files.is_static:
         raise InputError(f"executors run transformers, and {model} is a static model: choose another model")
-    return get_or_convert(files, "int8" if precision == "int8" else "float32")
+    converted = get_or_convert(files, "int8" if precision == "int8" else "float32")
+    choose_dim(converted.spec, converted.manifest["dim"])  # it refuses more dimensions than there are
+    return converted
 
 # %% ../../nbs/spark/68_transformer.ipynb #68-transformer-34
 class ArxivEmbedder(Transformer, EmbedderParams, DefaultParamsReadable, DefaultParamsWritable):
