@@ -73,7 +73,14 @@ WINGS = {  # and the wings that each may import: those below it
 KNOWN_TO = {
     "faiss": {"explore.index"},
     "openvino": {"encoders.openvino_engine", "encoders.conversion"},
-    "pyspark": {"spark.session", "spark.nlp_pipeline", "spark.executors", "spark.via_spark_nlp", "spark.via_encoder"},
+    "pyspark": {
+        "spark.session",
+        "spark.nlp_pipeline",
+        "spark.executors",
+        "spark.via_spark_nlp",
+        "spark.via_encoder",
+        "spark.transformer",
+    },
     "sparknlp": {"spark.session", "spark.nlp_pipeline"},
 }
 
