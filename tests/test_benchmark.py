@@ -67,7 +67,8 @@ def test_papers_are_chosen_by_whole_pairs() -> None:
     assert len(set(chosen)) == 20
     assert set(chosen) == {row + 50 if row < 50 else row - 50 for row in chosen}
     assert chosen.tolist() == encode.choose_related(paper_ids, relations, 20).tolist()
-    # beyond the pairs there are others, and each paper once
+    # a pair that does not fit whole is left out; beyond the pairs there are others, and each paper once
+    assert len(encode.choose_related(paper_ids, relations, 21)) == 21
     assert len(set(encode.choose_related(paper_ids, relations, 90))) == 90
 
 
