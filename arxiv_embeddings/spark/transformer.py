@@ -252,6 +252,15 @@ class EmbedderParams(HasInputCols, HasOutputCol):
         "Get the value of a parameter."
         return self.getOrDefault(name) if self.isDefined(name) else None
 
+    def setParams(
+        self,
+        **given: Any,  # as for the constructor
+    ) -> "EmbedderParams":  # itself
+        "Set parameters; raises `InputError` for a name that it does not have."
+        if unknown := [name for name in given if not self.hasParam(name)]:
+            raise InputError(f"{type(self).__name__} has no parameter {unknown[0]}")
+        return self._set(**given)
+
 # %% ../../nbs/spark/68_transformer.ipynb #68-transformer-33
 def find_converted(
     model: str,  # name in the registry, hub id, or a model folder
@@ -295,15 +304,6 @@ class ArxivEmbedder(Transformer, EmbedderParams, DefaultParamsReadable, DefaultP
         defaults = {"model": DEFAULT_MODEL, "precision": "float32", "longText": "truncate"}
         self._setDefault(inputCols=["title", "abstract"], outputCol="embedding", **defaults)
         self.setParams(**self._input_kwargs)
-
-    def setParams(
-        self,
-        **given: Any,  # as for the constructor
-    ) -> "ArxivEmbedder":  # itself
-        "Set parameters; raises `InputError` for a name that it does not have."
-        if unknown := [name for name in given if not self.hasParam(name)]:
-            raise InputError(f"ArxivEmbedder has no parameter {unknown[0]}")
-        return self._set(**given)
 
     def _transform(self, dataset: "DataFrame") -> "DataFrame":
         "Add the column; raises `InputError` for columns, options and models that cannot work."
