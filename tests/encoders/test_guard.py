@@ -23,13 +23,14 @@ from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import read_papers, sample_papers
 from arxiv_embeddings.papers.texts import make_texts
 from arxiv_embeddings.runs import wrong_vectors
-from arxiv_embeddings.runs.embed import embed_papers
+from arxiv_embeddings.runs.embed import Local, embed_papers
 from arxiv_embeddings.runs.repair import repair_run
 from arxiv_embeddings.runs.store import Run, RunWriter, open_run, replace_parts, write_successor
 from arxiv_embeddings.runs.wrong_vectors import verify_numbers, verify_sample
 from tests.fakes.letters import LetterEncoder
 from tests.fakes.spoiling import make_garbage, spoil
 
+PATIENT = Local(part_seconds=3600)  # so that parts do not depend on how busy the machine is
 N_STREAMS, N_FIRST = (1, 2, 3), 12  # copies of a model; shapes that may be the spoiled one
 
 
@@ -78,7 +79,9 @@ def test_every_injected_batch_is_caught(tmp_path: Path, sound: Run) -> None:
     for number, (streams, which) in enumerate(2 * list(itertools.product(N_STREAMS, range(N_FIRST)))):
         encoder = WordEncoder(streams)
         spoiled = spoil(encoder, which, seed=number)
-        run = embed_papers(sample_papers(), tmp_path / f"run{number}", part_size=60, encoder=encoder).run
+        run = embed_papers(
+            sample_papers(), tmp_path / f"run{number}", part_size=60, encoder=encoder, executor=PATIENT
+        ).run
         assert_allclose(run.embeddings(), sound.embeddings(), atol=1e-6, strict=True)
         # each copy of the model may have met the shape before the first of them was loaded anew
         assert 1 <= count_recomputed(run) <= streams, "a run without an injected batch proves nothing"
@@ -141,7 +144,7 @@ def test_an_encoder_that_is_let_go_leaves_memory() -> None:
 def test_real_engines_are_loaded_anew(engine: str, tmp_path: Path, sample_run: Run) -> None:
     encoder = make_encoder(fetch_model(find_model("minilm")), EncoderOptions(engine, device="cpu"))
     spoiled, before = spoil(encoder, which=2), loaded_model(encoder)
-    run = embed_papers(sample_papers(), tmp_path / "run", part_size=100, encoder=encoder).run
+    run = embed_papers(sample_papers(), tmp_path / "run", part_size=100, encoder=encoder, executor=PATIENT).run
     assert_allclose(run.embeddings(), sample_run.embeddings(), atol=2e-6, strict=True)
     assert (count_recomputed(run), len(spoiled)) == (1, 1)
     assert loaded_model(encoder) is not before
@@ -184,7 +187,9 @@ def write_garbage(run: Run, rows: np.ndarray, seed: int = 0) -> None:
 def test_garbage_in_a_run_of_real_abstracts_is_found_and_replaced(
     real_data: Path, minilm: Encoder, tmp_path: Path
 ) -> None:
-    run = embed_papers(real_data / "arxiv_cs_10k.csv", tmp_path / "run", limit=400, encoder=minilm).run
+    run = embed_papers(
+        real_data / "arxiv_cs_10k.csv", tmp_path / "run", limit=400, encoder=minilm, executor=PATIENT
+    ).run
     before, checked = run.embeddings(), verify_numbers(run, minilm)
     assert (checked["sound"], checked["n_papers"] < 200) == (True, True)  # of 400: the rest was not suspicious
     rows = np.array([3, 77, 78, 200, 201, 202, 203, 399])
@@ -210,7 +215,7 @@ def test_one_wrong_suspect_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.slow
 def test_commands_that_look_for_wrong_vectors(tmp_path: Path, minilm: Encoder) -> None:
-    run = embed_papers(sample_papers(), tmp_path / "run", encoder=minilm).run
+    run = embed_papers(sample_papers(), tmp_path / "run", encoder=minilm, executor=PATIENT).run
     write_garbage(run, np.arange(20, 28))
     call = CliRunner().invoke
     assert call(app, ["verify", str(run.folder)]).exit_code == 0  # every bit is what was written
