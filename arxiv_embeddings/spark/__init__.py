@@ -2,8 +2,6 @@
 
 from typing import Any
 
-__all__ = ["ArxivEmbedder"]
-
 
 def __getattr__(name: str) -> Any:
     if name != "ArxivEmbedder":
@@ -15,4 +13,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), "ArxivEmbedder"})
