@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['NO_VERSION', 'LOOKS_DAMAGED', 'CHANGE_TIMES', 'N_SHOWN', 'find_superseded', 'find_repeated', 'ScannedPapers',
-           'find_losers', 'scan_rows', 'read_file_state', 'ShownPapers', 'make_schema', 'note_unfilled', 'Papers',
-           'open_papers', 'read_papers', 'sample_papers', 'sample_relations', 'copy_sample']
+           'find_losers', 'judge_row', 'scan_rows', 'read_file_state', 'ShownPapers', 'make_schema', 'note_unfilled',
+           'Papers', 'assign_roles', 'open_papers', 'read_papers', 'sample_papers', 'sample_relations', 'copy_sample']
 
 # %% ../../nbs/papers/19_corpus.ipynb #19-corpus-02
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from importlib import resources
 from itertools import islice
@@ -120,9 +120,10 @@ LOOKS_DAMAGED = "accepted with an id that looks like a number without its zeros"
 def find_losers(
     papers: pa.Table,  # from `ScannedPapers.table`
     report: ReadReport,  # the losers are counted in it
+    beside_arxiv: bool | None = None,  # as for `find_damaged`
 ) -> list[int]:  # positions in `papers`
     "Find the papers that lose their place at the end of a scan."
-    damaged, suspects = find_damaged(papers["paper_id"])
+    damaged, suspects = find_damaged(papers["paper_id"], beside_arxiv)
     for position in damaged:
         report.reject(DAMAGED_ID, papers["paper_id"][position].as_py())
     for position in suspects:
@@ -136,24 +137,37 @@ def find_losers(
     return losers
 
 # %% ../../nbs/papers/19_corpus.ipynb #19-corpus-17
+def judge_row(
+    row: dict[str, Any] | RejectedRow,  # from `read_rows`
+    columns: dict[str, str],  # role -> column name, from `find_columns`
+    report: ReadReport,  # the row is counted in it
+    row_name: str | None = None,  # of a row without an id; `None`: its number
+) -> dict[str, Any] | None:  # from `parse_row`; `None` if the row is no paper
+    "Parse a row, and count why it is no paper, or what is noted of it."
+    parsed = row if isinstance(row, RejectedRow) else parse_row(row, columns)
+    report.n_rows += 1
+    if isinstance(parsed, RejectedRow):
+        name = parsed.paper_id or row_name or f"row {report.n_rows}"
+        report.reject(parsed.reason, name, parsed.detail)
+        return None
+    for kind, detail in parsed["notes"]:
+        count_row(report.notes, kind, parsed["paper_id"], detail)
+    return parsed
+
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-18
 def scan_rows(
     files: InputFiles,  # from `find_files`
     columns: dict[str, str],  # role -> column name, from `find_columns`
+    beside_arxiv: bool | None = None,  # as for `find_damaged`
 ) -> tuple[ReadReport, bytearray, set[str]]:  # the report; one byte a row, 1 = rejected; roles that no paper fills
     "Read every row once and decide which rows become papers; raises `InputError` if the input cannot be read."
     report, dropped, scanned = ReadReport(), bytearray(), ScannedPapers()
     for row in read_rows(files):
-        parsed = row if isinstance(row, RejectedRow) else parse_row(row, columns)
-        report.n_rows += 1
-        if isinstance(parsed, RejectedRow):
-            dropped.append(1)
-            report.reject(parsed.reason, parsed.paper_id or f"row {report.n_rows}", parsed.detail)
-            continue
-        dropped.append(0)
-        scanned.add(parsed)
-        for kind, detail in parsed["notes"]:
-            count_row(report.notes, kind, parsed["paper_id"], detail)
-    losers = find_losers(scanned.table(), report)
+        parsed = judge_row(row, columns, report)
+        dropped.append(parsed is None)
+        if parsed is not None:
+            scanned.add(parsed)
+    losers = find_losers(scanned.table(), report, beside_arxiv)
     numbers = np.flatnonzero(np.frombuffer(bytes(dropped), np.uint8) == 0)
     for loser in losers:
         dropped[numbers[loser]] = 1
@@ -162,7 +176,7 @@ def scan_rows(
     report.n_white_space_collapsed = sum(scanned.collapsed)
     return report, dropped, scanned.unfilled
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-21
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-22
 CHANGE_TIMES = ("mtime", "modification_time", "LastModified", "updated", "last_modified", "created")
 
 
@@ -178,7 +192,7 @@ def read_file_state(
         raise InputError(f"{files.path} was removed ({error}): put it back and start again") from error
     return [[one.get(name) for name in ("size", *CHANGE_TIMES)] for one in found]
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-25
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-26
 def _changed(files: InputFiles) -> InputError:
     return InputError(f"{files.path} has changed while it was being read; start again")
 
@@ -233,7 +247,7 @@ def _to_kept(value: Any, file_format: str) -> Any:
         return to_stored_text(value)
     return None if isinstance(value, str) and find_flaw(value) else value
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-27
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-28
 N_SHOWN = 3  # papers
 
 
@@ -271,7 +285,7 @@ class ShownPapers:
         "An HTML table for JupyterLab. Every value comes from the input and is escaped."
         return _show_papers(self)
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-29
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-30
 def make_schema(
     input_schema: pa.Schema,  # from `find_schema`
     kept: dict[str, str],  # input name -> name in the output, from `name_kept_columns`
@@ -281,7 +295,7 @@ def make_schema(
     kept_fields = [pa.field(kept[one.name], one.type) for one in input_schema if one.name in kept]
     return pa.schema([*OUTPUT_COLUMNS, *([CLASSES] if with_classes else []), *kept_fields])
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-32
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-33
 def note_unfilled(
     unfilled: set[str],  # roles that no paper fills, from `scan_rows`
     columns: dict[str, str],  # role -> column name
@@ -295,7 +309,7 @@ def note_unfilled(
             notes.append(f"no paper has {'' if role == 'categories' else 'a '}{role}: {why}{option}")
     return notes
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-35
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-36
 class Papers(ShownPapers):
     "The papers of one input: every row accounted for, the accepted papers streamed in input order."
 
@@ -312,9 +326,12 @@ class Papers(ShownPapers):
         self._dropped: bytearray | None = None  # one byte a row, 1 = rejected; `None` before `scan`
         self._state = read_file_state(files)
 
-    def scan(self) -> "Papers":
+    def scan(
+        self,
+        beside_arxiv: bool | None = None,  # whether these rows belong to an input with ids of arXiv's; `None`: look
+    ) -> "Papers":
         "Read every row once and fill `report`; raises `InputError` if no row is a paper."
-        self.report, self._dropped, unfilled = scan_rows(self.files, self.columns)
+        self.report, self._dropped, unfilled = scan_rows(self.files, self.columns, beside_arxiv)
         if not len(self):
             raise InputError(f"no valid papers in {self.files.path}: {self.report.as_line()}")
         self.column_notes = [*self.found.notes, *note_unfilled(unfilled, self.columns)]
@@ -357,7 +374,30 @@ class Papers(ShownPapers):
         "Read the accepted papers into memory."
         return pa.Table.from_batches(self.batches(limit=limit), self.schema)
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-37
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-38
+def assign_roles(
+    files: InputFiles,  # from `find_files` or `take_table`
+    schema: pa.Schema,  # from `find_schema`
+    rows: Iterable[dict[str, Any] | RejectedRow],  # of the input; the first are read if several columns could be meant
+    **named: str | None,  # as for `find_columns`
+) -> FoundColumns:
+    "Find the column of each role; raises `InputError` that names the input if one is missing, or ids are numbers."
+    try:
+        found = find_columns(schema.names, islice(rows, N_LOOKED_AT), **named)
+    except InputError as error:
+        if str(error).startswith((files.path, *files.names)):
+            raise
+        raise InputError(f"{files.path}: {as_line(error)}") from error
+    id_type = schema.field(found.columns["id"]).type
+    if pa.types.is_floating(id_type) or (pa.types.is_decimal(id_type) and id_type.scale):
+        remedy = "write the file again with ids as text" if files.names else "read them as text (in pandas: dtype=str)"
+        raise InputError(
+            f"ids are {id_type} in column {found.columns['id']!r} of {files.path}: "
+            f"zeros at either end of an arXiv id are already lost; {remedy}"
+        )
+    return found
+
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-39
 def open_papers(
     papers: Any,  # path or URI of a CSV, JSONL or Parquet file or a Parquet folder; or a DataFrame, Arrow table, list of dicts
     *,
@@ -376,26 +416,9 @@ def open_papers(
     named = {"id": id_column, "abstract": abstract_column, "title": title_column, "categories": categories_column}
     files = replace(files, nested=tuple(name for name in named.values() if name and "." in name))
     schema = find_schema(files)
-    try:
-        found = find_columns(schema.names, islice(read_rows(files), N_LOOKED_AT), **named)
-    except InputError as error:
-        if str(error).startswith((files.path, *files.names)):
-            raise
-        raise InputError(f"{files.path}: {as_line(error)}") from error
-    _refuse_numbers(files, schema, found.columns)
-    return Papers(files, found, schema)
+    return Papers(files, assign_roles(files, schema, read_rows(files), **named), schema)
 
-
-def _refuse_numbers(files: InputFiles, schema: pa.Schema, columns: dict[str, str]) -> None:
-    id_type = schema.field(columns["id"]).type
-    if pa.types.is_floating(id_type) or (pa.types.is_decimal(id_type) and id_type.scale):
-        remedy = "read them with dtype=str" if files.table is not None else "write the file again with ids as text"
-        raise InputError(
-            f"ids are {id_type} in column {columns['id']!r} of {files.path}: "
-            f"zeros at either end of an arXiv id are already lost; {remedy}"
-        )
-
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-40
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-42
 def read_papers(
     papers: Any,  # path or URI of a CSV, JSONL or Parquet file or a Parquet folder; or a DataFrame, Arrow table, list of dicts
     **columns: str | None,  # `id_column` and so on, as for `open_papers`
@@ -403,17 +426,17 @@ def read_papers(
     "Check an input from end to end; raises `InputError` if it cannot be read, or no row is a paper."
     return open_papers(papers, **columns).scan()
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-52
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-54
 def sample_papers() -> Path:  # a CSV file in the package
     "Get the path of the sample corpus."
     return Path(resources.files("arxiv_embeddings") / "sample" / "papers.csv")
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-56
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-58
 def sample_relations() -> Path:  # a TSV file in the package: `src`, `dst`, `kind`
     "Get the path of the related pairs of the sample corpus."
     return Path(resources.files("arxiv_embeddings") / "sample" / "relations.tsv")
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-59
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-61
 def copy_sample(
     folder: str | Path,  # folder to write to; made if it is missing
 ) -> list[Path]:  # the files written

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ARCHIVES', 'ARXIV_ID', 'ARXIV_PREFIX', 'ARXIV_SUFFIX', 'BIORXIV_ID', 'MISSING_WORDS', 'TYPE_NAMES', 'NUMBER_TEXT',
            'ZEROS_LOST', 'NEW_ARXIV_ID', 'split_paper_id', 'is_missing', 'read_text', 'name_type', 'read_id',
-           'derive_year', 'find_damaged']
+           'derive_year', 'has_arxiv_ids', 'find_damaged']
 
 # %% ../../nbs/papers/15_ids.ipynb #15-ids-02
 import re
@@ -174,12 +174,20 @@ ZEROS_LOST = r"^(?:[789](?:0[1-9]|1[0-2])\.\d{1,4}|[12]\d(?:0[1-9]|1[0-2])\.\d{1
 NEW_ARXIV_ID = r"^\d{4}\.\d{4,5}$"
 
 
+def has_arxiv_ids(
+    paper_ids: pa.ChunkedArray,  # strings
+) -> bool:
+    "Tell whether one of the ids has arXiv's form since 2007."
+    return bool(pc.any(pc.match_substring_regex(paper_ids, NEW_ARXIV_ID)).as_py())
+
+# %% ../../nbs/papers/15_ids.ipynb #15-ids-25
 def find_damaged(
-    paper_ids: pa.ChunkedArray,  # strings, of all rows that could be papers
+    paper_ids: pa.ChunkedArray,  # strings, of rows that could be papers
+    beside_arxiv: bool | None = None,  # whether the input has ids of arXiv's; `None`: look for them among these
 ) -> tuple[list[int], list[int]]:  # positions of damaged ids; of ids that look damaged, if no id is arXiv's
     "Find ids that a program took for numbers."
     numbers = pc.match_substring_regex(paper_ids, NUMBER_TEXT)
     suspects = pc.and_not(pc.match_substring_regex(paper_ids, ZEROS_LOST), numbers)
-    if pc.any(suspects).as_py() and pc.any(pc.match_substring_regex(paper_ids, NEW_ARXIV_ID)).as_py():
+    if pc.any(suspects).as_py() and (has_arxiv_ids(paper_ids) if beside_arxiv is None else beside_arxiv):
         numbers, suspects = pc.or_(numbers, suspects), pa.chunked_array([pa.array([], pa.bool_())])
     return pc.indices_nonzero(numbers).to_pylist(), pc.indices_nonzero(suspects).to_pylist()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['log', 'FORMATS', 'COMPRESSIONS', 'READ_ERRORS', 'LONGEST_REASON', 'NULL_PARTITION', 'UNDECODED', 'REJECTED_LIMIT',
            'InputFiles', 'data_suffix', 'as_line', 'find_files', 'find_partition', 'hash_files', 'read_parquet_rows',
-           'find_nested', 'read_rows', 'find_schema', 'join_types', 'take_table', 'hash_table']
+           'find_nested', 'read_rows', 'find_schema', 'join_types', 'is_spark_frame', 'take_table', 'hash_table']
 
 # %% ../../nbs/papers/14_readers.ipynb #14-readers-02
 import hashlib
@@ -468,6 +468,13 @@ def join_types(
         return None
 
 # %% ../../nbs/papers/14_readers.ipynb #14-readers-53
+def is_spark_frame(
+    papers: Any,  # any input
+) -> bool:
+    "Tell whether papers are a DataFrame of Spark, classic or Connect, whose rows are not on this machine."
+    return type(papers).__module__.startswith("pyspark.") and hasattr(papers, "mapInArrow")
+
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-54
 def take_table(
     papers: Any,  # pandas or polars DataFrame, Arrow table, list of dicts, or any object with `__arrow_c_stream__`
 ) -> InputFiles:  # an input without files
@@ -498,7 +505,7 @@ def _to_table(papers: Any) -> pa.Table:
         return pa.Table.from_pandas(papers, preserve_index=has_names).replace_schema_metadata()
     return pa.table(papers).replace_schema_metadata()
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-56
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-57
 def hash_table(
     table: pa.Table,  # from `take_table`
 ) -> str:  # sha256 over names, types and values of all columns, in hexadecimal

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['log', 'PART_SIZE', 'PART_SECONDS', 'PLANNED_SHARE', 'WATCHED_SHARE', 'FIRST_SHARE', 'N_CHECKED', 'MINIMUM_COSINE',
-           'COLUMN_OPTIONS', 'describe_input', 'Executor', 'describe_vectors', 'describe_new_run', 'embed_part',
-           'take_texts', 'split_part', 'TooSlowError', 'Pace', 'Local', 'pick_papers', 'encode_exactly', 'check_int8',
-           'EmbedJob', 'EmbedResult', 'show_progress', 'is_watched', 'embed_missing', 'load_new_encoder', 'begin_run',
-           'check_same_input', 'continue_run', 'fit_numbers', 'append_to_run', 'embed_papers']
+           'COLUMN_OPTIONS', 'describe_input', 'Executor', 'check_same_papers', 'describe_vectors', 'describe_new_run',
+           'embed_part', 'take_texts', 'split_part', 'TooSlowError', 'Pace', 'Local', 'pick_papers', 'encode_exactly',
+           'check_int8', 'EmbedJob', 'EmbedResult', 'show_progress', 'is_watched', 'embed_missing', 'load_new_encoder',
+           'begin_run', 'check_same_input', 'continue_run', 'fit_numbers', 'append_to_run', 'embed_papers']
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-02
 import logging
@@ -38,7 +38,7 @@ from ..encoders.vectors import paired_cosines
 from ..files.errors import InputError
 from ..files.paths import AnyPath, resolve_folder
 from ..papers.corpus import Papers, open_papers
-from ..papers.readers import hash_files
+from ..papers.readers import hash_files, is_spark_frame
 from .append import commit_append, plan_changes, recover_staging
 from .format import join_columns, list_columns
 from arxiv_embeddings.runs.prepare import (
@@ -102,6 +102,43 @@ PART_SIZE = 2048  # papers in a part at most; a slow machine closes parts earlie
 class Executor(ABC):
     "Where vectors are made: on this machine, or on the machines of a cluster."
 
+    def open_papers(
+        self,
+        papers: Any,  # as for `embed_papers`
+        **columns: Any,  # as for the function `open_papers`
+    ) -> Papers:  # not scanned yet
+        "Find an input and its columns; raises `InputError` if it cannot be read from here."
+        if is_spark_frame(papers):
+            raise InputError(
+                "executors embed a Spark DataFrame: give executor=OnSpark(spark), from arxiv_embeddings.spark import OnSpark"
+            )
+        return open_papers(papers, **columns)
+
+    def hash_input(
+        self,
+        papers: Papers,  # from `open_papers`
+    ) -> dict[str, Any]:  # `sha256`, and `files`
+        "Hash an input, so that it is known again."
+        return hash_files(papers.files)
+
+    def pick_papers(
+        self,
+        papers: Papers,  # scanned
+        n_wanted: int,  # pick among this many papers from the beginning, 1 or more
+    ) -> pa.Table:  # at most `N_CHECKED` papers
+        "Pick papers on which int8 is compared with float32."
+        return pick_papers(papers, n_wanted)
+
+    def stream_hashed(
+        self,
+        papers: Papers,  # scanned
+        spec: ModelSpec,  # of the model, with every option resolved
+    ) -> Iterator[
+        pa.Table
+    ]:  # `paper_id`, `text_sha256`, `arxiv_version` if the input has versions, in the papers' order
+        "Stream the keys of papers, by which an append finds the new and the changed ones."
+        return stream_hashed(papers, spec)
+
     def find_encoder(
         self,
         model: str | Path,  # name in the registry, hub id, or a model folder
@@ -147,7 +184,35 @@ class Executor(ABC):
     ) -> None:
         "Embed papers and add their parts to the run, in order; a text that a run has already is not embedded again."
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-11
+    def fill(
+        self,
+        papers: Papers,  # scanned
+        limit: int,  # papers from the beginning that the run shall have
+        encoder: Encoder,  # makes the vectors
+        writer: RunWriter,  # of the run, holding its lock
+        bar: Any,  # progress, with `update(n)`
+        base: Run | None = None,  # of an append: the run whose rows count before the writer's
+    ) -> None:
+        "Embed the papers that a run does not have; raises `InputError` if those that it has are not the first ones."
+        check_same_papers(papers, writer)
+        batches = papers.batches(writer.part_size, start=writer.metadata["n_papers"], limit=limit)
+        self.write_parts(batches, encoder, writer, bar, base)
+
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-12
+def check_same_papers(
+    papers: Papers,  # scanned
+    writer: RunWriter,  # of the run
+) -> None:
+    "Raise `InputError` if the run's last paper does not stand where this version of the reader finds it."
+    n_there = writer.metadata["n_papers"]
+    if n_there:
+        last = next(iter(papers.batches(1, start=n_there - 1)), None)
+        run = open_run(writer.folder)
+        last_there = run.read_part(run.parts[-1], ["paper_id"])["paper_id"][-1]
+        if last is None or last_there != last["paper_id"][0]:
+            raise InputError(f"{writer.folder} was made by a version that reads this input differently: start anew")
+
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-13
 def describe_vectors(
     encoder: Encoder,  # makes the vectors
     executor: Executor,  # where they are made
@@ -175,7 +240,7 @@ def describe_vectors(
         "int8_check": int8_check,
     }
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-12
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-14
 def describe_new_run(
     papers: Papers,  # scanned
     digest: dict[str, Any],  # of the input's files, from `hash_files`
@@ -187,7 +252,7 @@ def describe_new_run(
     "Describe a new run: its vectors and its input."
     return describe_vectors(encoder, executor, part_size, int8_check) | {"inputs": [describe_input(papers, digest)]}
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-14
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-16
 def embed_part(
     part: PreparedPart,  # from `tokenize_ahead`
     encoder: Encoder,  # makes the vectors
@@ -203,7 +268,7 @@ def embed_part(
     counts = part.count(time.monotonic() - started)
     return vectors, counts | {"n_recomputed": encoder.n_recomputed - n_recomputed}
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-16
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-18
 def take_texts(
     tokenized: TokenizedTexts,  # of several texts
     begin: int,  # first text to take
@@ -221,7 +286,7 @@ def take_texts(
         tokenized.n_unpooled,
     )
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-17
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-19
 def split_part(
     part: PreparedPart,  # from `tokenize_ahead`
     n_papers: int,  # of the first half, 1 or more
@@ -244,17 +309,17 @@ def split_part(
     )
     return first, others
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-20
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-22
 PART_SECONDS = 60.0  # the longest that a part may take: the most work that is lost if a process is killed
 PLANNED_SHARE = 2 / 3  # of the time; the rest is for a machine that becomes slower, and for a start that is thrown away
 WATCHED_SHARE = 1 / 20  # of the time, after which a measure is trusted
 FIRST_SHARE = 1 / 5  # of the time: if the first batch alone takes longer, this is more than its preparation
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-21
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-23
 class TooSlowError(Exception):
     "A part would take longer than it may."
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-23
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-25
 class Pace:
     "Decides how many papers make a part, so that it takes no longer than it may."
 
@@ -292,7 +357,7 @@ class Pace:
             self.tokens_per_second = watch.tokens[-1] / seconds if len(part.fresh) else self.tokens_per_second
         return made
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-25
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-27
 class _Watch:
     "Follows the batches of a part. They come longest first, so the texts that are done are known by their number."
 
@@ -325,7 +390,7 @@ class _Watch:
         )
         return (tokens - self.first[1]) / (seconds - self.first[0]) if is_measured else 0.0
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-26
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-28
 class Local(Executor):
     "Makes vectors on this machine."
 
@@ -371,7 +436,7 @@ class Local(Executor):
                 pa.default_memory_pool().release_unused()  # Arrow would keep some more with every part
                 others, at_most = rest, len(rest.papers)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-28
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-30
 N_CHECKED = 64  # papers that an int8 run embeds in float32 as well
 
 
@@ -389,7 +454,7 @@ def pick_papers(
         start += len(batch)
     return pa.concat_tables(picked)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-31
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-33
 def encode_exactly(
     sample: pa.Table,  # some of the papers, from `pick_papers`
     spec: ModelSpec,  # from `find_model`
@@ -400,7 +465,7 @@ def encode_exactly(
     exact = make_encoder(files, EncoderOptions("openvino", long_text=long_text, allow_unknown=True))
     return exact.encode(files.spec.texts_of(sample))
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-32
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-34
 MINIMUM_COSINE = 0.99  # between int8 and float32, of the worst of the checked papers
 
 
@@ -430,7 +495,7 @@ def check_int8(
         )
     return check
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-37
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-39
 @dataclass(frozen=True)
 class EmbedJob:
     "An input, the encoder for it, and where the work is done."
@@ -448,7 +513,7 @@ class EmbedJob:
         "Papers that the run shall have."
         return min(self.limit or len(self.papers), len(self.papers))
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-38
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-40
 @dataclass(frozen=True)
 class EmbedResult:
     "The run and the work of one call of `embed_papers`."
@@ -473,7 +538,7 @@ class EmbedResult:
         listed = "".join(f", {count:,} {name}" for name, count in changes.items())
         return f"{self.n_embedded:,} papers embedded in {self.seconds:,.1f} s{rate}{listed}"
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-39
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-41
 @contextmanager
 def show_progress(
     n_total: int,  # papers at the end
@@ -489,7 +554,7 @@ def show_progress(
     with tqdm(total=n_total, initial=n_done, unit=" papers", disable=not shown, file=sys.stderr, smoothing=0.1) as bar:
         yield bar
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-40
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-42
 def is_watched() -> bool:
     "Whether somebody sees a progress bar: on a terminal, and in a notebook, but not with `TQDM_DISABLE=1`."
     if os.environ.get("TQDM_DISABLE"):
@@ -497,7 +562,7 @@ def is_watched() -> bool:
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return sys.stderr.isatty() or type(shell).__name__ == "ZMQInteractiveShell"
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-42
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-44
 def embed_missing(
     job: EmbedJob,  # with scanned papers
     out: AnyPath,  # folder of the run
@@ -512,44 +577,31 @@ def embed_missing(
     executor.prepare(encoder, existing["batching"])
     with RunWriter(out, description) as writer:
         n_there = writer.metadata["n_papers"]
-        _check_same_papers(job.papers, writer)
         if not base:  # an append's run has the model already
             keep_model(encoder, writer.folder)
-        part_size = writer.part_size
-        batches = job.papers.batches(part_size, start=n_there, limit=job.n_wanted)
         with show_progress(job.n_wanted, n_there, job.progress) as bar:
-            executor.write_parts(batches, encoder, writer, bar, base)
+            executor.fill(job.papers, job.n_wanted, encoder, writer, bar, base)
         n_embedded = writer.metadata["n_papers"] - n_there
     return EmbedResult(open_run(out), n_embedded, time.monotonic() - started)
 
-
-def _check_same_papers(papers: Papers, writer: RunWriter) -> None:
-    "The run's last paper must stand where this version of the reader finds it."
-    n_there = writer.metadata["n_papers"]
-    if n_there:
-        last = next(iter(papers.batches(1, start=n_there - 1)), None)
-        run = open_run(writer.folder)
-        last_there = run.read_part(run.parts[-1], ["paper_id"])["paper_id"][-1]
-        if last is None or last_there != last["paper_id"][0]:
-            raise InputError(f"{writer.folder} was made by a version that reads this input differently: start anew")
-
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-43
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-45
 def load_new_encoder(
     papers: Papers,  # scanned
     source: EncoderSource,  # the model, not loaded yet
     n_wanted: int,  # papers that will be embedded
     minimum_cosine: float,  # for `check_int8`
+    pick: Callable[[Papers, int], pa.Table] = pick_papers,  # `Executor.pick_papers`
 ) -> tuple[Encoder, dict[str, Any] | None]:  # the encoder; from `check_int8`, `None` if it is not of int8
     "Load the encoder of a new run; compare int8 with float32 before anything is written."
     if not source.needs_int8_check:
         return source.load(), None
     # one model in memory at a time: float32 is gone before int8 is loaded
-    sample = pick_papers(papers, n_wanted)
+    sample = pick(papers, n_wanted)
     reference = encode_exactly(sample, source.spec, source.long_text)
     encoder = source.load()
     return encoder, check_int8(sample, reference, encoder, minimum_cosine)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-44
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-46
 def begin_run(
     job: EmbedJob,  # the work
     out: AnyPath,  # folder of the new run
@@ -558,12 +610,13 @@ def begin_run(
 ) -> EmbedResult:  # the run and what was done
     "Embed an input into a new run."
     scan_papers(job.papers, job.max_rejected)
-    encoder, int8_check = load_new_encoder(job.papers, job.source, job.n_wanted, minimum_cosine)
+    pick = job.executor.pick_papers
+    encoder, int8_check = load_new_encoder(job.papers, job.source, job.n_wanted, minimum_cosine, pick)
     part_size = part_size or job.executor.choose_part_size(job.n_wanted)
     description = describe_new_run(job.papers, job.digest, encoder, job.executor, part_size, int8_check)
     return embed_missing(job, out, description, encoder)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-46
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-48
 def check_same_input(
     run: Run,  # the existing run
     papers: Papers,  # the input given now; needs no scan
@@ -583,7 +636,7 @@ def check_same_input(
     if theirs["columns"] != papers.columns:
         raise InputError(f"{run.folder} was made with the columns {theirs['columns']}, not {papers.columns}")
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-47
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-49
 def continue_run(
     job: EmbedJob,  # the work
     run: Run,  # the existing run, of the same fingerprint
@@ -601,7 +654,7 @@ def continue_run(
     check_same_dimension(run, encoder)
     return embed_missing(job, run.folder, None, encoder)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-49
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-51
 def fit_numbers(
     papers: Papers,  # an input to be added; its schema is changed
     known: dict[str, str],  # name -> type, of the run
@@ -616,7 +669,7 @@ def fit_numbers(
             fields[place] = one.with_type(pa.type_for_alias(wanted))
     papers.schema = pa.schema(fields)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-51
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-53
 def append_to_run(
     job: EmbedJob,  # the work
     run: Run,  # the existing run, of the same fingerprint
@@ -636,7 +689,7 @@ def append_to_run(
             log.warning("%d papers of %s were not embedded yet, and will not be", n_missing, run.input.get("path"))
         columns = [name for name in ("paper_id", "arxiv_version", "text_sha256") if name in run.columns]
         known = KnownPapers(run.iter_parts(columns), run.n_papers)
-        changes = plan_changes(known, stream_hashed(papers, read_spec(run)), prune)
+        changes = plan_changes(known, job.executor.stream_hashed(papers, read_spec(run)), prune)
         del known  # 36 bytes a paper, which the model can use
         record, made = describe_input(papers, job.digest), None
         if changes.wanted.any():
@@ -647,7 +700,7 @@ def append_to_run(
     n_embedded, seconds = (made.n_embedded, made.seconds) if made else (0, 0.0)
     return EmbedResult(open_run(run.folder), n_embedded, seconds, changes.as_counts())
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-53
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-55
 def _embed_staging(job: EmbedJob, run: Run, first_position: int) -> tuple[EmbedResult, dict[str, Any]]:
     "Embed the new and changed papers into `staging/`; the result and the settings that were used."
     encoder = job.source.load(run)
@@ -671,13 +724,13 @@ def _check_same_append(staged: Run, papers: Papers, digest: dict[str, Any], writ
     if staged.metadata.get("first_position") != writer.end_position:
         raise InputError(f"{unfinished}, and the run has changed since: {give_up}, and begin again")
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-55
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-57
 # of `open_papers`
 COLUMN_OPTIONS = ("id_column", "abstract_column", "title_column", "categories_column", "delimiter", "quote", "encoding")
 
 
 def embed_papers(
-    papers: Any,  # path or URI of a CSV, JSONL or Parquet file or a folder of Parquet; or a DataFrame, Arrow table, list of dicts
+    papers: Any,  # path or URI of a CSV, JSONL or Parquet file or folder; a DataFrame (Spark's: with `OnSpark`), Arrow table, list of dicts
     out: str | AnyPath,  # run folder, local or hdfs://: new, empty, or a run of the same input to continue
     *,
     model: str | Path = DEFAULT_MODEL,  # name in the registry, hub id, or a model folder
@@ -703,12 +756,16 @@ def embed_papers(
         raise InputError(f"an encoder that is given has its options already: leave out {', '.join(options)}")
     executor, out = executor or Local(), resolve_folder(out)
     exists = holds_run(out)
-    papers = open_papers(papers, **columns)
+    if limit and is_spark_frame(papers):
+        raise InputError(
+            "limit takes papers from the beginning, and a Spark DataFrame has none: embed df.orderBy('id').limit(n)"
+        )
+    papers = executor.open_papers(papers, **columns)
     if papers.files.path in map(str, out.parents):
         raise InputError(f"{out} lies within its own input: name another folder with --out")
     source = GivenEncoder(encoder) if encoder else executor.find_encoder(model, **options)
     shown = is_watched() if progress is None else progress
-    job = EmbedJob(papers, hash_files(papers.files), source, executor, limit, shown, max_rejected)
+    job = EmbedJob(papers, executor.hash_input(papers), source, executor, limit, shown, max_rejected)
     if not exists:
         return begin_run(job, out, part_size, minimum_cosine)
     run = open_run(out)

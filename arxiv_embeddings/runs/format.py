@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['FIELD_WORDS', 'FORMAT', 'FOOTER_KEY', 'ROW_GROUP_SIZE', 'PART_NAME', 'EMBEDDING_TYPE', 'COUNT_NAME',
-           'UNFINISHED_PART', 'PART_ERRORS', 'MOST_NUMBERS', 'PIECE_SCHEMA', 'MOST_GENERATIONS', 'PART_SCHEMA',
-           'FOOTER_SCHEMA', 'METADATA_NAME', 'COPY_NAME', 'FINGERPRINT_SCHEMA', 'COUNT_SCHEMA', 'INPUT_SCHEMA',
-           'NOT_KNOWN', 'METRICS', 'IMPORTED_SCHEMA', 'METADATA_SCHEMA', 'COLUMN_TYPES', 'INDEX_FOLDER', 'INDEX_NAME',
-           'INDEX_NOTE_NAME', 'INDEX_VECTORS_NAME', 'INDEX_SCHEMA', 'open_part', 'read_schema', 'read_parquet',
-           'hash_fingerprint', 'Difference', 'compare_fingerprints', 'Piece', 'Part', 'check_embeddings', 'hash_papers',
-           'encode_part', 'read_footer', 'find_differences', 'has_vectors', 'to_vectors', 'fill_columns',
-           'list_columns', 'join_columns', 'NewerFormatError', 'list_parts', 'find_wrong_types', 'check_metadata',
-           'seal_metadata', 'parse_metadata', 'read_metadata', 'refuse_lost_metadata', 'write_metadata', 'renew_copy',
-           'read_index_note', 'describe_content']
+           'UNFINISHED_PART', 'UNFINISHED_FILE', 'PART_ERRORS', 'MOST_NUMBERS', 'PIECE_SCHEMA', 'MOST_GENERATIONS',
+           'PART_SCHEMA', 'FOOTER_SCHEMA', 'METADATA_NAME', 'COPY_NAME', 'FINGERPRINT_SCHEMA', 'COUNT_SCHEMA',
+           'INPUT_SCHEMA', 'NOT_KNOWN', 'METRICS', 'IMPORTED_SCHEMA', 'METADATA_SCHEMA', 'COLUMN_TYPES', 'INDEX_FOLDER',
+           'INDEX_NAME', 'INDEX_NOTE_NAME', 'INDEX_VECTORS_NAME', 'INDEX_SCHEMA', 'open_part', 'read_schema',
+           'read_parquet', 'hash_fingerprint', 'Difference', 'compare_fingerprints', 'Piece', 'Part',
+           'check_embeddings', 'hash_papers', 'encode_part', 'read_footer', 'find_differences', 'has_vectors',
+           'to_vectors', 'fill_columns', 'list_columns', 'join_columns', 'NewerFormatError', 'list_parts',
+           'find_wrong_types', 'check_metadata', 'seal_metadata', 'parse_metadata', 'read_metadata',
+           'refuse_lost_metadata', 'write_metadata', 'renew_copy', 'read_index_note', 'describe_content']
 
 # %% ../../nbs/runs/40_format.ipynb #40-format-02
 import json
@@ -154,6 +154,9 @@ PART_NAME = re.compile(r"part-\d{9,}-[0-9a-f]{8}\.parquet")  # position, and the
 EMBEDDING_TYPE = pa.list_(pa.float32())
 COUNT_NAME = re.compile(r"n_[a-z0-9_]+|seconds")  # of a number that is kept with a part
 UNFINISHED_PART = re.compile(rf"\.{PART_NAME.pattern}\.[0-9a-f]{{8}}\.tmp")
+UNFINISHED_FILE = re.compile(
+    rf"\.{PART_NAME.pattern}\.[0-9a-f]{{8}}\.(?:tmp|json)"
+)  # a part, or what an executor reports of it
 PART_ERRORS = (OSError, ValueError, KeyError, pa.ArrowException)  # that reading a damaged part can raise
 MOST_NUMBERS = 2**31  # in the vectors of one part, and fewer: Arrow's lists count with 32 bits
 

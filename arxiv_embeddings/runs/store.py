@@ -38,6 +38,7 @@ from arxiv_embeddings.runs.format import (
     MOST_GENERATIONS,
     PART_ERRORS,
     PART_NAME,
+    UNFINISHED_FILE,
     UNFINISHED_PART,
     Part,
     Piece,
@@ -91,7 +92,7 @@ def _is_of_a_run(path: AnyPath) -> bool:
     "Whether a file has a name that only a run gives."
     if (unfinished_name(path) or path.name) in BEFORE_FIRST_COMMIT:
         return True
-    return bool(PART_NAME.fullmatch(path.name) or UNFINISHED_PART.fullmatch(path.name))
+    return bool(PART_NAME.fullmatch(path.name) or UNFINISHED_FILE.fullmatch(path.name))
 
 # %% ../../nbs/runs/41_store.ipynb #41-store-10
 def require_fields(
@@ -599,7 +600,7 @@ def is_removable(
         check_regular(path, path.parent.parent)
     except (InputError, OSError):
         return False
-    if UNFINISHED_PART.fullmatch(path.name):
+    if UNFINISHED_FILE.fullmatch(path.name):
         return True
     return bool(PART_NAME.fullmatch(path.name)) and is_of_this_run(path, metadata)
 
@@ -677,7 +678,7 @@ def holds_leftovers(
     live = {part.name for part in run.parts}
     unnamed = [path.name for path in list_folder(run.folder / "parts") if path.name not in live]
     beside = any(path.name in (OWNER_NAME, STAGING_NAME) or _is_half_written(path) for path in list_folder(run.folder))
-    return beside or any(PART_NAME.fullmatch(name) or UNFINISHED_PART.fullmatch(name) for name in unnamed)
+    return beside or any(PART_NAME.fullmatch(name) or UNFINISHED_FILE.fullmatch(name) for name in unnamed)
 
 # %% ../../nbs/runs/41_store.ipynb #41-store-54
 class RunCommitter:
