@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['log', 'PAYLOAD_SCHEMA', 'REPORT_SCHEMA', 'PYTHON_ERROR', 'NOTHING_FROM_ONNX', 'CANNOT_RUN', 'EXPORT_ANEW',
            'OUT_OF_MEMORY', 'MORE_MEMORY', 'LOST_TASK', 'SLICES_AHEAD', 'SENDING', 'PartPayload', 'read_payloads',
-           'PayloadMaker', 'report', 'store_part', 'commit_slice', 'explain_failure', 'count_tasks', 'Slices',
-           'SparkExecutor']
+           'PayloadMaker', 'report', 'store_part', 'commit_slice', 'commit_staged', 'explain_failure', 'count_tasks',
+           'Slices', 'SparkExecutor']
 
 # %% ../../nbs/spark/65_executors.ipynb #65-executors-02
 import json
@@ -169,13 +169,21 @@ def commit_slice(
     "Add the parts of a slice to the run in one step; raises `InputError` if one of them could not be made."
     if errors := [one["error"] for one in reports if "error" in one]:
         raise InputError(errors[0])
-    staged = [StagedPart.from_json(one) for one in reports]
+    commit_staged([StagedPart.from_json(one) for one in reports], writer, bar)
+
+# %% ../../nbs/spark/65_executors.ipynb #65-executors-16
+def commit_staged(
+    staged: list[StagedPart],  # from executors
+    writer: RunWriter,  # of the run
+    bar: Any,  # progress, with `update(n)`
+) -> None:
+    "Add parts to the run in one step, and warn if executors had to compute vectors again."
     if n_recomputed := sum(one.part.counts.get("n_recomputed", 0) for one in staged):
         log.warning("executors computed wrong vectors %d times; they were noticed and computed again", n_recomputed)
     writer.add_parts(staged)
     bar.update(sum(one.part.n_papers for one in staged))
 
-# %% ../../nbs/spark/65_executors.ipynb #65-executors-17
+# %% ../../nbs/spark/65_executors.ipynb #65-executors-18
 PYTHON_ERROR = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Interrupt)\b): (.+)$", re.MULTILINE)
 NOTHING_FROM_ONNX = "requirement failed: size=0 and step=0"  # from Spark NLP, if ONNX failed on a whole batch
 CANNOT_RUN = "Spark NLP got no vectors from the model"
@@ -220,7 +228,7 @@ def explain_failure(
         f"an executor failed at papers {papers}: {what}; committed parts stay, and the same command continues from there"
     )
 
-# %% ../../nbs/spark/65_executors.ipynb #65-executors-21
+# %% ../../nbs/spark/65_executors.ipynb #65-executors-22
 SLICES_AHEAD = 2  # under way at a time
 # each row that the driver sends is an Arrow batch and a partition, however many and large they are
 SENDING = {
@@ -237,7 +245,7 @@ def count_tasks(
     n_cores = spark.sparkContext.defaultParallelism
     return max(1, n_cores // int(spark.conf.get("spark.task.cpus", "1")))
 
-# %% ../../nbs/spark/65_executors.ipynb #65-executors-22
+# %% ../../nbs/spark/65_executors.ipynb #65-executors-23
 class Slices:
     "Sends payloads to executors slice by slice, and gives back the reports of each slice in order."
 
@@ -284,7 +292,7 @@ class Slices:
             raise explain_failure(error, f"{first} to {last}", python_memory) from error
         return [json.loads(row["report"]) for row in made]
 
-# %% ../../nbs/spark/65_executors.ipynb #65-executors-24
+# %% ../../nbs/spark/65_executors.ipynb #65-executors-25
 class SparkExecutor(Executor):
     "Makes vectors in the executors of a Spark session."
 
