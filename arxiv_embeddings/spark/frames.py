@@ -339,13 +339,15 @@ def read_frame_schema(
     frame: "DataFrame",  # of Spark
     nested: tuple[str, ...] = (),  # values within others that are columns too
 ) -> pa.Schema:  # every column, with the type in which it is kept
-    "Find the columns of a DataFrame; raises `InputError` for a type that does not pass through Arrow, or a name twice."
+    "Find the columns of a DataFrame; raises `InputError` for a stream, a name twice, or a type that Arrow does not have."
     from pyspark.sql.pandas.types import to_arrow_schema
     from pyspark.sql.types import UserDefinedType
 
     for one in frame.schema.fields:
         if isinstance(one.dataType, UserDefinedType):
             raise InputError(f"the column {one.name} of the DataFrame is a {one.dataType.simpleString()}: drop it")
+    if frame.isStreaming:
+        raise InputError("the DataFrame is a stream: ArxivEmbedder adds vectors to a stream, and a run needs an end")
     if twice := sorted({name for name in frame.columns if frame.columns.count(name) > 1}):
         raise InputError(f"the DataFrame has two columns {twice[0]}: rename or drop one")
     try:
