@@ -1,16 +1,18 @@
 """Spark: vectors in executors, as a run or as a column of a DataFrame."""
 
+from importlib import import_module
 from typing import Any
+
+_MODULES = {"ArxivEmbedder": "transformer", "OnSpark": "via_encoder", "OnSparkNLP": "via_spark_nlp"}
 
 
 def __getattr__(name: str) -> Any:
-    if name != "ArxivEmbedder":
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from arxiv_embeddings.spark.transformer import ArxivEmbedder  # only now: it imports Spark
-
-    globals()[name] = ArxivEmbedder
-    return ArxivEmbedder
+    found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)  # only now: it imports Spark
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "ArxivEmbedder"})
+    return sorted({*globals(), *_MODULES})
