@@ -9,6 +9,7 @@ __all__ = ['archive_model', 'ship_model', 'find_in_worker', 'load_in_worker', 'P
 import json
 import os
 import zipfile
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -209,6 +210,31 @@ class FrameExecutor(SparkExecutor):
             return super().stream_hashed(papers, spec)
         return iter([hash_frame(papers, spec.texts_of)])
 
+    @abstractmethod
+    def make_part_encoder(
+        self,
+        encoder: Encoder,  # as the driver has loaded it
+        writer: RunWriter,  # of the run
+    ) -> Any:  # a plain object whose `embed_papers` does what `PartEncoder.embed_papers` does
+        "Make what executors get."
+
+    def fill(
+        self,
+        papers: Papers,  # scanned
+        limit: int,  # papers from the beginning that the run shall have
+        encoder: Encoder,  # as the driver has loaded it
+        writer: RunWriter,  # of the run, holding its lock
+        bar: Any,  # progress, with `update(n)`
+        base: Run | None = None,  # of an append: the run whose rows count before the writer's
+    ) -> None:
+        "Embed the papers that a run does not have."
+        if not isinstance(papers, FramePapers):
+            return super().fill(papers, limit, encoder, writer, bar, base)
+        try:
+            fill_from_frame(papers, self.make_part_encoder(encoder, writer).embed_papers, writer, bar)
+        finally:
+            papers.release()
+
 # %% ../../nbs/spark/67_via_encoder.ipynb #67-via-encoder-13
 class OnSpark(FrameExecutor):
     "Makes vectors in the executors of a Spark session, with the encoder of one machine."
@@ -252,23 +278,6 @@ class OnSpark(FrameExecutor):
             raise InputError("executors run converted models: load the encoder with engine='openvino', or give a model")
         self.place = ship_model(self.spark, encoder.model_folder, self.shared)
 
-    def fill(
-        self,
-        papers: Papers,  # scanned
-        limit: int,  # papers from the beginning that the run shall have
-        encoder: OpenVINOEncoder,  # as the driver has loaded it
-        writer: RunWriter,  # of the run, holding its lock
-        bar: Any,  # progress, with `update(n)`
-        base: Run | None = None,  # of an append: the run whose rows count before the writer's
-    ) -> None:
-        "Embed the papers that a run does not have."
-        if not isinstance(papers, FramePapers):
-            return super().fill(papers, limit, encoder, writer, bar, base)
-        try:
-            fill_from_frame(papers, self._make_encoder(encoder, writer).embed_papers, writer, bar)
-        finally:
-            papers.release()
-
     def make_parts(
         self,
         payloads: "DataFrame",  # as `PAYLOAD_SCHEMA` states, a part in each partition
@@ -276,9 +285,13 @@ class OnSpark(FrameExecutor):
         writer: RunWriter,  # of the run
     ) -> "DataFrame":  # as `REPORT_SCHEMA` states
         "Make the parts of a slice."
-        return payloads.mapInArrow(self._make_encoder(encoder, writer).embed, REPORT_SCHEMA)
+        return payloads.mapInArrow(self.make_part_encoder(encoder, writer).embed, REPORT_SCHEMA)
 
-    def _make_encoder(self, encoder: OpenVINOEncoder, writer: RunWriter) -> PartEncoder:
+    def make_part_encoder(
+        self,
+        encoder: OpenVINOEncoder,  # as the driver has loaded it
+        writer: RunWriter,  # of the run
+    ) -> PartEncoder:
         "Make what executors get."
         options = self.batching(encoder) | {
             "precision": encoder.fingerprint["precision"],
