@@ -183,9 +183,12 @@ def test_new_and_changed_papers_are_appended(tmp_path: Path, spark: Any, minilm:
 
 
 def test_rows_that_change_from_reading_to_reading_are_refused(tmp_path: Path, spark: Any) -> None:
-    frame = spark.createDataFrame(SAMPLE).withColumn(
-        "abstract", F.when(F.rand() < 0.5, F.col("abstract")).otherwise(F.lit(None).cast("string"))
-    )
+    def lose_some(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            yield batch.filter(pa.array(np.random.default_rng().random(len(batch)) < 0.5))
+
+    rows = spark.createDataFrame(SAMPLE)
+    frame = rows.mapInArrow(lose_some, rows.schema)
     with pytest.raises(InputError, match=r"its rows change from one reading to the next.*[Ww]rite it to a table"):
         embed(frame, tmp_path / "run", spark)
 
@@ -290,7 +293,7 @@ def test_an_executor_and_the_driver_are_killed(tmp_path: Path, spark: Any, minil
     out = tmp_path / "run"
     command = [sys.executable, "-c", DRIVER, str(tmp_path / "papers.parquet"), str(out), TWO_EXECUTORS]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ, start_new_session=True) as driver:
-        wait_until(lambda: count_committed(out) > 0, "the first commit")
+        wait_until(lambda: count_committed(out) > 0, driver)
         children = psutil.Process(driver.pid).children(recursive=True)
         driver.kill()
     for child in children:
@@ -304,7 +307,7 @@ def test_an_executor_and_the_driver_are_killed(tmp_path: Path, spark: Any, minil
     wanted = n_there + 1
 
     def kill_one() -> None:
-        wait_until(lambda: count_committed(out) >= wanted, "a commit of the second call")
+        wait_until(lambda: count_committed(out) >= wanted)
         executor.send_signal(signal.SIGKILL)
 
     killer = threading.Thread(target=kill_one)
