@@ -110,7 +110,10 @@ def _make_static(files: ModelFiles, options: EncoderOptions) -> StaticEncoder:
     if not files.is_static:
         raise InputError(f"{files.spec.source} is not a static model: leave out --engine static")
     if options.engine not in (None, "static"):
-        raise InputError(f"{files.spec.source} is a static model: leave out --engine {options.engine}")
+        raise InputError(
+            f"{files.spec.source} is a static model, which the engine {options.engine} does not run: "
+            "embed it on one machine, without --engine"
+        )
     check_static_options(options.device, options.precision)
     return StaticEncoder(files, options.long_text, options.allow_unknown)
 
