@@ -131,7 +131,9 @@ class Difference(NamedTuple):
     def _show(self, value: Any) -> str:
         if value is None or isinstance(value, bool):
             return {None: "none", True: "yes", False: "no"}[value]
-        return repr(value) if self.field in ("prompt", "separator") else str(value)[: 12 if self.of_files else None]
+        if self.field in ("prompt", "query_prompt", "separator"):
+            return repr(value)
+        return str(value)[: 12 if self.of_files else None]
 
 # %% ../../nbs/runs/40_format.ipynb #40-format-19
 def compare_fingerprints(
