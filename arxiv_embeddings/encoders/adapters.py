@@ -569,17 +569,12 @@ class LoraConfig:
     base: str | None = None  # name of the model that it was trained on; only for messages
     where: str = "the adapter"  # for messages
 
-    def _find(self, patterns: dict[str, Any], name: str, default: Any) -> Any:
-        "Return the value of the first pattern that matches the end of a name."
-        found = (value for pattern, value in patterns.items() if matches(rf"(.*\.)?({pattern})", name, self.where))
-        return next(found, default)
-
     def rank_of(
         self,
         name: str,  # of a layer
     ) -> int:
         "Find how narrow a pair is."
-        return self._find(self.rank_pattern, name, self.r)
+        return _find_value(self.rank_pattern, name, self.r, self.where)
 
     def scaling_of(
         self,
@@ -587,37 +582,47 @@ class LoraConfig:
     ) -> float:
         "Compute the factor of a pair."
         rank = self.rank_of(name)
-        return self._find(self.alpha_pattern, name, self.lora_alpha) / (math.sqrt(rank) if self.use_rslora else rank)
+        alpha = _find_value(self.alpha_pattern, name, self.lora_alpha, self.where)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
     def targets(
         self,
         name: str,  # of a layer, as the model that was trained has it
     ) -> bool:
         "Whether a layer has a pair."
-        if self._names(self.exclude_modules, name):
+        if _is_named(name, self.exclude_modules, self.where):
             return False
         if self.target_modules == ALL_LINEAR:
             return True
+        named = _is_named(name, self.target_modules, self.where)
         if isinstance(self.target_modules, str) or name in self.target_modules or not self.layers_to_transform:
-            return self._names(self.target_modules, name)
-        return self._names(self.target_modules, name) and self._layer_of(name) in self.layers_to_transform
+            return named
+        return named and _find_layer(name, self.layers_pattern, self.where) in self.layers_to_transform
 
-    def _names(self, names: str | tuple[str, ...], name: str) -> bool:
-        "Whether a pattern, or a list of ends of names, names a layer."
-        if isinstance(names, str):
-            return matches(names, name, self.where)
-        return any(name == one or name.endswith(f".{one}") for one in names)
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-85
+def _find_value(patterns: dict[str, Any], name: str, default: Any, where: str) -> Any:
+    "Return the value of the first pattern that matches the end of a name."
+    found = (value for pattern, value in patterns.items() if matches(rf"(.*\.)?({pattern})", name, where))
+    return next(found, default)
 
-    def _layer_of(self, name: str) -> int | None:
-        "Return the number in a name that numbers a layer of the transformer, the first by the first pattern."
-        parts = name.split(".")
-        for pattern in [rf"(.*\.)?({one})" for one in self.layers_pattern] or [".+"]:
-            for place, part in enumerate(parts):
-                if part.isdecimal() and matches(pattern, ".".join(parts[:place]), self.where):
-                    return int(part)
-        return None
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-87
+def _is_named(name: str, names: str | tuple[str, ...], where: str) -> bool:
+    "Whether a pattern, or a list of ends of names, names a layer."
+    if isinstance(names, str):
+        return matches(names, name, where)
+    return any(name == one or name.endswith(f".{one}") for one in names)
+
+
+def _find_layer(name: str, patterns: tuple[str, ...], where: str) -> int | None:
+    "Return the number in a name that numbers a layer of the transformer, the first by the first pattern."
+    parts = name.split(".")
+    for pattern in [rf"(.*\.)?({one})" for one in patterns] or [".+"]:
+        for place, part in enumerate(parts):
+            if part.isdecimal() and matches(pattern, ".".join(parts[:place]), where):
+                return int(part)
+    return None
+
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-89
 # `peft_type` in the file -> the form
 PEFT_FORMS = {
     "ADALORA": "AdaLoRA",
@@ -672,7 +677,7 @@ LORA_NOTES = {  # options that change nothing once a plain LoRA is trained
     *("init_lora_weights", "enable_lora", "merge_weights"),
 }
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-88
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-90
 def refuse_other_loras(
     content: dict[str, Any],  # of `adapter_config.json`
     where: str,  # the adapter, for the message
@@ -696,7 +701,7 @@ def refuse_other_loras(
     if unknown := sorted(name for name, value in content.items() if value and name not in known):
         raise InputError(f"{where} has an unknown option {show_value(unknown[0])} in adapter_config.json")
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-91
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-93
 def _are_names(value: Any) -> bool:
     "Whether a value is a name, or a list of names."
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
@@ -756,7 +761,7 @@ def read_lora_config(
     base = content.get("base_model_name_or_path")
     return LoraConfig(**stated, base=base if isinstance(base, str) and base else None, where=where)
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-95
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-97
 LORA_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _PARTS = (
     r"(?P<pair>lora_[AB])(\.default)?\.weight|(?P<table>lora_embedding_[AB])(\.default)?|(?P<own>base_layer)\.weight"
@@ -780,7 +785,7 @@ def group_pairs(
         layers[found["layer"]][part] = tensor
     return layers
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-99
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-101
 def find_prefix(
     names: set[str],  # of layers with pairs
     model: nn.Module,  # a transformers model without heads
@@ -804,7 +809,7 @@ def find_targets(
         if isinstance(module, kinds) and not name.startswith("pooler.") and config.targets(prefix + name)
     }
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-103
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-105
 def check_layers(
     found: dict[str, Any],  # layers with pairs in the file
     targets: dict[str, nn.Module],  # from `find_targets`
@@ -853,7 +858,7 @@ def check_pair(
     first, second = (parts[part] for part in names)
     return (second.T, first.T) if is_table else (first, second)
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-105
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-107
 def merge_lora(
     transformer: Any,  # a transformers model; changed in place
     folder: Path,  # with an adapter, as `save_pretrained` of peft writes it

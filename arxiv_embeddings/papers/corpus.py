@@ -326,9 +326,8 @@ class Papers(ShownPapers):
         wanted: np.ndarray,  # which of the accepted papers to keep, bool, (n_papers,)
     ) -> "Papers":
         "Leave out the other papers from now on; the report does not change."
-        dropped = np.frombuffer(self._dropped, dtype=np.uint8).copy()
-        dropped[np.flatnonzero(dropped == 0)[~wanted]] = 1
-        self._dropped = bytearray(dropped.tobytes())
+        dropped = np.frombuffer(self._dropped, dtype=np.uint8)  # changes in place
+        dropped[self.row_numbers[~wanted]] = 1
         return self
 
     def __len__(self) -> int:
