@@ -263,7 +263,7 @@ TestSet = Annotated[
 ]
 Split = Annotated[str | None, typer.Option(help="Split of the BEIR set; default: test.")]
 
-
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-29
 @app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings evaluate run --relations relations.tsv")
 @reports_errors
 @takes_options
@@ -300,7 +300,7 @@ def evaluate(
     typer.echo("\n".join(wrap_text(line) for line in summarize_measures(measured)))
     print_table([{"kind": kind} | numbers for kind, numbers in measured.get("relations", {}).items()])
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-30
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-32
 N_DISAGREEMENTS = 5  # papers that are shown as text; the other forms have ten
 
 
@@ -311,7 +311,7 @@ class ComparisonForm(str, Enum):
     markdown = "markdown"
     csv = "csv"
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-31
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-33
 @app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings compare run_a run_b --relations relations.tsv")
 @reports_errors
 @takes_options
@@ -344,7 +344,7 @@ def compare(
         typer.echo("\npapers on which they disagree most:")
         print_table(compared.disagreements.head(N_DISAGREEMENTS).to_dict("records"))
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-34
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-36
 @dataclass(frozen=True)
 class DrawOptions:
     "How pictures are drawn."
@@ -382,7 +382,7 @@ class DrawOptions:
         200
     )
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-35
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-37
 def read_size(
     text: str,  # width and height in inches, such as `8x5.5`
 ) -> tuple[float, float]:
@@ -393,7 +393,7 @@ def read_size(
         raise InputError(f"--size must be width and height in inches, such as 8x5.5, each 1 to 50, not {text!r}")
     return width, height
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-38
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-40
 @app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings plot run --color year")
 @reports_errors
 @takes_options
@@ -415,7 +415,7 @@ def plot(run: RunFolder, options: DrawOptions, output: ResultOptions) -> None:
     )
     _print_files(plot_run(opened, drawn), output.as_json)
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-41
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-43
 @dataclass(frozen=True)
 class MapOptions:
     "What a map shows."
@@ -438,7 +438,7 @@ class MapOptions:
         typer.Option("--dark", help="For .svg and .png: a dark ground; .html has both.", rich_help_panel="Content"),
     ] = False
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-42
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-44
 @app.command("map", cls=GroupedCommand, epilog="Example: arxiv-embeddings map run --color year --out map.png")
 @reports_errors
 @takes_options

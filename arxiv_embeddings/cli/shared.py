@@ -447,7 +447,7 @@ def print_embedded(
     for line in [*list_rows(kept), *_list_work(result), *_list_counts(run, counts)]:
         typer.echo(as_plain(line))
 
-
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-48
 def _list_work(result: Any) -> list[str]:
     if not result.n_embedded:
         lines = ["nothing to embed: the run has these papers already"]

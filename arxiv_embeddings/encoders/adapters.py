@@ -281,7 +281,7 @@ def forward_output(
     (bottleneck,) = output.bottlenecks.values()
     return end_sublayer(bottleneck, output.dropout(output.dense(hidden_states)), input_tensor, output.LayerNorm)
 
-
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-43
 def forward_block(
     block: nn.Module,  # `TransformerBlock` of DistilBERT, with one or two bottlenecks
     hidden_states: torch.Tensor,  # (n_papers, n_tokens, hidden_size)
@@ -294,7 +294,7 @@ def forward_block(
     middle = end_sublayer(bottlenecks.get("mh_adapter"), attended, hidden_states, block.sa_layer_norm)
     return end_sublayer(bottlenecks.get("output_adapter"), block.ffn(middle), middle, block.output_layer_norm)
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-42
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-44
 @dataclass(frozen=True)
 class Layout:
     "Where the layers of a kind of transformer are, and where in a layer its bottlenecks go."
@@ -319,7 +319,7 @@ _DISTILBERT = Layout(
 )
 LAYOUTS = {**dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra"), _BERT), "distilbert": _DISTILBERT}
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-46
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-48
 ADAPTER_FILES = ("adapter.safetensors", "pytorch_adapter.bin")
 
 
@@ -363,7 +363,7 @@ def read_adapter_weights(
             raise InputError(f"{where}: the weight {name} holds numbers that are not finite; get the adapter again")
     return weights
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-48
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-50
 def plain_name(
     name: str,  # of a weight in an adapter's file
     prefix: str,  # of the base model, such as bert
@@ -372,7 +372,7 @@ def plain_name(
     name = re.sub(r"\.(attention|layer)_text_(task|lang)_adapters\.", ".adapters.", name)
     return name.removeprefix(f"{prefix}.")
 
-
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-52
 def name_parts(
     config: AdapterConfig,  # from `read_adapter_config`
 ) -> dict[str, str]:  # name of each part in the file -> name in `Bottleneck`
@@ -384,7 +384,7 @@ def name_parts(
         parts["adapter_norm_after"] = "norm_after"
     return parts
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-52
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-56
 def check_base(
     config: AdapterConfig,  # from `read_adapter_config`
     model: nn.Module,  # a transformers model without heads
@@ -415,7 +415,7 @@ def check_base(
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-53
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-57
 def check_names(
     names: set[str],  # in the file, from `plain_name`
     expected: set[str],  # that the model and the options ask for
@@ -438,7 +438,7 @@ def check_names(
             f"{where} has {len(unknown)} weights that its options do not ask for, the first is {unknown[0]}"
         )
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-55
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-59
 def _drop_second_norms(weights: dict[str, torch.Tensor], config: AdapterConfig, where: str) -> dict[str, torch.Tensor]:
     "Leave out the second copies of the norms of `ln_before`; raises `InputError` if two copies differ."
     if not config.ln_before:
@@ -449,7 +449,7 @@ def _drop_second_norms(weights: dict[str, torch.Tensor], config: AdapterConfig, 
             raise InputError(f"{where}: {name} and {first} must be the same norm, but differ")
     return {name: tensor for name, tensor in weights.items() if seconds[name] == name}
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-56
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-60
 def _list_places(config: AdapterConfig, n_layers: int, layout: Layout) -> list[tuple[int, str, str]]:
     "List layer, option and start of the weights' names of each place that gets a bottleneck."
     return [
@@ -460,7 +460,7 @@ def _list_places(config: AdapterConfig, n_layers: int, layout: Layout) -> list[t
         if getattr(config, place)
     ]
 
-
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-62
 def make_bottlenecks(
     config: AdapterConfig,  # from `read_adapter_config`
     weights: dict[str, torch.Tensor],  # from `read_adapter_weights`
@@ -491,7 +491,7 @@ def make_bottlenecks(
         bottlenecks[layer, place] = bottleneck
     return bottlenecks
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-58
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-64
 def add_adapter(
     transformer: Any,  # a transformers model of a kind in `LAYOUTS`; changed in place
     folder: Path,  # with an adapter, as `save_adapter` of the package adapters writes it
@@ -517,7 +517,7 @@ def add_adapter(
         module.bottlenecks.train(model.training)
     return config
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-74
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-80
 def merge_pair(
     weight: torch.Tensor,  # of the base, (n_out, n_in)
     first: torch.Tensor,  # A, (r, n_in)
@@ -529,7 +529,7 @@ def merge_pair(
     pair = [matrix.to(device=weight.device, dtype=dtype) for matrix in (second, first)]
     return torch.addmm(weight.to(dtype), *pair, alpha=scaling)
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-79
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-85
 LONGEST_MATCH = 0.2  # seconds
 LONGEST_PATTERN = 10_000  # letters
 
@@ -549,7 +549,7 @@ def matches(
     except (ValueError, regex.error, RecursionError, MemoryError) as error:
         raise InputError(f"{where}: the pattern {show_value(pattern)} is broken ({error})") from error
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-83
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-89
 ALL_LINEAR = "all-linear"  # in place of a pattern
 
 
@@ -599,7 +599,7 @@ class LoraConfig:
             return named
         return named and _find_layer(name, self.layers_pattern, self.where) in self.layers_to_transform
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-85
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-91
 def _find_value(patterns: dict[str, Any], name: str, default: Any, where: str) -> Any:
     "Return the value of the first pattern that matches the end of a name."
     found = (value for pattern, value in patterns.items() if matches(rf"(.*\.)?({pattern})", name, where))
@@ -622,7 +622,7 @@ def _find_layer(name: str, patterns: tuple[str, ...], where: str) -> int | None:
                 return int(part)
     return None
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-89
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-95
 # `peft_type` in the file -> the form
 PEFT_FORMS = {
     "ADALORA": "AdaLoRA",
@@ -644,6 +644,8 @@ PEFT_FORMS = {
     "VERA": "VeRA",
     "XLORA": "X-LoRA",
 }
+
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-97
 # option -> what it means if it is set
 OTHER_LORAS = {
     "alora_invocation_tokens": "activated LoRA",
@@ -677,7 +679,7 @@ LORA_NOTES = {  # options that change nothing once a plain LoRA is trained
     *("init_lora_weights", "enable_lora", "merge_weights"),
 }
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-90
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-98
 def refuse_other_loras(
     content: dict[str, Any],  # of `adapter_config.json`
     where: str,  # the adapter, for the message
@@ -701,7 +703,7 @@ def refuse_other_loras(
     if unknown := sorted(name for name, value in content.items() if value and name not in known):
         raise InputError(f"{where} has an unknown option {show_value(unknown[0])} in adapter_config.json")
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-93
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-101
 def _are_names(value: Any) -> bool:
     "Whether a value is a name, or a list of names."
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
@@ -734,7 +736,7 @@ LORA_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "use_rslora": (lambda value: isinstance(value, bool), "true or false"),
 }
 
-
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-103
 def read_lora_config(
     folder: Path,  # with `adapter_config.json`, as peft writes it
     where: str | None = None,  # the adapter, for messages; `None`: its folder
@@ -761,7 +763,7 @@ def read_lora_config(
     base = content.get("base_model_name_or_path")
     return LoraConfig(**stated, base=base if isinstance(base, str) and base else None, where=where)
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-97
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-107
 LORA_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _PARTS = (
     r"(?P<pair>lora_[AB])(\.default)?\.weight|(?P<table>lora_embedding_[AB])(\.default)?|(?P<own>base_layer)\.weight"
@@ -785,7 +787,7 @@ def group_pairs(
         layers[found["layer"]][part] = tensor
     return layers
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-101
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-111
 def find_prefix(
     names: set[str],  # of layers with pairs
     model: nn.Module,  # a transformers model without heads
@@ -795,7 +797,7 @@ def find_prefix(
     own = {name for name, _ in model.named_modules()}
     return prefix if any(name.startswith(prefix) and name not in own for name in names) else ""
 
-
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-113
 def find_targets(
     config: LoraConfig,  # from `read_lora_config`
     model: nn.Module,  # a transformers model without heads
@@ -809,7 +811,7 @@ def find_targets(
         if isinstance(module, kinds) and not name.startswith("pooler.") and config.targets(prefix + name)
     }
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-105
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-117
 def check_layers(
     found: dict[str, Any],  # layers with pairs in the file
     targets: dict[str, nn.Module],  # from `find_targets`
@@ -831,7 +833,7 @@ def check_layers(
     if missing := sorted(targets.keys() - found.keys()):
         raise InputError(f"{config.where} has no weights for {missing[0]}, which its options name{made_for}")
 
-
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-119
 def check_pair(
     parts: dict[str, torch.Tensor],  # of one layer, from `group_pairs`
     layer: nn.Module,  # that gets the pair
@@ -858,7 +860,7 @@ def check_pair(
     first, second = (parts[part] for part in names)
     return (second.T, first.T) if is_table else (first, second)
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-107
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-121
 def merge_lora(
     transformer: Any,  # a transformers model; changed in place
     folder: Path,  # with an adapter, as `save_pretrained` of peft writes it
@@ -884,7 +886,7 @@ def merge_lora(
                 raise InputError(f"{config.where} makes numbers in {name} that are not finite; get the adapter again")
     return config
 
-
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-123
 def apply_adapter(
     transformer: Any,  # a transformers model; changed in place
     folder: Path,  # with an adapter of the package adapters or of peft

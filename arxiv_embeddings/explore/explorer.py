@@ -65,7 +65,7 @@ def match_condition(
         found = _match_value(values, column, condition)
     return pc.fill_null(found, False).to_numpy()
 
-
+# %% ../../nbs/explore/86_explorer.ipynb #86-explorer-14
 def _match_range(values: pa.ChunkedArray, column: str, lowest: Any, highest: Any) -> np.ndarray:
     if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
         raise InputError(f"the column {column!r} holds no numbers: give a text, not a range")
@@ -96,7 +96,7 @@ def _as_number(column: str, value: Any) -> Any:
     except ValueError:
         raise InputError(f"the column {column!r} holds numbers, not {value!r}") from None
 
-# %% ../../nbs/explore/86_explorer.ipynb #86-explorer-16
+# %% ../../nbs/explore/86_explorer.ipynb #86-explorer-18
 RANGE = re.compile(r"\s*(-?\d+(?:\.\d+)?)?\s*\.\.\s*(-?\d+(?:\.\d+)?)?\s*")
 
 
@@ -109,7 +109,7 @@ def read_condition(
         return lowest, highest
     return text
 
-# %% ../../nbs/explore/86_explorer.ipynb #86-explorer-20
+# %% ../../nbs/explore/86_explorer.ipynb #86-explorer-22
 class Exploration:
     "The papers of a run with their places, and the questions that an explorer asks."
 
@@ -168,7 +168,7 @@ class Exploration:
         name = {"paper_id": paper} if isinstance(paper, str) else {"row": paper}
         return _add_abstracts(find_similar(self.index, **name, k=k), self.papers)
 
-# %% ../../nbs/explore/86_explorer.ipynb #86-explorer-21
+# %% ../../nbs/explore/86_explorer.ipynb #86-explorer-23
 def _open_with_scale(run: Run) -> SearchIndex:
     "Open the index of a run, and measure its cosines if the index does not state their distribution."
     index = open_index(run)
@@ -183,7 +183,7 @@ def _add_abstracts(found: SearchResult, papers: pa.Table) -> SearchResult:
         found["abstract"] = papers["abstract"].take(pa.array(found["row"], type=pa.int64())).to_pylist()
     return found
 
-# %% ../../nbs/explore/86_explorer.ipynb #86-explorer-25
+# %% ../../nbs/explore/86_explorer.ipynb #86-explorer-27
 class MarkedPapers(Exploration):
     "The papers of a run in colors, some of them selected."
 
@@ -229,7 +229,7 @@ class MarkedPapers(Exploration):
         for listener in self.listeners:
             listener(changed)
 
-# %% ../../nbs/explore/86_explorer.ipynb #86-explorer-27
+# %% ../../nbs/explore/86_explorer.ipynb #86-explorer-29
 class Explorer(MarkedPapers):
     "A run that is searched, filtered, colored and selected from; `run.explore()` shows one."
 

@@ -200,7 +200,7 @@ def _read_accepted(papers: "Papers") -> Iterator[dict[str, Any]]:
     if n_rows != len(dropped) or read_file_state(files) != papers._state:
         raise _changed(files)
 
-
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-27
 def _make_batch(rows: list[dict[str, Any] | RejectedRow], papers: "Papers") -> pa.RecordBatch:
     "Convert accepted rows to a batch of the papers' schema."
     parsed = [row if isinstance(row, RejectedRow) else parse_row(row, papers.columns) for row in rows]
@@ -233,7 +233,7 @@ def _to_kept(value: Any, file_format: str) -> Any:
         return to_stored_text(value)
     return None if isinstance(value, str) and find_flaw(value) else value
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-27
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-29
 N_SHOWN = 3  # papers
 
 
@@ -271,7 +271,7 @@ class ShownPapers:
         "An HTML table for JupyterLab. Every value comes from the input and is escaped."
         return _show_papers(self)
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-29
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-31
 def make_schema(
     input_schema: pa.Schema,  # from `find_schema`
     kept: dict[str, str],  # input name -> name in the output, from `name_kept_columns`
@@ -281,7 +281,7 @@ def make_schema(
     kept_fields = [pa.field(kept[one.name], one.type) for one in input_schema if one.name in kept]
     return pa.schema([*OUTPUT_COLUMNS, *([CLASSES] if with_classes else []), *kept_fields])
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-32
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-34
 def note_unfilled(
     unfilled: set[str],  # roles that no paper fills, from `scan_rows`
     columns: dict[str, str],  # role -> column name
@@ -295,7 +295,7 @@ def note_unfilled(
             notes.append(f"no paper has {'' if role == 'categories' else 'a '}{role}: {why}{option}")
     return notes
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-35
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-37
 class Papers(ShownPapers):
     "The papers of one input: every row accounted for, the accepted papers streamed in input order."
 
@@ -356,7 +356,7 @@ class Papers(ShownPapers):
         "Read the accepted papers into memory."
         return pa.Table.from_batches(self.batches(limit=limit), self.schema)
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-37
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-39
 def open_papers(
     papers: Any,  # path or URI of a CSV, JSONL or Parquet file or a Parquet folder; or a DataFrame, Arrow table, list of dicts
     *,
@@ -394,7 +394,7 @@ def _refuse_numbers(files: InputFiles, schema: pa.Schema, columns: dict[str, str
             f"zeros at either end of an arXiv id are already lost; {remedy}"
         )
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-40
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-42
 def read_papers(
     papers: Any,  # path or URI of a CSV, JSONL or Parquet file or a Parquet folder; or a DataFrame, Arrow table, list of dicts
     **columns: str | None,  # `id_column` and so on, as for `open_papers`
@@ -402,17 +402,17 @@ def read_papers(
     "Check an input from end to end; raises `InputError` if it cannot be read, or no row is a paper."
     return open_papers(papers, **columns).scan()
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-52
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-54
 def sample_papers() -> Path:  # a CSV file in the package
     "Get the path of the sample corpus."
     return Path(resources.files("arxiv_embeddings") / "sample" / "papers.csv")
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-56
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-58
 def sample_relations() -> Path:  # a TSV file in the package: `src`, `dst`, `kind`
     "Get the path of the related pairs of the sample corpus."
     return Path(resources.files("arxiv_embeddings") / "sample" / "relations.tsv")
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-59
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-61
 def copy_sample(
     folder: str | Path,  # folder to write to; made if it is missing
 ) -> list[Path]:  # the files written
