@@ -197,9 +197,6 @@ def read_exports(
         raise InputError(f"{folder / MANIFEST_NAME} is damaged ({error}): remove it, and export again") from error
     return exports
 
-# %% ../../nbs/runs/46_export.ipynb #46-export-30
-#| export
-
 # %% ../../nbs/runs/46_export.ipynb #46-export-31
 def export_run(
     run: Run,  # an opened run
