@@ -60,6 +60,25 @@ def test_outputs_are_small_and_hold_no_leftovers(path: Path) -> None:
             assert "execution_count" not in output or output["execution_count"] is None
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_an_exported_cell_is_short_and_defines_one_thing(path: Path) -> None:
+    for cell in nbformat.read(path, as_version=4).cells:
+        if not cell.source.startswith("#| export"):
+            continue
+        nodes, n_lines = ast.parse(cell.source).body, len(cell.source.splitlines())
+        assert nodes, "an exported cell is empty"
+        defined = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        if isinstance(nodes[0], ast.Import | ast.ImportFrom) and not defined:
+            continue  # the imports of a module are as long as they are
+        assert n_lines <= 60, f"{n_lines} lines:\n{cell.source}"
+        public = [node.name for node in defined if not node.name.startswith("_")]
+        assert len(public) < 2, f"a cell for each of {', '.join(public)}"
+        if n_lines > 40:  # one class, one function with many documented parameters, or one table
+            assert len(defined) < 2, cell.source
+            code = [node.end_lineno - node.body[0].end_lineno for node in defined if isinstance(node, ast.FunctionDef)]
+            assert not code or max(code) <= 40, cell.source
+
+
 WINGS = {  # and the wings that each may import: those below it
     "files": set(),
     "papers": {"files"},

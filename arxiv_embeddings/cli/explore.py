@@ -181,31 +181,39 @@ def index(
     if table and (kind or recall or memory or precision or fresh or words or metric):
         raise typer.BadParameter("--table writes no index: leave the other options out")
     if table:
-        from arxiv_embeddings.explore.losses import measure_losses
-
-        losses = json.loads(measure_losses(opened).to_json(orient="records"))
+        losses = _list_losses(opened)
         return print_json(losses) if output.as_json else print_table(losses)
     options = {"recall": recall, "memory": memory and memory << 20, "precision": precision, "metric": metric}
     build_index(opened, kind, fresh=fresh, **{name: value for name, value in options.items() if value is not None})
     if words:
         build_words(opened)
     described = describe_index(open_index(opened)) | (describe_words(open_words(opened)) if words else {})
-    if output.as_json:
-        return print_json(described)
+    print_json(described) if output.as_json else print_facts(_show_index(described))
+
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-22
+def _show_index(described: dict[str, Any]) -> dict[str, str]:
+    "Put what is known of an index, and perhaps of words, into lines."
     n_measured = described["n_measured"]
     of_fewer = f" when the run had {n_measured:,} papers" if n_measured != described["n_papers"] else ""
-    print_facts(
-        {
-            "index": described["index"],
-            "kind": f"{described['kind']}: {described['reason']}",
-            "papers": f"{described['n_papers']:,}",
-            **{name: f"{value:.3f}{of_fewer}" for name, value in described["recall@10"].items()},
-            "on disk": format_size(described["n_bytes"]),
-            **({"words": f"{described['n_words']:,}, {format_size(described['n_bytes_words'])}"} if words else {}),
-        }
-    )
+    lines = {
+        "index": described["index"],
+        "kind": f"{described['kind']}: {described['reason']}",
+        "papers": f"{described['n_papers']:,}",
+        **{name: f"{value:.3f}{of_fewer}" for name, value in described["recall@10"].items()},
+        "on disk": format_size(described["n_bytes"]),
+    }
+    if "n_words" in described:
+        lines["words"] = f"{described['n_words']:,}, {format_size(described['n_bytes_words'])}"
+    return lines
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-23
+
+def _list_losses(opened: Any) -> list[dict[str, Any]]:
+    "Measure what smaller vectors and codes lose, as plain JSON values."
+    from arxiv_embeddings.explore.losses import measure_losses
+
+    return json.loads(measure_losses(opened).to_json(orient="records"))
+
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-25
 class MeasureGroup(str, Enum):
     "Measures that belong together."
 
@@ -213,7 +221,7 @@ class MeasureGroup(str, Enum):
     classification = "classification"
     clustering = "clustering"
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-24
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-26
 @dataclass(frozen=True)
 class MeasureOptions:
     "Options of an evaluation."
@@ -248,14 +256,14 @@ class MeasureOptions:
         only = {"only": tuple(dict.fromkeys(one.value for one in self.only))} if self.only else {}
         return {"k": self.k, "metric": self.metric, "n_queries": self.sample, "seed": self.seed, **only}
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-25
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-27
 TestSet = Annotated[
     str | None,
     typer.Option(metavar="FOLDER", help="Test set in BEIR's layout; the run must be made from its corpus.jsonl."),
 ]
 Split = Annotated[str | None, typer.Option(help="Split of the BEIR set; default: test.")]
 
-
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-29
 @app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings evaluate run --relations relations.tsv")
 @reports_errors
 @takes_options
@@ -292,7 +300,7 @@ def evaluate(
     typer.echo("\n".join(wrap_text(line) for line in summarize_measures(measured)))
     print_table([{"kind": kind} | numbers for kind, numbers in measured.get("relations", {}).items()])
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-28
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-32
 N_DISAGREEMENTS = 5  # papers that are shown as text; the other forms have ten
 
 
@@ -303,7 +311,7 @@ class ComparisonForm(str, Enum):
     markdown = "markdown"
     csv = "csv"
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-29
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-33
 @app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings compare run_a run_b --relations relations.tsv")
 @reports_errors
 @takes_options
@@ -336,7 +344,7 @@ def compare(
         typer.echo("\npapers on which they disagree most:")
         print_table(compared.disagreements.head(N_DISAGREEMENTS).to_dict("records"))
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-32
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-36
 @dataclass(frozen=True)
 class DrawOptions:
     "How pictures are drawn."
@@ -374,7 +382,7 @@ class DrawOptions:
         200
     )
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-33
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-37
 def read_size(
     text: str,  # width and height in inches, such as `8x5.5`
 ) -> tuple[float, float]:
@@ -385,7 +393,7 @@ def read_size(
         raise InputError(f"--size must be width and height in inches, such as 8x5.5, each 1 to 50, not {text!r}")
     return width, height
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-36
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-40
 @app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings plot run --color year")
 @reports_errors
 @takes_options
@@ -407,7 +415,7 @@ def plot(run: RunFolder, options: DrawOptions, output: ResultOptions) -> None:
     )
     _print_files(plot_run(opened, drawn), output.as_json)
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-39
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-43
 @dataclass(frozen=True)
 class MapOptions:
     "What a map shows."
@@ -430,7 +438,7 @@ class MapOptions:
         typer.Option("--dark", help="For .svg and .png: a dark ground; .html has both.", rich_help_panel="Content"),
     ] = False
 
-# %% ../../nbs/cli/92_explore.ipynb #92-explore-40
+# %% ../../nbs/cli/92_explore.ipynb #92-explore-44
 @app.command("map", cls=GroupedCommand, epilog="Example: arxiv-embeddings map run --color year --out map.png")
 @reports_errors
 @takes_options

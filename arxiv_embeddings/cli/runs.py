@@ -512,7 +512,7 @@ def compare_models(
         typer.echo(wrap_text(f"the two models are not compared: {error}"), err=True)
         return None
 
-# %% ../../nbs/cli/91_runs.ipynb #91-runs-47
+# %% ../../nbs/cli/91_runs.ipynb #91-runs-48
 def describe_changes(
     changes: Any,  # of a `MigrateResult`
 ) -> str:  # one line
@@ -521,7 +521,7 @@ def describe_changes(
     files = [one.describe().split(":")[0] for one in changes if one.of_files]
     return "; ".join([*stated, *([f"other files: {', '.join(files)}"] if files else [])])
 
-
+# %% ../../nbs/cli/91_runs.ipynb #91-runs-50
 @app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings migrate run --model specter2")
 @reports_errors
 @takes_options

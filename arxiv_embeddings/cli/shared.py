@@ -74,70 +74,60 @@ HowMany = Annotated[int, typer.Option("-k", help="How many papers to find.", min
 Revision = Annotated[str | None, typer.Option(help="Hub commit, tag or branch of the model.", rich_help_panel="Model")]
 
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-10
+def _about_model(*names: str, **details: Any) -> Any:
+    "Make an option of the group Model, which `--help` lists together."
+    return typer.Option(*names, rich_help_panel="Model", **details)
+
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-11
 @dataclass(frozen=True)
 class ModelOptions:
     "Everything that changes a vector, and what to do if a text or int8 makes trouble."
 
-    model: Annotated[str, typer.Option(help="Name (see: models), hub id or model folder.", rich_help_panel="Model")] = (
-        "minilm"
-    )
+    model: Annotated[str, _about_model(help="Name (see: models), hub id or model folder.")] = "minilm"
     precision: Annotated[
         Literal["float32", "int8", "bfloat16", "float16"],
-        typer.Option(help="int8 on CPUs; bfloat16 or float16 if the processor has it.", rich_help_panel="Model"),
+        _about_model(help="int8 on CPUs; bfloat16 or float16 if the processor has it."),
     ] = "float32"
     text: Annotated[
         Literal["title+abstract", "abstract"] | None,
-        typer.Option(help="Text of a paper; default: the model's own.", rich_help_panel="Model"),
+        _about_model(help="Text of a paper; default: the model's own."),
     ] = None
     pooling: Annotated[
         str | None,
-        typer.Option(
-            help="For a plain transformer: mean, cls, lasttoken, ...; + joins several.", rich_help_panel="Model"
-        ),
+        _about_model(help="For a plain transformer: mean, cls, lasttoken, ...; + joins several."),
     ] = None
-    max_tokens: Annotated[
-        int | None, typer.Option(min=3, help="Truncate texts to this many tokens.", rich_help_panel="Model")
-    ] = None
+    max_tokens: Annotated[int | None, _about_model(min=3, help="Truncate texts to this many tokens.")] = None
     long_text: Annotated[
         Literal["truncate", "windows"],
-        typer.Option(help="Texts beyond the limit; windows are read one by one and averaged.", rich_help_panel="Model"),
+        _about_model(help="Texts beyond the limit; windows are read one by one and averaged."),
     ] = "truncate"
     revision: Revision = None
-    adapter: Annotated[
-        str | None, typer.Option(help="Hub id, folder or known name of an adapter.", rich_help_panel="Model")
-    ] = None
+    adapter: Annotated[str | None, _about_model(help="Hub id, folder or known name of an adapter.")] = None
     query_adapter: Annotated[
         str | None,
-        typer.Option(help="The same for text queries; default: the model's own, if any.", rich_help_panel="Model"),
+        _about_model(help="The same for text queries; default: the model's own, if any."),
     ] = None
     prompt: Annotated[
         str | None,
-        typer.Option(
+        _about_model(
             help="Put before each paper: words, or a name in the model's files; default: as its authors mean it.",
-            rich_help_panel="Model",
         ),
     ] = None
-    query_prompt: Annotated[
-        str | None, typer.Option(help="The same before each text query.", rich_help_panel="Model")
-    ] = None
+    query_prompt: Annotated[str | None, _about_model(help="The same before each text query.")] = None
     truncate_dim: Annotated[
         int | None,
-        typer.Option(min=1, help="Keep this many of a vector's first dimensions.", rich_help_panel="Model"),
+        _about_model(min=1, help="Keep this many of a vector's first dimensions."),
     ] = None
     allow_unknown: Annotated[
         bool,
-        typer.Option(
-            "--allow-unknown", help="Embed papers of which the model knows no token, counted.", rich_help_panel="Model"
-        ),
+        _about_model("--allow-unknown", help="Embed papers of which the model knows no token, counted."),
     ] = False
     minimum_cosine: Annotated[
         float,
-        typer.Option(
-            min=-1, max=1, help="Stop an int8 run that is farther from float32 than this.", rich_help_panel="Model"
-        ),
+        _about_model(min=-1, max=1, help="Stop an int8 run that is farther from float32 than this."),
     ] = 0.99
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-11
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-12
 @dataclass(frozen=True)
 class MachineOptions:
     "How a model runs on this machine; none of it changes which vectors are right."
@@ -150,7 +140,7 @@ class MachineOptions:
         str | None, typer.Option(help="cpu, cuda, ...; default: a GPU if there is one.", rich_help_panel="Model")
     ] = None
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-12
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-13
 @dataclass(frozen=True)
 class ChangeOptions:
     "How much of an input is embedded, and what becomes of papers that the run has already."
@@ -178,7 +168,7 @@ class ChangeOptions:
         ),
     ] = None
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-13
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-14
 @dataclass(frozen=True)
 class ColumnOptions:
     "The columns of an input and the way it is written, if they cannot be found in the input itself."
@@ -209,7 +199,7 @@ class ColumnOptions:
         typer.Option(help="Of CSV and JSON, such as cp1252 or utf-16; default: UTF-8.", rich_help_panel="Papers"),
     ] = None
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-14
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-15
 @dataclass(frozen=True)
 class OutputOptions:
     "How much is printed, and in which form."
@@ -228,7 +218,7 @@ class OutputOptions:
         if self.quiet:
             logging.getLogger("arxiv_embeddings").setLevel(logging.WARNING)
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-15
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-16
 @dataclass(frozen=True)
 class ResultOptions:
     "In which form a result is printed, for commands without a progress bar."
@@ -236,7 +226,7 @@ class ResultOptions:
     as_json: AsJson = False
     debug: Debug = False
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-16
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-17
 @dataclass(frozen=True)
 class FindOptions:
     "Options of a search: number of papers, filters and ranking."
@@ -265,7 +255,7 @@ class FindOptions:
         chosen = {name: getattr(self, name) for name in ("k", "category", "where", "by", "rerank")}
         return chosen | {"offset": (self.page - 1) * self.k}
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-17
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-18
 def takes_options(
     command: Callable[..., None],  # parameters annotated with a dataclass of options, among others
 ) -> Callable[..., None]:  # the same, for Typer: with the fields of the dataclasses as parameters
@@ -291,7 +281,7 @@ def takes_options(
     run_command.__annotations__ = {one.name: one.annotation for one in parameters}
     return run_command
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-22
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-23
 def describe_error(
     error: BaseException,  # that ended a command
 ) -> str:  # one line
@@ -310,7 +300,7 @@ def describe_error(
         )
     return " ".join(text.split())
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-24
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-25
 def reports_errors(
     command: Callable[..., None],  # a command with a `debug` option
 ) -> Callable[..., None]:  # the same, ending in one line on stderr and exit code 1 if it fails
@@ -336,28 +326,28 @@ def reports_errors(
 
     return run_command
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-26
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-27
 def print_json(
     value: Any,  # dictionaries, lists, texts and numbers
 ) -> None:
     "Print a result for programs."
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-27
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-28
 def as_plain(
     value: Any,  # anything that came from a corpus
 ) -> str:  # one line without control characters, which could steer a terminal
     "Make a value safe to print; `None` becomes an empty text."
     return "" if value is None else re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", str(value))
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-31
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-32
 def find_width() -> int | None:  # columns, 40 or more; `None` for a pipe, if `COLUMNS` is not set
     "Find the width of the output."
     if sys.stdout.isatty() or "COLUMNS" in os.environ:
         return max(shutil.get_terminal_size().columns, 40)
     return None
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-32
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-33
 def wrap_text(
     text: str,  # may come from a corpus
     indent: int = 0,  # columns before each line; those of the first line hold something else
@@ -369,7 +359,7 @@ def wrap_text(
     lines = textwrap.wrap(plain, max(width - indent, 20), break_long_words=False, break_on_hyphens=False)
     return ("\n" + " " * indent).join(lines)
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-33
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-34
 def print_facts(
     facts: dict[str, str],  # name -> value, which may come from a corpus
 ) -> None:
@@ -377,14 +367,14 @@ def print_facts(
     indent = max(map(len, facts), default=0) + 2
     typer.echo("\n".join(f"{name + ':':{indent}}{wrap_text(value, indent)}" for name, value in facts.items()))
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-34
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-35
 def print_heading(
     text: str,  # a line above a table; may come from a corpus
 ) -> None:
     "Print the line above a table; if the table goes into a pipe, on stderr."
     typer.echo(wrap_text(text), err=find_width() is None)
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-38
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-39
 WRAPPED = ("title", "categories", "description")  # columns of words, which are broken into lines first
 
 
@@ -416,7 +406,7 @@ def print_table(
     piped = not sys.stdout.isatty()
     Console(width=width, no_color=piped, color_system=None if piped else "auto", force_jupyter=False).print(table)
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-42
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-43
 def _print_files(paths: list[Any], as_json: bool) -> None:
     "Print the names of written files and their sizes."
     files = [{"file": str(path), "n_bytes": path.stat().st_size} for path in paths]
@@ -425,7 +415,7 @@ def _print_files(paths: list[Any], as_json: bool) -> None:
     for one in files:
         typer.echo(f"{as_plain(one['file'])}: {format_size(one['n_bytes'])}")
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-44
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-45
 REPORTED = ("n_rows", "n_accepted", "n_white_space_collapsed", "rejected")
 FOUND = ("columns", "not_used", "column_notes", "notes")  # of the input, beside its rows
 COUNTED = ("n_truncated", "n_in_windows", "n_unknown", "n_recomputed")
@@ -439,7 +429,7 @@ def list_rows(
 
     return str(ReadReport(**{name: kept[name] for name in (*REPORTED, "notes") if kept.get(name)})).splitlines()
 
-# %% ../../nbs/cli/90_shared.ipynb #90-shared-45
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-46
 def print_embedded(
     result: Any,  # from `embed_papers`
     as_json: bool,  # JSON instead of sentences
@@ -457,7 +447,7 @@ def print_embedded(
     for line in [*list_rows(kept), *_list_work(result), *_list_counts(run, counts)]:
         typer.echo(as_plain(line))
 
-
+# %% ../../nbs/cli/90_shared.ipynb #90-shared-48
 def _list_work(result: Any) -> list[str]:
     if not result.n_embedded:
         lines = ["nothing to embed: the run has these papers already"]

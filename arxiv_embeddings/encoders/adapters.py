@@ -281,7 +281,7 @@ def forward_output(
     (bottleneck,) = output.bottlenecks.values()
     return end_sublayer(bottleneck, output.dropout(output.dense(hidden_states)), input_tensor, output.LayerNorm)
 
-
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-43
 def forward_block(
     block: nn.Module,  # `TransformerBlock` of DistilBERT, with one or two bottlenecks
     hidden_states: torch.Tensor,  # (n_papers, n_tokens, hidden_size)
@@ -294,7 +294,7 @@ def forward_block(
     middle = end_sublayer(bottlenecks.get("mh_adapter"), attended, hidden_states, block.sa_layer_norm)
     return end_sublayer(bottlenecks.get("output_adapter"), block.ffn(middle), middle, block.output_layer_norm)
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-42
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-44
 @dataclass(frozen=True)
 class Layout:
     "Where the layers of a kind of transformer are, and where in a layer its bottlenecks go."
@@ -319,7 +319,7 @@ _DISTILBERT = Layout(
 )
 LAYOUTS = {**dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra"), _BERT), "distilbert": _DISTILBERT}
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-46
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-48
 ADAPTER_FILES = ("adapter.safetensors", "pytorch_adapter.bin")
 
 
@@ -329,32 +329,7 @@ def read_adapter_weights(
     names: tuple[str, ...] = ADAPTER_FILES,  # that the file may have
 ) -> dict[str, torch.Tensor]:  # by name, on the CPU, without heads
     "Read the weights of an adapter; raises `InputError` for a missing or damaged file, or numbers that are not finite."
-    paths = find_weights(folder)
-    if len(paths) != 1 or paths[0].name not in names:
-        found = f", only {paths[0].name}" if paths else ""
-        beside = [name for name in names if (folder / name).exists()]
-        raise InputError(
-            f"{where} has {paths[0].name} beside {beside[0]}: put the adapter into a folder of its own"
-            if beside
-            else f"{where} has no {' or '.join(names)}{found}"
-        )
-    try:
-        if paths[0].suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            read_shapes(paths[0])
-            weights = load_file(paths[0])
-        else:
-            weights = torch.load(paths[0], map_location="cpu", weights_only=True)
-        if not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items()):
-            raise ValueError("it holds more than named weights")
-    except Exception as error:  # each format has its own exceptions
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if reason.startswith("Weights only load failed"):  # torch goes on with how to run the pickle all the same
-            reason = "a pickle of other things than tensors"
-        raise InputError(
-            f"{paths[0]} is damaged or holds more than weights ({reason}); get the adapter again"
-        ) from error
+    weights = _load_weights(_find_file(folder, where, names))
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith("heads.")}
     for name, tensor in weights.items():
         if not TENSOR_NAME.fullmatch(name):
@@ -363,7 +338,38 @@ def read_adapter_weights(
             raise InputError(f"{where}: the weight {name} holds numbers that are not finite; get the adapter again")
     return weights
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-48
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-50
+def _find_file(folder: Path, where: str, names: tuple[str, ...]) -> Path:
+    "Find the only file of weights in a folder; raise `InputError` if it has another name, or is not the only one."
+    paths = find_weights(folder)
+    if len(paths) == 1 and paths[0].name in names:
+        return paths[0]
+    if beside := [name for name in names if (folder / name).exists()]:
+        raise InputError(f"{where} has {paths[0].name} beside {beside[0]}: put the adapter into a folder of its own")
+    found = f", only {paths[0].name}" if paths else ""
+    raise InputError(f"{where} has no {' or '.join(names)}{found}")
+
+
+def _load_weights(path: Path) -> dict[str, torch.Tensor]:
+    "Load safetensors, or a pickle as weights only; raise `InputError` if the file holds anything else."
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            read_shapes(path)
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+        if not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items()):
+            raise ValueError("it holds more than named weights")
+    except Exception as error:  # each format has its own exceptions
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if reason.startswith("Weights only load failed"):  # torch goes on with how to run the pickle all the same
+            reason = "a pickle of other things than tensors"
+        raise InputError(f"{path} is damaged or holds more than weights ({reason}); get the adapter again") from error
+    return weights
+
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-52
 def plain_name(
     name: str,  # of a weight in an adapter's file
     prefix: str,  # of the base model, such as bert
@@ -372,7 +378,7 @@ def plain_name(
     name = re.sub(r"\.(attention|layer)_text_(task|lang)_adapters\.", ".adapters.", name)
     return name.removeprefix(f"{prefix}.")
 
-
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-54
 def name_parts(
     config: AdapterConfig,  # from `read_adapter_config`
 ) -> dict[str, str]:  # name of each part in the file -> name in `Bottleneck`
@@ -384,7 +390,7 @@ def name_parts(
         parts["adapter_norm_after"] = "norm_after"
     return parts
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-52
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-58
 def check_base(
     config: AdapterConfig,  # from `read_adapter_config`
     model: nn.Module,  # a transformers model without heads
@@ -415,7 +421,7 @@ def check_base(
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-53
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-59
 def check_names(
     names: set[str],  # in the file, from `plain_name`
     expected: set[str],  # that the model and the options ask for
@@ -438,7 +444,7 @@ def check_names(
             f"{where} has {len(unknown)} weights that its options do not ask for, the first is {unknown[0]}"
         )
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-55
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-61
 def _drop_second_norms(weights: dict[str, torch.Tensor], config: AdapterConfig, where: str) -> dict[str, torch.Tensor]:
     "Leave out the second copies of the norms of `ln_before`; raises `InputError` if two copies differ."
     if not config.ln_before:
@@ -449,7 +455,7 @@ def _drop_second_norms(weights: dict[str, torch.Tensor], config: AdapterConfig, 
             raise InputError(f"{where}: {name} and {first} must be the same norm, but differ")
     return {name: tensor for name, tensor in weights.items() if seconds[name] == name}
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-56
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-62
 def _list_places(config: AdapterConfig, n_layers: int, layout: Layout) -> list[tuple[int, str, str]]:
     "List layer, option and start of the weights' names of each place that gets a bottleneck."
     return [
@@ -460,7 +466,7 @@ def _list_places(config: AdapterConfig, n_layers: int, layout: Layout) -> list[t
         if getattr(config, place)
     ]
 
-
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-64
 def make_bottlenecks(
     config: AdapterConfig,  # from `read_adapter_config`
     weights: dict[str, torch.Tensor],  # from `read_adapter_weights`
@@ -491,7 +497,7 @@ def make_bottlenecks(
         bottlenecks[layer, place] = bottleneck
     return bottlenecks
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-58
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-66
 def add_adapter(
     transformer: Any,  # a transformers model of a kind in `LAYOUTS`; changed in place
     folder: Path,  # with an adapter, as `save_adapter` of the package adapters writes it
@@ -517,7 +523,7 @@ def add_adapter(
         module.bottlenecks.train(model.training)
     return config
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-74
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-82
 def merge_pair(
     weight: torch.Tensor,  # of the base, (n_out, n_in)
     first: torch.Tensor,  # A, (r, n_in)
@@ -529,7 +535,7 @@ def merge_pair(
     pair = [matrix.to(device=weight.device, dtype=dtype) for matrix in (second, first)]
     return torch.addmm(weight.to(dtype), *pair, alpha=scaling)
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-79
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-87
 LONGEST_MATCH = 0.2  # seconds
 LONGEST_PATTERN = 10_000  # letters
 
@@ -549,7 +555,7 @@ def matches(
     except (ValueError, regex.error, RecursionError, MemoryError) as error:
         raise InputError(f"{where}: the pattern {show_value(pattern)} is broken ({error})") from error
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-83
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-91
 ALL_LINEAR = "all-linear"  # in place of a pattern
 
 
@@ -569,17 +575,12 @@ class LoraConfig:
     base: str | None = None  # name of the model that it was trained on; only for messages
     where: str = "the adapter"  # for messages
 
-    def _find(self, patterns: dict[str, Any], name: str, default: Any) -> Any:
-        "Return the value of the first pattern that matches the end of a name."
-        found = (value for pattern, value in patterns.items() if matches(rf"(.*\.)?({pattern})", name, self.where))
-        return next(found, default)
-
     def rank_of(
         self,
         name: str,  # of a layer
     ) -> int:
         "Find how narrow a pair is."
-        return self._find(self.rank_pattern, name, self.r)
+        return _find_value(self.rank_pattern, name, self.r, self.where)
 
     def scaling_of(
         self,
@@ -587,37 +588,47 @@ class LoraConfig:
     ) -> float:
         "Compute the factor of a pair."
         rank = self.rank_of(name)
-        return self._find(self.alpha_pattern, name, self.lora_alpha) / (math.sqrt(rank) if self.use_rslora else rank)
+        alpha = _find_value(self.alpha_pattern, name, self.lora_alpha, self.where)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
     def targets(
         self,
         name: str,  # of a layer, as the model that was trained has it
     ) -> bool:
         "Whether a layer has a pair."
-        if self._names(self.exclude_modules, name):
+        if _is_named(name, self.exclude_modules, self.where):
             return False
         if self.target_modules == ALL_LINEAR:
             return True
+        named = _is_named(name, self.target_modules, self.where)
         if isinstance(self.target_modules, str) or name in self.target_modules or not self.layers_to_transform:
-            return self._names(self.target_modules, name)
-        return self._names(self.target_modules, name) and self._layer_of(name) in self.layers_to_transform
+            return named
+        return named and _find_layer(name, self.layers_pattern, self.where) in self.layers_to_transform
 
-    def _names(self, names: str | tuple[str, ...], name: str) -> bool:
-        "Whether a pattern, or a list of ends of names, names a layer."
-        if isinstance(names, str):
-            return matches(names, name, self.where)
-        return any(name == one or name.endswith(f".{one}") for one in names)
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-93
+def _find_value(patterns: dict[str, Any], name: str, default: Any, where: str) -> Any:
+    "Return the value of the first pattern that matches the end of a name."
+    found = (value for pattern, value in patterns.items() if matches(rf"(.*\.)?({pattern})", name, where))
+    return next(found, default)
 
-    def _layer_of(self, name: str) -> int | None:
-        "Return the number in a name that numbers a layer of the transformer, the first by the first pattern."
-        parts = name.split(".")
-        for pattern in [rf"(.*\.)?({one})" for one in self.layers_pattern] or [".+"]:
-            for place, part in enumerate(parts):
-                if part.isdecimal() and matches(pattern, ".".join(parts[:place]), self.where):
-                    return int(part)
-        return None
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-87
+def _is_named(name: str, names: str | tuple[str, ...], where: str) -> bool:
+    "Whether a pattern, or a list of ends of names, names a layer."
+    if isinstance(names, str):
+        return matches(names, name, where)
+    return any(name == one or name.endswith(f".{one}") for one in names)
+
+
+def _find_layer(name: str, patterns: tuple[str, ...], where: str) -> int | None:
+    "Return the number in a name that numbers a layer of the transformer, the first by the first pattern."
+    parts = name.split(".")
+    for pattern in [rf"(.*\.)?({one})" for one in patterns] or [".+"]:
+        for place, part in enumerate(parts):
+            if part.isdecimal() and matches(pattern, ".".join(parts[:place]), where):
+                return int(part)
+    return None
+
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-97
 # `peft_type` in the file -> the form
 PEFT_FORMS = {
     "ADALORA": "AdaLoRA",
@@ -639,6 +650,8 @@ PEFT_FORMS = {
     "VERA": "VeRA",
     "XLORA": "X-LoRA",
 }
+
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-99
 # option -> what it means if it is set
 OTHER_LORAS = {
     "alora_invocation_tokens": "activated LoRA",
@@ -672,7 +685,7 @@ LORA_NOTES = {  # options that change nothing once a plain LoRA is trained
     *("init_lora_weights", "enable_lora", "merge_weights"),
 }
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-88
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-100
 def refuse_other_loras(
     content: dict[str, Any],  # of `adapter_config.json`
     where: str,  # the adapter, for the message
@@ -696,7 +709,7 @@ def refuse_other_loras(
     if unknown := sorted(name for name, value in content.items() if value and name not in known):
         raise InputError(f"{where} has an unknown option {show_value(unknown[0])} in adapter_config.json")
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-91
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-103
 def _are_names(value: Any) -> bool:
     "Whether a value is a name, or a list of names."
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
@@ -729,7 +742,7 @@ LORA_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "use_rslora": (lambda value: isinstance(value, bool), "true or false"),
 }
 
-
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-105
 def read_lora_config(
     folder: Path,  # with `adapter_config.json`, as peft writes it
     where: str | None = None,  # the adapter, for messages; `None`: its folder
@@ -756,7 +769,7 @@ def read_lora_config(
     base = content.get("base_model_name_or_path")
     return LoraConfig(**stated, base=base if isinstance(base, str) and base else None, where=where)
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-95
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-109
 LORA_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _PARTS = (
     r"(?P<pair>lora_[AB])(\.default)?\.weight|(?P<table>lora_embedding_[AB])(\.default)?|(?P<own>base_layer)\.weight"
@@ -780,7 +793,7 @@ def group_pairs(
         layers[found["layer"]][part] = tensor
     return layers
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-99
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-113
 def find_prefix(
     names: set[str],  # of layers with pairs
     model: nn.Module,  # a transformers model without heads
@@ -790,7 +803,7 @@ def find_prefix(
     own = {name for name, _ in model.named_modules()}
     return prefix if any(name.startswith(prefix) and name not in own for name in names) else ""
 
-
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-115
 def find_targets(
     config: LoraConfig,  # from `read_lora_config`
     model: nn.Module,  # a transformers model without heads
@@ -804,7 +817,7 @@ def find_targets(
         if isinstance(module, kinds) and not name.startswith("pooler.") and config.targets(prefix + name)
     }
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-103
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-119
 def check_layers(
     found: dict[str, Any],  # layers with pairs in the file
     targets: dict[str, nn.Module],  # from `find_targets`
@@ -826,7 +839,7 @@ def check_layers(
     if missing := sorted(targets.keys() - found.keys()):
         raise InputError(f"{config.where} has no weights for {missing[0]}, which its options name{made_for}")
 
-
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-121
 def check_pair(
     parts: dict[str, torch.Tensor],  # of one layer, from `group_pairs`
     layer: nn.Module,  # that gets the pair
@@ -853,7 +866,7 @@ def check_pair(
     first, second = (parts[part] for part in names)
     return (second.T, first.T) if is_table else (first, second)
 
-# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-105
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-123
 def merge_lora(
     transformer: Any,  # a transformers model; changed in place
     folder: Path,  # with an adapter, as `save_pretrained` of peft writes it
@@ -879,7 +892,7 @@ def merge_lora(
                 raise InputError(f"{config.where} makes numbers in {name} that are not finite; get the adapter again")
     return config
 
-
+# %% ../../nbs/encoders/31_adapters.ipynb #31-adapters-125
 def apply_adapter(
     transformer: Any,  # a transformers model; changed in place
     folder: Path,  # with an adapter of the package adapters or of peft

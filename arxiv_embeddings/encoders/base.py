@@ -330,6 +330,6 @@ class TextEncoder(ShownEncoder):
         "Put the model's prompt for text queries before each text from now on, instead of its prompt for papers."
         self.text_tokenizer = self.text_tokenizer.for_queries()
 
-
+# %% ../../nbs/encoders/32_base.ipynb #32-base-30
 class BatchEncoder(TextEncoder, GuardedEngine):
     "A text encoder around an engine."

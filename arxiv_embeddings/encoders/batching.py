@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from .vectors import l2_normalize
 from ..files.errors import InputError
@@ -134,8 +134,7 @@ class TextTokenizer:
         if self.include_prompt or not self.prompt:
             return 0
         encoding = self.tokenizer.encode(self.prompt.lower() if self.lower_case else self.prompt)
-        overflowing = sum(len(piece) - self.n_special for piece in encoding.overflowing)  # beyond the limit
-        return len(encoding) - encoding.special_tokens_mask[-1] + overflowing
+        return _count_tokens(encoding, self.n_special) - encoding.special_tokens_mask[-1]
 
     def for_queries(self) -> "TextTokenizer":
         "Return the tokenizer of text queries: the same with another prompt."
@@ -152,27 +151,37 @@ class TextTokenizer:
         prepared = [self.prompt + text.strip() for text in texts]
         if self.lower_case:
             prepared = [text.lower() for text in prepared]
-        rows, owners, n_tokens = [], [], []
-        for position, encoding in enumerate(self.tokenizer.encode_batch_fast(prepared)):
-            pieces = [encoding, *encoding.overflowing]
-            n_tokens.append(sum(len(piece) - self.n_special for piece in pieces) + self.n_special)
-            for piece in pieces if self.long_text == "windows" else pieces[:1]:
-                rows.append(np.array(piece.ids, dtype=np.int32))
-                owners.append(position)
-        owners = np.array(owners, dtype=np.int64)
+        encodings = self.tokenizer.encode_batch_fast(prepared)
+        rows, owners = _list_rows(encodings, self.long_text == "windows")
         unknown = _find_unknown(rows, owners, len(texts), self.meaningless)
         if unknown and not self.allow_unknown:
             raise UnknownTextError(unknown)
         n_unpooled = self.n_unpooled
-        if n_unpooled >= self.max_tokens - 1:
-            raise InputError(
-                f"the prompt fills all of {self.max_tokens} tokens, and nothing of a text is left: use more --max-tokens"
-            )
-        return TokenizedTexts(
-            rows, owners, np.array(n_tokens, dtype=np.int64), self.max_tokens, tuple(unknown), n_unpooled
+        _check_prompt(n_unpooled, self.max_tokens)
+        n_tokens = np.array([_count_tokens(one, self.n_special) for one in encodings], dtype=np.int64)
+        return TokenizedTexts(rows, owners, n_tokens, self.max_tokens, tuple(unknown), n_unpooled)
+
+# %% ../../nbs/encoders/28_batching.ipynb #28-batching-29
+def _count_tokens(encoding: Encoding, n_special: int) -> int:
+    "Count the tokens of a whole text, its special tokens once."
+    return len(encoding) + sum(len(piece) - n_special for piece in encoding.overflowing)
+
+
+def _list_rows(encodings: list[Encoding], windows: bool) -> tuple[list[np.ndarray], np.ndarray]:
+    "List the rows of token ids, int32, and the position of the text of each row, int64; without windows, one row a text."
+    pieces = [[one, *(one.overflowing if windows else [])] for one in encodings]
+    rows = [np.array(piece.ids, dtype=np.int32) for of_text in pieces for piece in of_text]
+    return rows, np.repeat(np.arange(len(pieces)), [len(of_text) for of_text in pieces])
+
+
+def _check_prompt(n_unpooled: int, max_tokens: int) -> None:
+    "Raise `InputError` if a prompt leaves no token for a text."
+    if n_unpooled >= max_tokens - 1:
+        raise InputError(
+            f"the prompt fills all of {max_tokens} tokens, and nothing of a text is left: use more --max-tokens"
         )
 
-# %% ../../nbs/encoders/28_batching.ipynb #28-batching-28
+# %% ../../nbs/encoders/28_batching.ipynb #28-batching-31
 def _list_meaningless(tokenizer: "Tokenizer") -> np.ndarray:
     "List the ids of special tokens and of the unknown token, int32."
     special = [token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special]
@@ -187,7 +196,7 @@ def _find_unknown(rows: list[np.ndarray], owners: np.ndarray, n_texts: int, mean
     meaningful = ~np.isin(np.concatenate(rows), meaningless) if rows else np.empty(0, dtype=bool)
     return np.flatnonzero(np.bincount(text_of_token[meaningful], minlength=n_texts) == 0).tolist()
 
-# %% ../../nbs/encoders/28_batching.ipynb #28-batching-41
+# %% ../../nbs/encoders/28_batching.ipynb #28-batching-44
 def round_up(
     lengths: np.ndarray,  # int64
     multiple: int,  # 1 changes nothing
@@ -195,7 +204,7 @@ def round_up(
     "Round lengths up to a multiple."
     return -(-lengths // multiple) * multiple
 
-# %% ../../nbs/encoders/28_batching.ipynb #28-batching-45
+# %% ../../nbs/encoders/28_batching.ipynb #28-batching-48
 def pad_batch(
     rows: list[np.ndarray],  # token ids, int32, at least one
     pad_id: int,  # token id that fills the shorter rows
@@ -208,7 +217,7 @@ def pad_batch(
     ids[mask == 1] = np.concatenate(rows)
     return ids, mask
 
-# %% ../../nbs/encoders/28_batching.ipynb #28-batching-49
+# %% ../../nbs/encoders/28_batching.ipynb #28-batching-52
 UNPOOLED = 2  # in a mask: a token that the transformer reads and that pooling leaves out
 
 
@@ -222,7 +231,7 @@ def mark_unpooled(
     marked[starts_text, :n_unpooled] *= UNPOOLED
     return marked
 
-# %% ../../nbs/encoders/28_batching.ipynb #28-batching-53
+# %% ../../nbs/encoders/28_batching.ipynb #28-batching-56
 def average_windows(
     vectors: np.ndarray,  # one for each row, float32, (n_rows, dim)
     tokenized: TokenizedTexts,  # the texts and rows that the vectors belong to

@@ -78,6 +78,25 @@ def convert_graph(
     from arxiv_embeddings.encoders.torch_engine import counts_prompt
 
     openvino, pools_all = load_openvino(), counts_prompt(model)
+    ids = torch.arange(10, 42).reshape(2, 16)
+    mask = torch.ones_like(ids)
+    mask[1, 9:] = 0  # a batch with padding, so that the mask stays in the graph
+    mask[:, :3] *= 1 if pools_all else 2
+    with torch.inference_mode(), contextlib.redirect_stdout(io.StringIO()):
+        graph = _join_modules(model, pools_all).eval()
+        converted = openvino.convert_model(graph, example_input={"input_ids": ids, "attention_mask": mask})
+    for port, name in zip(
+        [*converted.inputs, *converted.outputs], ["input_ids", "attention_mask", "embedding"], strict=True
+    ):
+        port.tensor.set_names({name})
+    if has_windows(model[0].auto_model.config):
+        make_masks_finite(converted)
+    return converted
+
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-13
+def _join_modules(model: Any, pools_all: bool) -> Any:
+    "Join the transformer and all modules after it into one torch module."
+    import torch
 
     class Graph(torch.nn.Module):
         def __init__(self) -> None:
@@ -96,21 +115,9 @@ def convert_graph(
                 features = module(features)
             return features["sentence_embedding"]
 
-    ids = torch.arange(10, 42).reshape(2, 16)
-    mask = torch.ones_like(ids)
-    mask[1, 9:] = 0  # a batch with padding, so that the mask stays in the graph
-    mask[:, :3] *= 1 if pools_all else 2
-    with torch.inference_mode(), contextlib.redirect_stdout(io.StringIO()):
-        converted = openvino.convert_model(Graph().eval(), example_input={"input_ids": ids, "attention_mask": mask})
-    for port, name in zip(
-        [*converted.inputs, *converted.outputs], ["input_ids", "attention_mask", "embedding"], strict=True
-    ):
-        port.tensor.set_names({name})
-    if has_windows(model[0].auto_model.config):
-        make_masks_finite(converted)
-    return converted
+    return Graph()
 
-# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-13
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-15
 def has_windows(
     config: Any,  # of a transformers model
 ) -> bool:
@@ -118,7 +125,7 @@ def has_windows(
     text_config = config.get_text_config()
     return any(getattr(text_config, name, None) for name in ("sliding_window", "local_attention"))
 
-
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-17
 def make_masks_finite(
     graph: "Model",  # changed
 ) -> None:
@@ -132,18 +139,18 @@ def make_masks_finite(
                 added = openvino.opset13.select(mask, zero, masked)
                 operation.input(3).replace_source_output(added.output(0))
 
-# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-18
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-22
 def calibration_texts(
     spec: ModelSpec,  # with its separator filled in
 ) -> list[str]:  # 144, one for each paper of the sample corpus
     "Make the texts on which conversions are checked and int8 is calibrated."
     return spec.texts_of(read_papers(sample_papers()).table())
 
-# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-21
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-25
 class ConversionError(InputError):
     "OpenVINO cannot convert a model, cannot run it, or computes other vectors than torch."
 
-# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-22
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-26
 def check_conversion(
     encoder: BatchEncoder,  # runs the converted model
     model: Any,  # the `SentenceTransformer` that was converted
@@ -164,7 +171,7 @@ def check_conversion(
             f"OpenVINO changes the vectors of {encoder.spec.source} (cosine {cosine:.6f} to torch): use --engine torch"
         )
 
-# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-24
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-28
 def name_converted(
     files: ModelFiles,  # from `fetch_model`
     precision: str,  # float32 or int8
@@ -177,7 +184,7 @@ def name_converted(
     name = "".join(letter if letter.isalnum() else "_" for letter in Path(files.spec.name).name)
     return f"{name}-{precision}-{key[:16]}"
 
-# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-25
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-29
 def convert_model(
     files: ModelFiles,  # from `fetch_model`
     folder: Path,  # an empty folder, which is filled
@@ -209,7 +216,7 @@ def convert_model(
     with _explain_failure(files):
         check_conversion(OpenVINOEncoder(open_model_folder(folder, files), allow_unknown=True), model)
 
-# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-26
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-30
 @contextlib.contextmanager
 def _explain_failure(files: ModelFiles) -> Iterator[None]:
     "Raise every error as `ConversionError`: tracing and running a model may raise anything."
@@ -223,7 +230,7 @@ def _explain_failure(files: ModelFiles) -> Iterator[None]:
         reason = (telling or lines or [type(error).__name__])[0][:200]
         raise ConversionError(f"{files.spec.source} cannot be converted ({reason}): use --engine torch") from error
 
-# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-28
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-32
 @contextlib.contextmanager
 def quiet_rich() -> Iterator[None]:
     "Suppress the progress bars that nncf draws with rich, for one block."
@@ -238,7 +245,7 @@ def quiet_rich() -> Iterator[None]:
         finally:
             console.__dict__ = before
 
-# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-31
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-35
 QUANTIZATION = {
     "smooth_quant_alpha": 0.7,  # 0: outliers stay in the activations, 1: they move into the weights
     "bias_correction": True,  # adjust biases so that the mean output of each layer stays the same
@@ -274,7 +281,7 @@ def quantize_model(
     versions = kept.pop("versions") | {name: metadata.version(name) for name in ("openvino", "nncf")}
     write_manifest(folder, "openvino", precision="int8", **kept, versions=versions)
 
-# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-33
+# %% ../../nbs/encoders/35_conversion.ipynb #35-conversion-37
 def get_or_convert(
     files: ModelFiles,  # from `fetch_model`
     precision: str = "float32",  # float32 (also for bfloat16) or int8

@@ -38,7 +38,7 @@ def check_static_options(
     if precision != "float32":
         raise InputError(f"a static model has float32 only, not {precision}: leave out --precision")
 
-
+# %% ../../nbs/encoders/38_load.ipynb #38-load-08
 def choose_engine(
     engine: str | None = None,  # one of `ENGINES`; `None`: chosen
     device: str | None = None,  # `cpu`, `cuda`, ...; `None`: chosen
@@ -65,7 +65,7 @@ def choose_engine(
         return "torch"
     return "openvino" if importlib.util.find_spec("openvino") else "torch"
 
-# %% ../../nbs/encoders/38_load.ipynb #38-load-12
+# %% ../../nbs/encoders/38_load.ipynb #38-load-14
 @dataclass(frozen=True)
 class EncoderOptions:
     "How a model runs: the engine, its precision and device, and what to do with unusual texts."
@@ -80,7 +80,7 @@ class EncoderOptions:
         "Choose the engine; raises `InputError` if engine, device and precision do not go together."
         return choose_engine(self.engine, self.device, self.precision)
 
-# %% ../../nbs/encoders/38_load.ipynb #38-load-16
+# %% ../../nbs/encoders/38_load.ipynb #38-load-18
 log = logging.getLogger(__name__)
 
 
@@ -104,13 +104,16 @@ def make_encoder(
     budget = batching.get("token_budget")
     return TorchEncoder(files, options.device, options.precision, token_budget=budget, **texts)
 
-
+# %% ../../nbs/encoders/38_load.ipynb #38-load-20
 def _make_static(files: ModelFiles, options: EncoderOptions) -> StaticEncoder:
     "Load a table of token vectors; raise `InputError` if another engine, device or precision was asked for."
     if not files.is_static:
         raise InputError(f"{files.spec.source} is not a static model: leave out --engine static")
     if options.engine not in (None, "static"):
-        raise InputError(f"{files.spec.source} is a static model: leave out --engine {options.engine}")
+        raise InputError(
+            f"{files.spec.source} is a static model, which the engine {options.engine} does not run: "
+            "embed it on one machine, without --engine"
+        )
     check_static_options(options.device, options.precision)
     return StaticEncoder(files, options.long_text, options.allow_unknown)
 
@@ -121,7 +124,7 @@ def _make_openvino(files: ModelFiles, options: EncoderOptions, **batching: int) 
     texts = {"long_text": options.long_text, "allow_unknown": options.allow_unknown}
     return OpenVINOEncoder(converted, options.precision, **texts, **batching)
 
-# %% ../../nbs/encoders/38_load.ipynb #38-load-20
+# %% ../../nbs/encoders/38_load.ipynb #38-load-24
 def load_encoder(
     model: str | Path = DEFAULT_MODEL,  # name in the registry, hub id, or a model folder
     *,

@@ -31,7 +31,7 @@ def is_model2vec(
     "Tell whether a folder holds a table of token vectors that model2vec wrote, such as a potion model."
     return read_json(folder / "config.json").get("model_type") == "model2vec"
 
-
+# %% ../../nbs/encoders/25_models.ipynb #25-models-09
 def read_static_modules(
     folder: Path,  # a model folder
     modules: list[tuple[str, Path]],  # from modules.json; empty if there is none
@@ -46,7 +46,7 @@ def read_static_modules(
         raise InputError(f"{folder} is made of {', '.join(names)}: only a Normalize may stand beside StaticEmbedding")
     return modules
 
-# %% ../../nbs/encoders/25_models.ipynb #25-models-08
+# %% ../../nbs/encoders/25_models.ipynb #25-models-10
 # class names of the sentence-transformers modules that a fingerprint can describe
 KNOWN_MODULES = ("Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", "StaticEmbedding")
 WEIGHTED_MODULES = ("Transformer", "Dense", "LayerNorm", "StaticEmbedding")  # those that have weights
@@ -72,7 +72,7 @@ def read_modules(
         modules.append((class_name, folder / entry["path"]))
     return read_static_modules(folder, modules)
 
-# %% ../../nbs/encoders/25_models.ipynb #25-models-13
+# %% ../../nbs/encoders/25_models.ipynb #25-models-15
 POOLING_FLAGS = {  # flag of a configuration -> our name of the pooling, in the order in which vectors are joined
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -108,7 +108,7 @@ def read_own_pooling(
     check_pooling(pooling, f"pooling_mode in {path}")
     return pooling
 
-# %% ../../nbs/encoders/25_models.ipynb #25-models-16
+# %% ../../nbs/encoders/25_models.ipynb #25-models-18
 def resolve_pooling(
     spec: ModelSpec,  # what was asked for
     modules: list[tuple[str, Path]],  # from `read_modules`
@@ -126,7 +126,7 @@ def resolve_pooling(
         )
     return own or spec.pooling
 
-# %% ../../nbs/encoders/25_models.ipynb #25-models-20
+# %% ../../nbs/encoders/25_models.ipynb #25-models-22
 def resolve_max_tokens(
     spec: ModelSpec,  # what was asked for
     folder: Path,  # the transformer's folder, with `config.json`
@@ -152,7 +152,7 @@ def resolve_max_tokens(
     limits = [limit for limit in (own, positions) if limit and limit < 1e6]  # transformers writes 1e30 for "no limit"
     return int(min(limits, default=512))
 
-# %% ../../nbs/encoders/25_models.ipynb #25-models-24
+# %% ../../nbs/encoders/25_models.ipynb #25-models-26
 def resolve_separator(
     spec: ModelSpec,  # what was asked for
     folder: Path,  # the transformer's folder, with the tokenizer's files
@@ -168,7 +168,7 @@ def resolve_separator(
         return "[SEP]"  # BERT's own default, for the old folders that hold no tokenizer settings
     return ". "  # a model without a separator token reads one sentence after the other
 
-# %% ../../nbs/encoders/25_models.ipynb #25-models-28
+# %% ../../nbs/encoders/25_models.ipynb #25-models-30
 def resolve_metric(
     spec: ModelSpec,  # what was asked for
     folder: Path,  # the model's folder
@@ -180,7 +180,7 @@ def resolve_metric(
         raise InputError(f"{spec.source} is meant for the metric {metric!r}; known are {', '.join(METRICS)}")
     return metric
 
-# %% ../../nbs/encoders/25_models.ipynb #25-models-32
+# %% ../../nbs/encoders/25_models.ipynb #25-models-34
 NO_LIMIT = 1_000_000  # tokens; stands for "texts are not truncated"
 
 
@@ -203,7 +203,7 @@ def resolve_static_spec(
         separator=". " if spec.separator is None else spec.separator,
     )
 
-# %% ../../nbs/encoders/25_models.ipynb #25-models-36
+# %% ../../nbs/encoders/25_models.ipynb #25-models-38
 @dataclass(frozen=True)
 class ModelFiles:
     "A model on this machine, its files checked."
@@ -230,7 +230,7 @@ class ModelFiles:
         "Whether the model's last module makes vectors of length one."
         return bool(self.modules) and self.modules[-1][0] == "Normalize"
 
-# %% ../../nbs/encoders/25_models.ipynb #25-models-37
+# %% ../../nbs/encoders/25_models.ipynb #25-models-39
 def fetch_model(
     spec: ModelSpec,  # from `find_model`
 ) -> ModelFiles:  # folders on disk, and a spec with everything filled in
@@ -262,7 +262,7 @@ def fetch_model(
             raise InputError(f"no weights in {module_folder}: neither model.safetensors nor pytorch_model.bin is there")
     return files
 
-# %% ../../nbs/encoders/25_models.ipynb #25-models-38
+# %% ../../nbs/encoders/25_models.ipynb #25-models-40
 def _fetch_adapter(spec: ModelSpec) -> Path:
     "Find an adapter's folder; raise `InputError` if it holds no adapter."
     folder = fetch_folder(spec.adapter, spec.adapter_revision, "adapter")
@@ -296,7 +296,7 @@ def _commit_of(folder: Path) -> str | None:
     "Return the commit of a folder in the hub's cache, so that a branch, or the newest commit, is pinned from then on."
     return folder.name if folder.parent.name == "snapshots" else None
 
-# %% ../../nbs/encoders/25_models.ipynb #25-models-42
+# %% ../../nbs/encoders/25_models.ipynb #25-models-44
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -310,7 +310,7 @@ TOKENIZER_FILES = (
     "spiece.model",
 )
 
-# %% ../../nbs/encoders/25_models.ipynb #25-models-43
+# %% ../../nbs/encoders/25_models.ipynb #25-models-45
 def fingerprint_model(
     files: ModelFiles,  # from `fetch_model`
     precision: str = "float32",  # the numbers in which the model computes: float32, bfloat16, float16 or int8

@@ -44,7 +44,7 @@ def read_json(
         raise InputError(f"{path} is broken ({error}); get the model again") from error
     return content
 
-
+# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-07
 def _read_regular(path: Path) -> bytes:
     "Read a file of a limited size; raise `ValueError` for a pipe, a device, a folder or a larger file."
     with open(path, "rb", opener=_open_at_once) as stream:
@@ -72,14 +72,14 @@ def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         raise ValueError(f"it has {show_value(next(name for name in names if names.count(name) > 1))} more than once")
     return content
 
-
+# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-09
 def is_vocabulary(
     content: Any,  # of a JSON file, or a part of it
 ) -> bool:
     "Tell whether an object maps words to numbers."
     return isinstance(content, dict) and all(type(number) is int for number in content.values())
 
-# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-09
+# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-13
 def list_files(
     folder: Path,  # of a model
     name: str,  # of the model, for the message
@@ -116,7 +116,7 @@ def _show(path: Path) -> str:
     "Write a path in one line."
     return str(path) if str(path).isprintable() else ascii(str(path))
 
-# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-13
+# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-17
 SAFE_ADAPTERS = ("adapter.safetensors", "adapter_model.safetensors")  # of the packages adapters and peft
 PICKLED_ADAPTERS = ("pytorch_adapter.bin", "adapter_model.bin")
 
@@ -128,7 +128,7 @@ def find_weights(
     patterns = ("model[.-]*safetensors", *SAFE_ADAPTERS, "pytorch_model[.-]*bin", *PICKLED_ADAPTERS)
     return next((found for pattern in patterns if (found := sorted(folder.glob(pattern)))), [])
 
-# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-17
+# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-21
 CODE = "code of its own ({}), which is not run"
 OTHER_WEIGHTS = "weights in a form of their own ({}), which are not read"
 OTHER_FOLDER = "the name of another model ({}), which is not followed"
@@ -138,7 +138,7 @@ SETTINGS = (
     r"config_sentence_transformers\.json|special_tokens_map\.json"
 )  # files that the libraries read
 
-
+# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-23
 @dataclass(frozen=True)
 class Rule:
     "Fields that make a library act, and the texts that may stand in them."
@@ -170,7 +170,7 @@ def _list_leaves(value: Any) -> Iterator[Any]:
         elif one:
             yield one
 
-# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-21
+# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-27
 RULES = (
     Rule("auto_map|trust_remote_code|custom_pipelines|custom_generate|code_revision", None, CODE),
     Rule(r"use_kernels|kernel_config|allow_all_kernels|.*implementation_internal", None, CODE),
@@ -195,7 +195,7 @@ RULES = (
 ANY_FIELD = re.compile("|".join(f"(?:{rule.fields})" for rule in RULES))
 VOCABULARIES = ("vocab.json", "added_tokens.json")
 
-
+# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-29
 def find_broken_rule(
     content: Any,  # of a JSON file
     file: str = "config.json",  # its name
@@ -217,7 +217,7 @@ def find_broken_rule(
             waiting += [value for field, value in one.items() if not (field == "vocab" and is_vocabulary(value))]
     return None
 
-# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-25
+# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-33
 UNKNOWN_SETTING = "a setting of loading ({}), which is not passed on"
 READING = r"sentence_[\w-]+_config\.json"  # of sentence-transformers' module `Transformer`
 # fmt: off
@@ -252,7 +252,7 @@ def find_unknown_setting(
             return f"{name}.{unknown[0]}"
     return None
 
-# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-28
+# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-36
 def refuse_code(
     folder: Path,  # with a model or an adapter, and folders in it
     name: str,  # of the model, for the message
@@ -273,7 +273,7 @@ def refuse_code(
         where = f"{field} in {_show(path.relative_to(folder))}"
         raise InputError(f"{name} brings {reason.format(where)}: choose another model")
 
-# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-31
+# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-39
 PLAIN_NAME = re.compile(r"\w[\w .+-]*")  # of a file or a folder: no `..`, no drive, no separator
 
 
@@ -294,7 +294,7 @@ def list_module_folders(
         folders.append(folder / path)
     return list(dict.fromkeys(folders))
 
-
+# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-41
 def check_index(
     folder: Path,  # with one module's weights
     name: str,  # of the model, for the message
@@ -319,7 +319,7 @@ def check_index(
 def _is_plain(name: Any) -> bool:
     return isinstance(name, str) and bool(PLAIN_NAME.fullmatch(name))
 
-# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-35
+# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-45
 NUMBER_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 TENSOR_NAME = re.compile(r"[\w.\[\]/ :-]{1,500}")
 
@@ -343,7 +343,7 @@ def read_shapes(
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is damaged or holds more than weights ({reason}); get the model again") from error
 
-
+# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-47
 def _check_tensor(name: str, tensor: Any, n_bytes: int) -> tuple[int, ...]:
     "Return the shape of a tensor; raise `ValueError` if its name, type, shape and place do not go together."
     if not TENSOR_NAME.fullmatch(name):
@@ -360,14 +360,14 @@ def _check_tensor(name: str, tensor: Any, n_bytes: int) -> tuple[int, ...]:
         raise ValueError(f"{name} of shape {show_shape(tuple(shape))} does not fit its place")
     return tuple(shape)
 
-
+# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-49
 def show_shape(
     shape: tuple[int, ...],  # of a tensor
 ) -> str:
     "Write a shape, such as 30522 x 384."
     return " x ".join(map(str, shape)) if len(shape) <= 8 else f"of {len(shape)} axes"
 
-# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-39
+# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-53
 WORD_TABLE = re.compile(r"(.*\.)?(word_embeddings|embed_tokens|tok_embeddings)\.weight")
 WIDTHS = ("input_embedding_size", "word_embed_proj_dim", "embedding_size", "hidden_size", "d_model", "dim", "n_embd")
 
@@ -388,7 +388,7 @@ def check_word_table(
                 f"and vocab_size and the width of words are {rows} x {width}; get the model again"
             )
 
-
+# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-55
 def check_tensors(
     folder: Path,  # with one module's weights, and its `config.json`
 ) -> None:
@@ -397,7 +397,7 @@ def check_tensors(
         if path.suffix == ".safetensors":
             check_word_table(read_shapes(path), read_json(folder / "config.json"), path)
 
-# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-42
+# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-58
 def refuse_only_adapter(
     folder: Path,  # with `adapter_config.json`
     name: str,  # of the model, for the message
@@ -411,7 +411,7 @@ def refuse_only_adapter(
     base = base if isinstance(base, str) and re.fullmatch(r"[\w.~/][\w./-]*", base) else "BASE"
     raise InputError(f"{name} is an adapter, not a model: use --model {base} --adapter {name}")
 
-
+# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-60
 def check_folder(
     folder: Path,  # with a model or an adapter
     name: str,  # of the model, for the message
@@ -428,7 +428,7 @@ def check_folder(
             )
         check_index(one, name)
 
-# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-45
+# %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-63
 OUTSIDE_KEY = b"\x0a\x08location\x12"  # field 1, 8 bytes, and field 2 of ONNX's `StringStringEntryProto`
 
 

@@ -60,7 +60,7 @@ def find_unknown_id(
         return tokenizer.token_to_id(model["unk_token"])
     return model.get("unk_id")  # of SentencePiece's unigram vocabularies
 
-
+# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-13
 def leave_out_token(
     tokenized: TokenizedTexts,  # from a `TextTokenizer`
     token_id: int,  # of the token to leave out
@@ -78,7 +78,7 @@ def leave_out_token(
         [rows[place] for place in places], owners, tokenized.n_tokens, tokenized.max_tokens, tokenized.unknown
     )
 
-# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-13
+# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-15
 class StaticTokenizer(TextTokenizer):
     "Turn texts into rows of token ids without special tokens."
 
@@ -107,7 +107,7 @@ class StaticTokenizer(TextTokenizer):
                 raise UnknownTextError(without)
         return leave_out_token(tokenized, self.unknown_id) if self.leave_unknown_out else tokenized
 
-# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-17
+# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-19
 def average_tokens(
     table: np.ndarray,  # vector of each token, float32, (n_tokens, dim)
     rows: list[np.ndarray],  # token ids, int32, none of them empty
@@ -120,7 +120,7 @@ def average_tokens(
     counts = csr_matrix((np.ones(len(ids), dtype=np.float32), ids, starts), shape=(len(rows), len(table)))
     return (counts @ table) / lengths[:, None].astype(np.float32)
 
-# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-21
+# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-23
 ROWS_AT_ONCE = 4096  # in one sparse matrix, so that progress is seen
 
 
@@ -165,7 +165,7 @@ class StaticEncoder(TextEncoder):
         vectors = average_windows(averages, tokenized, n_special=0, unit_length=False)
         return l2_normalize(vectors) if self.files.unit_length else vectors
 
-# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-22
+# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-24
 def _read_tokenizer(files: ModelFiles, table: np.ndarray, **options: Any) -> StaticTokenizer:
     "Read the tokenizer of a static model; raise `InputError` if it does not fit the table."
     path = files.transformer_folder / "tokenizer.json"
@@ -185,7 +185,7 @@ def _read_tokenizer(files: ModelFiles, table: np.ndarray, **options: Any) -> Sta
         **options,
     )
 
-# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-31
+# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-33
 def embed_vocabulary(
     encoder: Encoder,  # of a transformer, on any engine
 ) -> np.ndarray:  # vector of each token alone, float32, (n_tokens, dim)
@@ -201,7 +201,7 @@ def embed_vocabulary(
     lengths = np.full(n_tokens, len(before) + 1 + len(after), dtype=np.int64)
     return encoder.run(TokenizedTexts(rows, np.arange(n_tokens), lengths, encoder.spec.max_tokens))
 
-# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-33
+# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-35
 def find_probabilities(
     tokenizer: Tokenizer,  # of the model
     n_tokens: int,  # rows of the table
@@ -216,7 +216,7 @@ def find_probabilities(
         np.add.at(counts, encoding.ids, 1)
     return counts / counts.sum()
 
-# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-37
+# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-39
 def weight_tokens(
     vectors: np.ndarray,  # of each token, float32, (n_tokens, dim)
     probabilities: np.ndarray,  # of each token, float64, (n_tokens,)
@@ -227,7 +227,7 @@ def weight_tokens(
     average_text = (probabilities * factors / (probabilities @ factors)) @ vectors.astype(np.float64)
     return ((vectors - average_text) * factors[:, None]).astype(np.float32)
 
-# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-41
+# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-43
 PENALTY = 0.3  # of the ridge regression, in parts of the mean square of a dimension
 
 
@@ -245,7 +245,7 @@ def fit_table(
     scale = np.trace(products) / np.trace(squares)
     return (table @ np.linalg.solve(squares + penalty, products + scale * penalty)).astype(np.float32)
 
-# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-46
+# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-48
 def reduce_table(
     table: np.ndarray,  # vector of each token, float32, (n_tokens, dim)
     probabilities: np.ndarray,  # of each token, float64, (n_tokens,)
@@ -258,7 +258,7 @@ def reduce_table(
     _, axes = np.linalg.eigh((exact * probabilities[:, None]).T @ exact)  # the largest component is the last
     return (exact @ axes[:, ::-1][:, :dim]).astype(np.float32)
 
-# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-51
+# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-53
 def write_static_folder(
     folder: str | Path,  # new
     table: np.ndarray,  # vector of each token, float32, (n_tokens, dim)
@@ -288,7 +288,7 @@ def write_static_folder(
         (partial / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
 
-# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-53
+# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-55
 SMOOTHING = {"texts": 1e-3, "zipf": 1e-4}  # of the probabilities' source; the best of 1e-5 to 3e-3 on real abstracts
 N_FITTED = 1_000  # texts that the transformer embeds; MiniLM takes about a minute for them
 
@@ -328,7 +328,7 @@ def _copy_tokenizer(text_tokenizer: TextTokenizer) -> Tokenizer:
         tokenizer.normalizer = Sequence([Lowercase(), *([tokenizer.normalizer] if tokenizer.normalizer else [])])
     return tokenizer
 
-# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-55
+# %% ../../nbs/encoders/37_static_engine.ipynb #37-static-engine-57
 def measure_loss(
     vectors: np.ndarray,  # of a static model, float32, (n_texts, dim)
     original: np.ndarray,  # of the transformer for the same texts, float32, (n_texts, another dim)

@@ -235,7 +235,7 @@ def find_metric(
     same = run.metadata["fingerprint"].get("unit_length") and stated in ("euclidean", "dot product")
     return "cosine" if same else stated
 
-
+# %% ../../nbs/explore/69_blocks.ipynb #69-blocks-33
 def choose_metric(
     run: Run,  # an opened run
     asked: Metric | None = None,  # `None`: the run's own

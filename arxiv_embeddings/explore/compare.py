@@ -200,18 +200,8 @@ class Comparison:
 
     def summarize(self) -> pd.DataFrame:  # `measure`, a column of values for each run; for two runs the difference too
         "Put the table into the form for people: one row a measure, numbers as text."
-        names = [one["name"] for one in self.about["runs"]]
-        rows = []
-        for measure, found in self.table.groupby("measure", sort=False):
-            row = {"measure": measure} | {
-                name: f"{value:.4f}" for name, value in zip(found["run"], found["value"], strict=True)
-            }
-            for other in found.iloc[1:].itertuples():
-                of_run = "" if len(names) == 2 else f" of {other.run}"
-                row[f"difference{of_run}"] = _show_difference(other)
-                row[f"p{of_run}"] = "" if np.isnan(other.p) else f"{other.p:.4f}"
-            rows.append(row)
-        return pd.DataFrame(rows)
+        measures = self.table.groupby("measure", sort=False)
+        return pd.DataFrame([{"measure": measure} | _show_measure(found) for measure, found in measures])
 
     def list_overlap(self) -> pd.DataFrame:  # `in common`: the name of a run; then a column for each run
         "Put the overlap of neighborhoods into the form for people."
@@ -244,23 +234,22 @@ class Comparison:
 
     def describe(self) -> str:
         "Say in one line what was compared."
-        runs = "; ".join(f"{one['name']}: {_name_model(one)}" for one in self.about["runs"])
-        left_out = [f"{one['n_left_out']:,} of {one['name']}" for one in self.about["runs"] if one["n_left_out"]]
-        missing = f", without {' and '.join(left_out)}" if left_out else ""
-        pairs = self.about.get("n_pairs_left_out")
-        counted = f". {pairs:,} related pairs left out, since a paper is missing" if pairs else ""
-        counted += _describe_beir(self.about.get("beir"))
-        return f"{self.about['n_common']:,} papers{missing}. {runs}{counted}"
+        return _describe_runs(self.about)
 
     def _repr_html_(self) -> str:
         "HTML for JupyterLab; everything from a corpus is escaped by pandas."
         frames = (self.summarize(), self.list_overlap(), self.disagreements)
         return f"<p>{html.escape(self.describe())}</p>" + "".join(frame.to_html(escape=True) for frame in frames)
 
-# %% ../../nbs/explore/81_compare.ipynb #81-compare-24
-def _name_model(run: dict[str, Any]) -> str:
-    "The model of a run, and its precision if that is known."
-    return f"{run['model']} in {run['precision']}" if run.get("precision") else run["model"]
+# %% ../../nbs/explore/81_compare.ipynb #81-compare-25
+def _show_measure(found: pd.DataFrame) -> dict[str, str]:
+    "The values of a measure, and the differences of the other runs from the first one."
+    row = {name: f"{value:.4f}" for name, value in zip(found["run"], found["value"], strict=True)}
+    for other in found.iloc[1:].itertuples():
+        of_run = "" if len(found) == 2 else f" of {other.run}"
+        row[f"difference{of_run}"] = _show_difference(other)
+        row[f"p{of_run}"] = "" if np.isnan(other.p) else f"{other.p:.4f}"
+    return row
 
 
 def _show_difference(row: Any) -> str:
@@ -277,7 +266,7 @@ def _show_signed(value: float) -> str:
     "Four decimals with a sign, and no minus before a zero."
     return f"{round(value, 4) + 0.0:+.4f}"
 
-
+# %% ../../nbs/explore/81_compare.ipynb #81-compare-27
 def _to_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     "Rows as dictionaries, with `None` for NaN."
     return [
@@ -297,6 +286,21 @@ def _to_markdown(frame: pd.DataFrame) -> str:
 
     return "\n".join([line(frame.columns), line(["---"] * len(frame.columns)), *map(line, frame.to_numpy())])
 
+# %% ../../nbs/explore/81_compare.ipynb #81-compare-29
+def _describe_runs(about: dict[str, Any]) -> str:
+    "The number of papers, the runs with their models, and the papers and pairs that were left out."
+    runs = "; ".join(f"{one['name']}: {_name_model(one)}" for one in about["runs"])
+    left_out = [f"{one['n_left_out']:,} of {one['name']}" for one in about["runs"] if one["n_left_out"]]
+    missing = f", without {' and '.join(left_out)}" if left_out else ""
+    pairs = about.get("n_pairs_left_out")
+    counted = f". {pairs:,} related pairs left out, since a paper is missing" if pairs else ""
+    return f"{about['n_common']:,} papers{missing}. {runs}{counted}{_describe_beir(about.get('beir'))}"
+
+
+def _name_model(run: dict[str, Any]) -> str:
+    "The model of a run, and its precision if that is known."
+    return f"{run['model']} in {run['precision']}" if run.get("precision") else run["model"]
+
 
 def _describe_beir(counts: dict[str, Any] | None) -> str:
     "The test set, and how many of its relevant papers the runs lack."
@@ -306,7 +310,7 @@ def _describe_beir(counts: dict[str, Any] | None) -> str:
     without = f", {lacking:,} of {counts['n_relevant']:,} relevant papers are not in the runs" if lacking else ""
     return f". Test set: {counts['n_queries']:,} queries of {counts['split']}{without}"
 
-# %% ../../nbs/explore/81_compare.ipynb #81-compare-26
+# %% ../../nbs/explore/81_compare.ipynb #81-compare-31
 def name_runs(
     runs: Sequence[Run],  # opened runs
 ) -> list[str]:  # different names
@@ -315,7 +319,7 @@ def name_runs(
     repeated = {name for name, count in Counter(names).items() if count > 1}
     return [f"{name} ({number})" if name in repeated else name for number, name in enumerate(names, 1)]
 
-# %% ../../nbs/explore/81_compare.ipynb #81-compare-27
+# %% ../../nbs/explore/81_compare.ipynb #81-compare-32
 def describe_compared(
     run: Run,  # an opened run
     name: str,  # for tables
@@ -333,7 +337,7 @@ def describe_compared(
         "n_left_out": run.n_papers - n_common,
     }
 
-# %% ../../nbs/explore/81_compare.ipynb #81-compare-28
+# %% ../../nbs/explore/81_compare.ipynb #81-compare-33
 def _measure_run(run: Run, rows: np.ndarray, papers: KnownPapers, options: EvaluationOptions) -> Measured:
     "Measure a run on the common papers; its vectors are not copied if it has no others, in the same order."
     same = len(rows) == run.n_papers and bool((rows == np.arange(len(rows))).all())
@@ -372,7 +376,7 @@ def _add_beir(
         found += of_run
     return {"split": beir.split} | counts
 
-# %% ../../nbs/explore/81_compare.ipynb #81-compare-29
+# %% ../../nbs/explore/81_compare.ipynb #81-compare-34
 def compare_runs(
     runs: Sequence[Run | str | AnyPath],  # two or more runs, or their folders; the first is compared with
     relations: str | Path | None = None,  # a TSV file with `src`, `dst`, `kind`; `None`: categories only
@@ -413,7 +417,7 @@ def compare_runs(
     listed = list_disagreements(measured, names, CommonTitles(opened[0], rows[0]), n_disagreements)
     return Comparison(about, table, pd.DataFrame(overlap, names, names), listed)
 
-# %% ../../nbs/explore/81_compare.ipynb #81-compare-31
+# %% ../../nbs/explore/81_compare.ipynb #81-compare-36
 def compare_metrics(
     run: Run,  # an opened run
     relations: str | Path,  # a TSV file with `src`, `dst`, `kind`
@@ -426,7 +430,7 @@ def compare_metrics(
     wanted = [EvaluationOptions(k, metric, ("neighbors",), **options) for metric in names]
     return tabulate_measures([measure_vectors(vectors, papers, one).measures for one in wanted], names)
 
-# %% ../../nbs/explore/81_compare.ipynb #81-compare-33
+# %% ../../nbs/explore/81_compare.ipynb #81-compare-38
 def compare_corrections(
     run: Run,  # an opened run
     corrections: dict[str, Correction],  # by the names for the table, from `fit_correction` or `load_correction`

@@ -185,7 +185,7 @@ NOTE_SCHEMA = Record(
     }
 )
 
-
+# %% ../../nbs/explore/71_corrections.ipynb #71-corrections-25
 def save_correction(
     run: Run,  # whose vectors the correction was fitted to
     correction: Correction,  # from `fit_correction`
@@ -224,7 +224,7 @@ def _remove_older(folder: AnyPath, name: str, kept: str) -> None:
         if found and found["name"] == name and path.name != kept and not path.is_dir():
             path.unlink()
 
-# %% ../../nbs/explore/71_corrections.ipynb #71-corrections-24
+# %% ../../nbs/explore/71_corrections.ipynb #71-corrections-26
 def check_name(
     name: str,  # of a correction
 ) -> str:  # the same
@@ -233,7 +233,7 @@ def check_name(
         raise InputError(f"{name!r} is no name for a correction: use letters, digits, '_', '.' and '-'")
     return name
 
-# %% ../../nbs/explore/71_corrections.ipynb #71-corrections-25
+# %% ../../nbs/explore/71_corrections.ipynb #71-corrections-27
 def load_correction(
     run: Run,  # an opened run
     name: str,  # of a correction that is kept with it
@@ -266,7 +266,7 @@ def load_correction(
         raise InputError(f"{path} was fitted to vectors that were made in another way: fit it again")
     return Correction(note["kind"], arrays["mean"], arrays.get("matrix"), note["about"])
 
-# %% ../../nbs/explore/71_corrections.ipynb #71-corrections-26
+# %% ../../nbs/explore/71_corrections.ipynb #71-corrections-28
 def check_arrays(
     arrays: dict[str, np.ndarray],  # as read from a file
     kind: str,  # of the correction
@@ -280,7 +280,7 @@ def check_arrays(
         if array.dtype != np.float32 or not np.isfinite(array).all():
             raise ValueError(f"{name} holds values that are no finite float32")
 
-# %% ../../nbs/explore/71_corrections.ipynb #71-corrections-27
+# %% ../../nbs/explore/71_corrections.ipynb #71-corrections-29
 def list_corrections(
     run: Run,  # an opened run
 ) -> list[str]:  # names, sorted
@@ -291,7 +291,7 @@ def list_corrections(
     names = [path.name.removesuffix(".json") for path in list_folder(folder) if path.name.endswith(".json")]
     return sorted(name for name in names if NAME.fullmatch(name))
 
-# %% ../../nbs/explore/71_corrections.ipynb #71-corrections-29
+# %% ../../nbs/explore/71_corrections.ipynb #71-corrections-31
 def find_correction(
     run: Run,  # an opened run
     name: str,  # of a kept correction; or center, top or whiten

@@ -118,7 +118,7 @@ def _find_candidates(signatures: np.ndarray, least: float) -> np.ndarray:
         known = np.unique(np.concatenate(found))
     return np.column_stack(np.divmod(known, len(signatures)))
 
-
+# %% ../../nbs/explore/78_describe.ipynb #78-describe-15
 def _too_crowded(least: float) -> InputError:
     return InputError(
         f"very many pairs of these papers are near a cosine of {least}: these vectors are too crowded for near-duplicates "
@@ -138,7 +138,7 @@ def _compare_candidates(vectors: Vectors, least: float) -> Iterator[tuple[np.nda
         near = cosines >= least
         yield some[near, 0], some[near, 1], cosines[near]
 
-# %% ../../nbs/explore/78_describe.ipynb #78-describe-14
+# %% ../../nbs/explore/78_describe.ipynb #78-describe-16
 def find_near_duplicates(
     source: Source,  # float32 (n_papers, dim) or a run; any length but zero
     minimum_cosine: float = NEAR_DUPLICATE,  # of the pairs to find, more than 0 and at most 1
@@ -157,7 +157,7 @@ def find_near_duplicates(
         found += zip(left.tolist(), right.tolist(), cosines.astype(float).round(4).tolist(), strict=True)
     return sorted(found, key=lambda pair: (-pair[2], *pair[:2]))
 
-# %% ../../nbs/explore/78_describe.ipynb #78-describe-20
+# %% ../../nbs/explore/78_describe.ipynb #78-describe-22
 WITHDRAWN = (
     r"(?i)\b(paper|article|manuscript|submission|preprint|work|note|report|thesis)s?"
     r"( \w+)? (has|have|had|is|was)( been| being)? (\w+ )?withdrawn\b|^\W*withdrawn\b|\bwithdrawn by the author"
@@ -176,7 +176,7 @@ def find_withdrawn(
     ]
     return [paper_id for table in found for paper_id in table["paper_id"].to_pylist()]
 
-# %% ../../nbs/explore/78_describe.ipynb #78-describe-22
+# %% ../../nbs/explore/78_describe.ipynb #78-describe-24
 def centroids_of(
     source: Source,  # float32 (n_papers, dim) or a run; any length but zero
     categories: list[str | None] | None = None,  # primary category of each row; `None`: those of the run
@@ -215,7 +215,7 @@ def _name_nearest(centered: np.ndarray, names: Any) -> dict[str, Any]:
     np.fill_diagonal(cosines, -np.inf)
     return {"nearest": names[cosines.argmax(axis=1)], "cosine": cosines.max(axis=1).astype(float)}
 
-# %% ../../nbs/explore/78_describe.ipynb #78-describe-27
+# %% ../../nbs/explore/78_describe.ipynb #78-describe-29
 class Description(dict):
     "Facts about a run: a dict that JupyterLab shows as a table."
 
@@ -247,7 +247,7 @@ def _as_text(value: Any) -> str:
         return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
     return "; ".join(entries[:8]) + (f"; ... ({len(entries):,} in all)" if entries[8:] else "") or "none"
 
-# %% ../../nbs/explore/78_describe.ipynb #78-describe-30
+# %% ../../nbs/explore/78_describe.ipynb #78-describe-32
 def describe_run(
     run: Run,  # an opened run
     near_duplicates: bool | None = None,  # true: compare all pairs; false: none; `None`: see `find_near_duplicates`
@@ -284,7 +284,7 @@ def describe_run(
     }
     return Description(facts)
 
-
+# %% ../../nbs/explore/78_describe.ipynb #78-describe-34
 def _describe_near_duplicates(run: Run, vectors: Vectors, exact: bool | None) -> dict[str, Any]:
     "Pairs by their ids; and a note if some may be missing, or if there are too many."
     if exact is False:
@@ -299,7 +299,7 @@ def _describe_near_duplicates(run: Run, vectors: Vectors, exact: bool | None) ->
     note = f"{1 - expected_recall(NEAR_DUPLICATE):.0%} of pairs with cosine {NEAR_DUPLICATE} may be missing, fewer of nearer ones"
     return {"near_duplicates": named, "near_duplicates_note": note if missed else None}
 
-# %% ../../nbs/explore/78_describe.ipynb #78-describe-36
+# %% ../../nbs/explore/78_describe.ipynb #78-describe-40
 def summarize_run(
     described: dict[str, Any],  # from `describe_run`
 ) -> dict[str, str]:  # name -> short text, in reading order
@@ -318,7 +318,7 @@ def _summarize_input(described: dict[str, Any]) -> dict[str, str]:
         "input": source["path"] + (f", the last of {n_inputs}" if n_inputs > 1 else ""),
     }
 
-# %% ../../nbs/explore/78_describe.ipynb #78-describe-37
+# %% ../../nbs/explore/78_describe.ipynb #78-describe-41
 def _summarize_vectors(described: dict[str, Any]) -> dict[str, str]:
     "Model, text and engine; how near int8 is to float32, if the run is of int8."
     if "imported" in described:
@@ -348,7 +348,7 @@ def _summarize_vectors(described: dict[str, Any]) -> dict[str, str]:
         "parts": f"{described['n_parts']:,}, {format_size(described['n_bytes'])}",
     }
 
-
+# %% ../../nbs/explore/78_describe.ipynb #78-describe-43
 def _summarize_imported(described: dict[str, Any], about: dict[str, Any]) -> dict[str, str]:
     "Known and unknown facts about imported vectors."
     unit = "normalized" if described["fingerprint"]["unit_length"] else "not normalized"
@@ -362,7 +362,7 @@ def _summarize_imported(described: dict[str, Any], about: dict[str, Any]) -> dic
         "parts": f"{described['n_parts']:,}, {format_size(described['n_bytes'])}",
     }
 
-# %% ../../nbs/explore/78_describe.ipynb #78-describe-38
+# %% ../../nbs/explore/78_describe.ipynb #78-describe-44
 def _summarize_papers(described: dict[str, Any]) -> dict[str, str]:
     "Categories, the distribution of cosines, duplicates and withdrawn papers."
     categories, near = list(described["categories"].items()), described["near_duplicates"]

@@ -70,7 +70,7 @@ COMPARISONS: dict[str, Callable] = {
 QUOTED = r"""(?:"(?P<double>[^"]*)"|'(?P<single>[^']*)')"""
 NOT_RESERVED = r"(?!(?:and|or|not|in|has|is|null)\b)"  # words of the grammar; as a value or a name they need quotes
 
-
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-13
 @functools.cache
 def _make_grammar() -> Any:
     "Make the grammar of filters: a `pyparsing.ParserElement` that gives one `Condition` or `Combination`."
@@ -97,7 +97,7 @@ def _make_grammar() -> Any:
     whole <<= (both + (Suppress(word["or"]) - both)[...]).set_parse_action(lambda found: _combine("or", found))
     return whole
 
-
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-15
 def _read_name(found: Any) -> str:
     "The text in quotes, or without."
     return next(found[name] for name in ("double", "single", "bare") if found[name] is not None)
@@ -117,7 +117,7 @@ def _make_condition(found: Any) -> Condition | Combination:
     condition = Condition(column, " ".join(named), values)
     return Combination("not", (condition,)) if negated else condition
 
-# %% ../../nbs/explore/75_filters.ipynb #75-filters-12
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-16
 def parse_filter(
     text: str,  # such as `year >= 2015 and categories has cs.CV`
 ) -> Condition | Combination:  # a tree
@@ -141,7 +141,7 @@ def parse_filter(
 def _shorten(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
-# %% ../../nbs/explore/75_filters.ipynb #75-filters-19
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-23
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?")
 KINDS = (
     (re.compile(r"u?int\d+|float|double|halffloat"), "number"),
@@ -159,7 +159,7 @@ def name_kind(
     "Name the kind of a column's values."
     return next((kind for pattern, kind in KINDS if pattern.fullmatch(type_name)), "")
 
-# %% ../../nbs/explore/75_filters.ipynb #75-filters-22
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-26
 def read_value(
     value: Value,  # as it was written
     kind: str,  # of the column, from `name_kind`
@@ -191,7 +191,7 @@ def _read_date(text: str) -> datetime:
         raise ValueError("a date, such as 2015-03-31") from None
     return read.astimezone(timezone.utc) if read.tzinfo else read.replace(tzinfo=timezone.utc)
 
-# %% ../../nbs/explore/75_filters.ipynb #75-filters-26
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-30
 def check_filter(
     tree: Condition | Combination,  # from `parse_filter`
     columns: dict[str, str],  # name -> type, such as `Run.columns`
@@ -226,7 +226,7 @@ def _check_values(condition: Condition, kind: str) -> None:
                 f"the filter compares {condition.column!r} with {_shorten(value.text)}, and this column needs {error}"
             ) from None
 
-# %% ../../nbs/explore/75_filters.ipynb #75-filters-30
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-34
 def compute_filter(
     tree: Condition | Combination,  # checked by `check_filter`
     papers: pa.Table,  # with the columns that it names
@@ -248,7 +248,7 @@ def compute_filter(
     compare = COMPARISONS["=" if tree.operator == "in" else tree.operator]
     return functools.reduce(pc.or_kleene, [compare(column, _to_scalar(value, column.type)) for value in values])
 
-
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-36
 _JOIN = {"and": pc.and_kleene, "or": pc.or_kleene}
 
 
@@ -276,7 +276,7 @@ def _find_in_lists(lists: pa.Array, name: str) -> pa.Array:
     found[pc.list_parent_indices(lists).filter(same).to_numpy()] = True
     return pa.array(found, mask=pc.is_null(lists).to_numpy(zero_copy_only=False))
 
-# %% ../../nbs/explore/75_filters.ipynb #75-filters-35
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-41
 def select_category(
     papers: pa.Table,  # with `categories`, a list of names for each paper
     category: str | list[str],  # such as cs.CV, or several; upper and lower case are the same
@@ -315,7 +315,7 @@ def _suggest_categories(wanted: str, names: set[str]) -> str:
         return f"did you mean {', '.join(known[name] for name in similar)}?"
     return f"some that exist: {', '.join(list(known.values())[:5])}"
 
-# %% ../../nbs/explore/75_filters.ipynb #75-filters-39
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-45
 def select_papers(
     run: Run,  # an opened run
     category: str | list[str] | None = None,  # only papers of this category, or of one of several
@@ -345,7 +345,7 @@ def select_papers(
         raise InputError(f"no paper of {run.folder} {' and '.join(asked)}: relax the filter")
     return selected
 
-
+# %% ../../nbs/explore/75_filters.ipynb #75-filters-47
 def _mark_filter(tree: Condition | Combination, table: pa.Table) -> np.ndarray:
     "Mark the papers for which a filter is true; unknown is not true."
     return pc.fill_null(compute_filter(tree, table), False).to_numpy(zero_copy_only=False)

@@ -227,7 +227,7 @@ MOST_SCORED = 2**25  # numbers of the selected papers together, up to which all 
 MOST_CANDIDATES = 2**12  # of a query, by codes; for more papers all of them are scored, block by block
 MOST_SCORED_SHARE = 0.25  # selected share up to which all are scored: weaker filters hardly hurt a search
 
-
+# %% ../../nbs/explore/73_index.ipynb #73-index-24
 @dataclass(frozen=True)
 class SearchIndex:
     "An index together with the run whose rows it holds."
@@ -240,13 +240,7 @@ class SearchIndex:
     correction: Correction | None = None  # applied to papers and queries alike; only if `index` is `None`
 
     def __repr__(self) -> str:
-        recall = self.about.get("measured", {}).get("recall")
-        facts = [self.kind, f"recall@10 {recall:.3f}"] if recall is not None else [self.kind]
-        facts += [repr(self.correction)] if self.correction else []
-        return f"SearchIndex({self.run!r}, {', '.join([*facts, self._where()])})"
-
-    def _where(self) -> str:
-        return "stored" if self.stored else "not stored" if self.index is None else "in memory"
+        return f"SearchIndex({self.run!r}, {', '.join(_list_facts(self))})"
 
     @property
     def kind(self) -> str:  # such as `exact` or `pq`
@@ -258,6 +252,11 @@ class SearchIndex:
         "The distribution of the run's cosines, measured when the index was built."
         return CosineScale.from_dict(self.about["scale"]) if self.about.get("scale") else None
 
+    @cached_property
+    def source(self) -> Vectors:  # corrected; few vectors stay in memory
+        "The vectors that each search reads if there is no index."
+        return CorrectedVectors(self.run, self.correction) if self.correction else as_vectors(self.run)
+
     def search(
         self,
         vectors: np.ndarray,  # queries, float32, (n_queries, dim), of any length but zero
@@ -265,64 +264,12 @@ class SearchIndex:
         among: np.ndarray | None = None,  # which rows may be found, bool, (n_papers,); `None` for all
     ) -> list[Found]:  # for each query rows int64 and cosines float32, nearest first, at most k
         "Find the rows nearest to each query; raises `InputError` for vectors of another length than the run's."
-        if k < 1:
-            raise InputError(f"{k} papers cannot be found: give 1 or more")
-        if vectors.ndim != 2 or vectors.shape[1] != self.run.dim:
-            raise InputError(f"queries of shape {vectors.shape} do not fit vectors of {self.run.dim} numbers")
-        if not np.isfinite(vectors).all():
-            bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-            raise InputError(f"queries in rows {bad[:5].tolist()} hold NaN or infinity")
-        if among is not None and among.shape != (self.run.n_papers,):
-            raise InputError(f"a filter of shape {among.shape} does not fit {self.run.n_papers} papers")
-        unit = self._correct(vectors.astype(np.float32))
+        _check_search(self.run, vectors, k, among)
         n_allowed = self.run.n_papers if among is None else int(np.count_nonzero(among))
         k = min(operator.index(k), n_allowed)  # FAISS takes no integers of NumPy
         if not k:
-            return [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in unit]
-        if self.index is None:
-            return self._search_run(unit, k, among)
-        if self.vectors is None:
-            return self._search_exactly(unit, k, among)
-        share = n_allowed / self.run.n_papers
-        few = share <= MOST_SCORED_SHARE and n_allowed * self.run.dim <= MOST_SCORED
-        if few or 2 * k > MOST_CANDIDATES:
-            allowed = np.arange(self.run.n_papers) if among is None else np.flatnonzero(among)
-            return score_rows(self.vectors, unit, allowed, k)
-        return self._search_codes(unit, k, among, share)
-
-    def _correct(self, vectors: np.ndarray) -> np.ndarray:
-        return self.correction.apply(vectors) if self.correction else l2_normalize(vectors)
-
-    @cached_property
-    def _source(self) -> Vectors:
-        return CorrectedVectors(self.run, self.correction) if self.correction else as_vectors(self.run)
-
-    def _search_run(self, unit: np.ndarray, k: int, among: np.ndarray | None) -> list[Found]:
-        "Read all vectors of the run, block by block."
-        allowed = np.arange(self.run.n_papers) if among is None else np.flatnonzero(among)
-        places, cosines = find_nearest(unit, ChosenVectors(self._source, allowed), k)
-        return list(zip(allowed[places], cosines, strict=True))
-
-    def _search_exactly(self, unit: np.ndarray, k: int, among: np.ndarray | None) -> list[Found]:
-        parameters, _alive = _make_parameters(self.index, 1, among)
-        cosines, rows = self.index.search(unit, k, params=parameters)
-        return [(row[row >= 0], cosine[row >= 0]) for row, cosine in zip(rows, cosines, strict=True)]
-
-    def _search_codes(self, unit: np.ndarray, k: int, among: np.ndarray | None, share: float) -> list[Found]:
-        "Find candidates by codes and score them; score everything for a query with too few candidates."
-        n_wanted = max(self.about["n_candidates"], 2 * k)
-        lists = self.kind not in ("hnsw", "factory")
-        effort = int(np.ceil(self.about["effort"] / (share**0.5 if lists else share)))
-        candidates = find_candidates(self.index, unit, n_wanted, effort, among)
-        if candidates.max() >= self.run.n_papers:
-            raise InputError(f"{self.run.folder / INDEX_FOLDER} is damaged: {_advise(self.run)}")
-        rows, cosines = _sort_candidates(self.vectors, unit, candidates, k)
-        found = list(zip(rows, cosines, strict=True))
-        if len(few := np.flatnonzero(rows[:, -1] < 0)):
-            allowed = np.arange(self.run.n_papers) if among is None else np.flatnonzero(among)
-            for query, one in zip(few, score_rows(self.vectors, unit[few], allowed, k), strict=True):
-                found[query] = one
-        return found
+            return [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in vectors]
+        return _search(self, _to_unit(vectors.astype(np.float32), self.correction), k, among, n_allowed)
 
     def vectors_of(
         self,
@@ -339,13 +286,87 @@ class SearchIndex:
         vector: np.ndarray,  # a query, float32, (dim,), of any length but zero
     ) -> np.ndarray:  # float32, (n,)
         "Compute the cosines of some papers with a query."
-        return self._correct(self.vectors_of(rows)) @ self._correct(vector[None])[0]
+        return _to_unit(self.vectors_of(rows), self.correction) @ _to_unit(vector[None], self.correction)[0]
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-23
+# %% ../../nbs/explore/73_index.ipynb #73-index-25
+def _list_facts(opened: SearchIndex) -> list[str]:
+    "State the kind of an index, its recall, its correction, and where it is."
+    recall = opened.about.get("measured", {}).get("recall")
+    where = "stored" if opened.stored else "not stored" if opened.index is None else "in memory"
+    facts = [opened.kind, *([f"recall@10 {recall:.3f}"] if recall is not None else [])]
+    return [*facts, *([repr(opened.correction)] if opened.correction else []), where]
+
+
 def _advise(run: Run) -> str:
     return f"make it again with: arxiv-embeddings index {run.folder}"
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-25
+# %% ../../nbs/explore/73_index.ipynb #73-index-27
+def _check_search(run: Run, vectors: np.ndarray, k: int, among: np.ndarray | None) -> None:
+    "Raise `InputError` for queries, a number of papers or a filter that do not fit the run."
+    if k < 1:
+        raise InputError(f"{k} papers cannot be found: give 1 or more")
+    if vectors.ndim != 2 or vectors.shape[1] != run.dim:
+        raise InputError(f"queries of shape {vectors.shape} do not fit vectors of {run.dim} numbers")
+    if not np.isfinite(vectors).all():
+        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        raise InputError(f"queries in rows {bad[:5].tolist()} hold NaN or infinity")
+    if among is not None and among.shape != (run.n_papers,):
+        raise InputError(f"a filter of shape {among.shape} does not fit {run.n_papers} papers")
+
+
+def _to_unit(vectors: np.ndarray, correction: Correction | None) -> np.ndarray:
+    "Correct vectors if there is a correction, and scale them to unit length."
+    return correction.apply(vectors) if correction else l2_normalize(vectors)
+
+# %% ../../nbs/explore/73_index.ipynb #73-index-29
+def _search(opened: SearchIndex, unit: np.ndarray, k: int, among: np.ndarray | None, n_allowed: int) -> list[Found]:
+    "Find k papers for each query in the way that suits the index and the number of papers that may be found."
+    if opened.index is None:
+        return _search_run(opened, unit, k, among)
+    if opened.vectors is None:
+        return _search_exactly(opened.index, unit, k, among)
+    share = n_allowed / opened.run.n_papers
+    few = share <= MOST_SCORED_SHARE and n_allowed * opened.run.dim <= MOST_SCORED
+    if few or 2 * k > MOST_CANDIDATES:
+        return score_rows(opened.vectors, unit, _list_allowed(opened.run, among), k)
+    found = _search_codes(opened, unit, k, among, share)
+    if lacking := [query for query, (rows, _) in enumerate(found) if rows[-1] < 0]:
+        scored = score_rows(opened.vectors, unit[lacking], _list_allowed(opened.run, among), k)
+        for query, one in zip(lacking, scored, strict=True):
+            found[query] = one
+    return found
+
+
+def _list_allowed(run: Run, among: np.ndarray | None) -> np.ndarray:
+    "The rows that may be found, int64."
+    return np.arange(run.n_papers) if among is None else np.flatnonzero(among)
+
+# %% ../../nbs/explore/73_index.ipynb #73-index-30
+def _search_run(opened: SearchIndex, unit: np.ndarray, k: int, among: np.ndarray | None) -> list[Found]:
+    "Read all vectors of the run, block by block."
+    allowed = _list_allowed(opened.run, among)
+    places, cosines = find_nearest(unit, ChosenVectors(opened.source, allowed), k)
+    return list(zip(allowed[places], cosines, strict=True))
+
+
+def _search_exactly(index: Any, unit: np.ndarray, k: int, among: np.ndarray | None) -> list[Found]:
+    "Find papers in an index that holds the vectors themselves."
+    parameters, _alive = _make_parameters(index, 1, among)
+    cosines, rows = index.search(unit, k, params=parameters)
+    return [(row[row >= 0], cosine[row >= 0]) for row, cosine in zip(rows, cosines, strict=True)]
+
+
+def _search_codes(opened: SearchIndex, unit: np.ndarray, k: int, among: np.ndarray | None, share: float) -> list[Found]:
+    "Find candidates by codes and score them; a query with too few of them has rows of -1 at its end."
+    n_wanted = max(opened.about["n_candidates"], 2 * k)
+    lists = opened.kind not in ("hnsw", "factory")
+    effort = int(np.ceil(opened.about["effort"] / (share**0.5 if lists else share)))
+    candidates = find_candidates(opened.index, unit, n_wanted, effort, among)
+    if candidates.max() >= opened.run.n_papers:
+        raise InputError(f"{opened.run.folder / INDEX_FOLDER} is damaged: {_advise(opened.run)}")
+    return list(zip(*_sort_candidates(opened.vectors, unit, candidates, k), strict=True))
+
+# %% ../../nbs/explore/73_index.ipynb #73-index-32
 def make_index(
     run: Run,  # an opened run
 ) -> Any:  # a `faiss.IndexFlatIP` with one row a paper, unit length
@@ -363,34 +384,13 @@ def _require_papers(run: Run) -> None:
     if not run.n_papers:
         raise InputError(f"{run.folder} has no papers yet: embed some first")
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-30
+# %% ../../nbs/explore/73_index.ipynb #73-index-37
 LEAST_RECALL = 0.985  # recall@10 that the search options are set for, above the 0.98 that is promised
 N_HELD_OUT = 1000  # papers on which recall is measured, fewer of very many: an exact search is needed for each
 CANDIDATES = (20, 50, 100, 200, 400)  # numbers of candidates that are tried
 EFFORTS = (
-    4,
-    6,
-    8,
-    10,
-    12,
-    14,
-    16,
-    20,
-    24,
-    28,
-    32,
-    40,
-    48,
-    56,
-    64,
-    80,
-    96,
-    128,
-    160,
-    192,
-    256,
-    384,
-    512,
+    *(4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64),
+    *(80, 96, 128, 160, 192, 256, 384, 512),
 )  # efforts that are tried
 
 
@@ -423,7 +423,7 @@ def train_index(
         ) from error
     return index
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-31
+# %% ../../nbs/explore/73_index.ipynb #73-index-39
 def _inner(index: Any) -> Any:
     "The index that an `IndexIDMap` numbers."
     import faiss
@@ -435,7 +435,7 @@ def _reason_of(error: Exception) -> str:
     "The end of FAISS's message, without the names of its functions and files."
     return str(error).splitlines()[0].rpartition("Error: ")[2].rpartition(" failed: ")[2][:200] or "no reason given"
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-32
+# %% ../../nbs/explore/73_index.ipynb #73-index-40
 def add_papers(
     index: Any,  # from `train_index`
     run: Run,  # an opened run
@@ -449,7 +449,7 @@ def add_papers(
         start += len(vectors)
     return len(faiss.serialize_index(index))
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-34
+# %% ../../nbs/explore/73_index.ipynb #73-index-42
 def recall_of(
     found: list[np.ndarray] | np.ndarray,  # rows for each query
     true: np.ndarray,  # rows of the nearest papers, int64, (n_queries, k)
@@ -458,7 +458,7 @@ def recall_of(
     hits = [len(np.intersect1d(one, wanted)) for one, wanted in zip(found, true, strict=True)]
     return sum(hits) / true.size
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-36
+# %% ../../nbs/explore/73_index.ipynb #73-index-44
 @dataclass(frozen=True)
 class Trial:
     "Held-out queries with their nearest papers."
@@ -467,7 +467,7 @@ class Trial:
     true: np.ndarray  # rows, int64, (n_queries, k)
     among: np.ndarray | None = None  # rows that count, bool, (n_papers,); `None`: all
 
-
+# %% ../../nbs/explore/73_index.ipynb #73-index-46
 def _hold_out(run: Run, rows: np.ndarray) -> tuple[Trial, list[Trial]]:
     "Trials with some papers as queries, among all others, and among a tenth and a hundredth of them."
     trials, queries = [], l2_normalize(fetch_vectors([run], rows))
@@ -480,7 +480,7 @@ def _hold_out(run: Run, rows: np.ndarray) -> tuple[Trial, list[Trial]]:
         trials.append(Trial(queries, chosen[nearest], among))
     return trials[0], trials[1:]
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-37
+# %% ../../nbs/explore/73_index.ipynb #73-index-47
 def tune_search(
     index: Any,  # a FAISS index without the held-out papers
     vectors: VectorFile,  # of the run
@@ -502,7 +502,7 @@ def tune_search(
             break
     return effort, n_candidates
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-39
+# %% ../../nbs/explore/73_index.ipynb #73-index-49
 def check_index_metric(
     run: Run,  # an opened run
     asked: str | None = None,  # `None`: the run's own metric
@@ -516,7 +516,7 @@ def check_index_metric(
             "--metric cosine builds it all the same"
         )
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-40
+# %% ../../nbs/explore/73_index.ipynb #73-index-50
 TRAINED_FOR = 2  # times the papers of its training, up to which an index is extended
 
 
@@ -551,7 +551,7 @@ def build_index(
             _write_codes(run, folder, form, recall)
     return folder
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-41
+# %% ../../nbs/explore/73_index.ipynb #73-index-51
 def _asked_before(run: Run) -> str | None:
     "The kind of an older index of this run, if a person named it."
     try:
@@ -565,7 +565,7 @@ def _remove_note(folder: AnyPath) -> None:
     (folder / INDEX_NOTE_NAME).unlink(missing_ok=True)
     sync_folder(folder)
 
-
+# %% ../../nbs/explore/73_index.ipynb #73-index-53
 def _write_exact(run: Run, folder: AnyPath, form: IndexForm) -> None:
     index = make_index(run)
     _remove_note(folder)
@@ -602,7 +602,7 @@ def _write_note(opened: SearchIndex, folder: AnyPath, facts: dict[str, Any]) -> 
     with atomic_file(folder / INDEX_NOTE_NAME) as stream:
         stream.write(json.dumps(note, indent=1).encode())
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-42
+# %% ../../nbs/explore/73_index.ipynb #73-index-54
 def _write_codes(run: Run, folder: AnyPath, form: IndexForm, recall: float | None) -> None:
     "Train, write vectors and fill the index in one pass, tune it on held-out papers, and add these."
     index, kind = train_index(run, form), row_type(form.precision, run.dim)
@@ -622,7 +622,7 @@ def _write_codes(run: Run, folder: AnyPath, form: IndexForm, recall: float | Non
     _write_index(index, folder)
     _write_note(opened, folder, about)
 
-
+# %% ../../nbs/explore/73_index.ipynb #73-index-56
 def _fill(index: Any, run: Run, held_out: np.ndarray, precision: Precision) -> Iterator[np.ndarray]:
     "Add all papers but the held-out ones to an index, and pack all of them."
     start = 0
@@ -643,7 +643,7 @@ def _measure(opened: SearchIndex, trial: Trial, filtered: list[Trial]) -> dict[s
         measured[name] = round(recall_of([rows for rows, _ in found], one.true), 4)
     return measured
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-43
+# %% ../../nbs/explore/73_index.ipynb #73-index-57
 def _find_extendable(run: Run, form: IndexForm, asked: dict[str, Any]) -> dict[str, Any]:
     "The note of an index that is as asked for, holds the first parts of the run and is whole; empty if there is none."
     try:
@@ -672,7 +672,7 @@ def _find_extendable(run: Run, form: IndexForm, asked: dict[str, Any]) -> dict[s
 def _holds_first_parts(run: Run, note: dict[str, Any]) -> bool:
     return note["content_sha256"] == hash_settings([part.sha256 for part in run.parts[: note["n_parts"]]])
 
-
+# %% ../../nbs/explore/73_index.ipynb #73-index-59
 def _extend(run: Run, folder: AnyPath, note: dict[str, Any]) -> None:
     "Add the papers of new parts to an index."
     index = _load_index(folder, note, run, mapped=False)
@@ -697,7 +697,7 @@ def _extend(run: Run, folder: AnyPath, note: dict[str, Any]) -> None:
     facts = {name: note[name] for name in kept if name in note}
     _write_note(SearchIndex(run, index, True, facts, longer), folder, facts)
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-45
+# %% ../../nbs/explore/73_index.ipynb #73-index-61
 def fetch_index(
     path: AnyPath,  # a file of `RUN/index/`
     about: dict[str, Any],  # what the note states about it: `n_bytes` and `sha256`
@@ -725,7 +725,7 @@ def _open_vectors(
     except InputError as error:
         raise InputError(f"{error}: {_advise(run)}") from error
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-47
+# %% ../../nbs/explore/73_index.ipynb #73-index-63
 def _load_index(folder: AnyPath, note: dict[str, Any], run: Run, mapped: bool = True) -> Any:
     "Read an index file; raises `InputError` if it is damaged or is not the index that the note describes."
     import faiss
@@ -760,7 +760,7 @@ def _is_of_kind(index: Any, kind: str) -> bool:
         return isinstance(faiss.downcast_InvertedLists(ivf.invlists), own)
     return isinstance(index, faiss.IndexIDMap) and isinstance(_inner(index), faiss.IndexHNSW)
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-49
+# %% ../../nbs/explore/73_index.ipynb #73-index-65
 MOST_IN_MEMORY = 2**28  # numbers of all vectors together, up to which an index is made in memory: 1 GiB
 
 
@@ -776,7 +776,7 @@ def open_unindexed(
     )
     return SearchIndex(run, None, stored=False)
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-50
+# %% ../../nbs/explore/73_index.ipynb #73-index-66
 def open_index(
     run: Run,  # an opened run
     name: str | None = None,  # "exact": an exact one, stored or not; `None`: the stored one, if there is one
@@ -804,7 +804,7 @@ def open_index(
         if read_index_note(run.folder) == note:
             return found
 
-
+# %% ../../nbs/explore/73_index.ipynb #73-index-68
 def _open_stored(run: Run, note: dict[str, Any]) -> SearchIndex:
     "Open the index that a note describes."
     folder = inner_folder(run.folder, INDEX_FOLDER)
@@ -823,7 +823,7 @@ def _open_stored(run: Run, note: dict[str, Any]) -> SearchIndex:
         vectors = _open_vectors(folder, run, note["precision"], note["files"][INDEX_VECTORS_NAME])
     return SearchIndex(run, index, True, note, vectors)
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-62
+# %% ../../nbs/explore/73_index.ipynb #73-index-80
 def describe_index(
     index: SearchIndex,  # a stored one
 ) -> dict[
@@ -844,7 +844,7 @@ def describe_index(
         "n_measured": measured.get("n_papers", index.run.n_papers),
     }
 
-# %% ../../nbs/explore/73_index.ipynb #73-index-70
+# %% ../../nbs/explore/73_index.ipynb #73-index-88
 def as_index(
     source: SearchIndex | Run | str | AnyPath,  # an opened index, a run, or a run folder
 ) -> SearchIndex:  # ready to search

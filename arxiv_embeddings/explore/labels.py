@@ -72,7 +72,7 @@ state-of-the-art study studied studies suggest survey technique techniques theor
 useful user uses using various way ways well work works years
 """  # said by papers about themselves, whatever they are about
 
-
+# %% ../../nbs/explore/84_labels.ipynb #84-labels-18
 def count_words(
     texts: Sequence[str],  # of papers
     most_words: int = 20_000,  # how many words and phrases are counted, the most frequent
@@ -97,7 +97,7 @@ def count_words(
         return csr_matrix((len(cleaned), 0), dtype=np.int64), np.array([], dtype=str)
     return counts, counter.get_feature_names_out().astype(str)
 
-# %% ../../nbs/explore/84_labels.ipynb #84-labels-20
+# %% ../../nbs/explore/84_labels.ipynb #84-labels-22
 def weigh_words(
     counts: csr_matrix,  # of words, int64, (n_texts, n_words)
     regions: np.ndarray,  # region of each text, int64, (n_texts,), from 0
@@ -112,7 +112,7 @@ def weigh_words(
     enough = of_region >= least_texts
     return np.where(enough, np.sqrt(of_region) * np.log1p(average / np.maximum(of_all, 1)), 0)
 
-# %% ../../nbs/explore/84_labels.ipynb #84-labels-25
+# %% ../../nbs/explore/84_labels.ipynb #84-labels-27
 PHRASE_WEIGHT = 2.0
 STEM_LETTERS = 5  # words that begin with the same are taken for forms of one word
 
@@ -140,7 +140,7 @@ def choose_names(
                 break
     return names
 
-# %% ../../nbs/explore/84_labels.ipynb #84-labels-29
+# %% ../../nbs/explore/84_labels.ipynb #84-labels-31
 MOST_TEXTS = 20_000  # papers whose words are counted
 LEAST_TEXTS = 3  # papers of a region that must have its name
 
@@ -155,7 +155,7 @@ class Label:
     level: int  # 0 coarse, 1 middle, 2 fine
     n_papers: int  # in the region
 
-# %% ../../nbs/explore/84_labels.ipynb #84-labels-30
+# %% ../../nbs/explore/84_labels.ipynb #84-labels-32
 def draw_texts(
     n_papers: int,  # of a map
     seed: int = 0,  # of the draw
@@ -163,7 +163,7 @@ def draw_texts(
     "Choose the papers whose words are counted."
     return np.sort(np.random.default_rng(seed).permutation(n_papers)[:MOST_TEXTS])
 
-# %% ../../nbs/explore/84_labels.ipynb #84-labels-31
+# %% ../../nbs/explore/84_labels.ipynb #84-labels-33
 def label_regions(
     places: np.ndarray,  # float32, (n_papers, 2)
     texts: Sequence[str],  # title and abstract of each paper

@@ -165,7 +165,7 @@ NOTE_SCHEMA = Record(
     {"bm25s": LINE, "date_generated": LINE},
 )
 
-
+# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-24
 def build_words(
     run: Run,  # an opened run
 ) -> AnyPath:  # `RUN/index/words`
@@ -203,7 +203,7 @@ def _save_scores(scored: Any, folder: AnyPath) -> None:
         for file in list_folder(Path(local)):
             copy_file(file, folder / file.name)
 
-# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-25
+# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-27
 @dataclass(frozen=True)
 class WordIndex:
     "The words of a run, ready to search."
@@ -243,7 +243,7 @@ class WordIndex:
             raise _report_damage(self.run, "a score is not a positive number")
         return scores if among is None else np.where(among, scores, np.float32(0))
 
-
+# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-29
 def _take_best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     "Take the best k rows with a score above 0; of equal scores the first rows."
     rows = np.flatnonzero(scores)
@@ -253,7 +253,7 @@ def _take_best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     rows = rows[np.argsort(-scores[rows], kind="stable")][:k]
     return rows.astype(np.int64), scores[rows]
 
-# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-26
+# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-30
 def _report_damage(run: Run, reason: str) -> InputError:
     "Make the error for an unusable index of words: the reason, and how to rebuild the index."
     place, advice = (
@@ -289,7 +289,7 @@ def open_words(
         reason = f"{Path(error.filename).name} is missing" if isinstance(error, FileNotFoundError) else error
         raise _report_damage(run, str(reason)) from error
 
-# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-28
+# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-32
 def _load_scores(
     folder: AnyPath,  # `RUN/index/words`
     note: dict[str, Any],  # its note, checked
@@ -329,7 +329,7 @@ def _check_arrays(scores: dict[str, Any], n_words: int) -> None:
     if not len(scores["data"]) == len(scores["indices"]) == begins[-1]:
         raise ValueError("its arrays have different lengths")
 
-# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-29
+# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-33
 def describe_words(
     words: WordIndex,  # a stored one
 ) -> dict[str, int]:  # `n_words` and `n_bytes_words`, the size of its files
@@ -337,7 +337,7 @@ def describe_words(
     files = list_folder(words.run.folder / FOLDER_NAME / "words")
     return {"n_words": len(words.scored.vocab_dict), "n_bytes_words": sum(file.stat().st_size for file in files)}
 
-# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-33
+# %% ../../nbs/explore/76_lexical.ipynb #76-lexical-37
 FUSION_CONSTANT = 60  # of the paper that proposed it
 
 

@@ -252,7 +252,7 @@ def render_map(
     }
     return re.sub(r"@([A-Z]+)@", lambda found: filled[found[1]], page)
 
-
+# %% ../../nbs/explore/85_map.ipynb #85-map-41
 def _describe_head(content: MapContent) -> dict[str, Any]:
     "Everything in a file that is not said paper by paper."
     known = content.years[content.years > 0]
@@ -279,7 +279,7 @@ def _encode_marks(content: MapContent, grid: np.ndarray, order: np.ndarray) -> b
     columns = [*grid.T.astype("<u2"), content.years.astype("<u2"), content.group_of.astype(np.uint8), on_arxiv]
     return b"".join(column[order].tobytes() for column in columns)
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-43
+# %% ../../nbs/explore/85_map.ipynb #85-map-45
 FONT_SIZES = (11, 8)  # of the coarse and the middle level, points
 
 
@@ -299,7 +299,7 @@ def _choose_labels(labels: Sequence[Label], places: np.ndarray, width: float, he
             chosen.append(label)
     return chosen
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-44
+# %% ../../nbs/explore/85_map.ipynb #85-map-46
 def draw_map(
     content: MapContent,  # what to show
     dark: bool = False,  # light points on a dark ground, for slides
@@ -334,7 +334,7 @@ def draw_map(
         _add_legend(figure, content, dark, ink)
     return figure
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-45
+# %% ../../nbs/explore/85_map.ipynb #85-map-47
 def _add_legend(figure: Figure, content: MapContent, dark: bool, ink: str) -> None:
     from matplotlib.lines import Line2D
 
@@ -344,7 +344,7 @@ def _add_legend(figure: Figure, content: MapContent, dark: bool, ink: str) -> No
     for text in figure.legend(points, [name for name, _ in shown], **place).get_texts():
         text.set(color=ink, **PLAIN)
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-49
+# %% ../../nbs/explore/85_map.ipynb #85-map-51
 def choose_column(
     run: Run,  # an opened run
     color: str | None,  # a column; `None`: the primary category
@@ -357,7 +357,7 @@ def choose_column(
         raise InputError(f"{run.folder} has no column {color!r}: choose one of {', '.join(known)}")
     return color
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-50
+# %% ../../nbs/explore/85_map.ipynb #85-map-52
 def color_papers(
     values: pa.ChunkedArray,  # of a column, one a paper, from `plots.read_values`
     source: Source,  # float32 (n_papers, dim), or a run; any length but zero
@@ -367,7 +367,7 @@ def color_papers(
         return color_by_number(values.cast(pa.float64()).to_numpy())
     return color_by_value([None if one is None else str(one) for one in values.to_pylist()], source)
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-54
+# %% ../../nbs/explore/85_map.ipynb #85-map-56
 LONGEST_AUTHORS, LONGEST_TITLE = 80, 300  # characters
 
 
@@ -388,7 +388,7 @@ def collect_papers(
             papers[name] = [shorten(to_text(value), longest.get(name, 200)) for value in table[name].to_pylist()]
     return papers
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-58
+# %% ../../nbs/explore/85_map.ipynb #85-map-60
 MOST_COMPARED = 30_000  # papers whose neighbors are found unless it is asked for
 N_NEIGHBORS = 10
 
@@ -428,7 +428,7 @@ def collect_map(
         about=_tell(run, layout.about, labels),
     )
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-59
+# %% ../../nbs/explore/85_map.ipynb #85-map-61
 def _read_texts(run: Run, rows: np.ndarray) -> list[str]:
     "Title and abstract of some papers, in ascending order, for the labels."
     names = [name for name in ("title", "abstract") if name in run.columns]
@@ -451,7 +451,7 @@ def _tell(run: Run, layout: dict[str, Any], labels: list[Label]) -> dict[str, st
         facts["labels"] = f"words of {min(run.n_papers, MOST_TEXTS):,} papers, by class-based TF-IDF"
     return facts | {"to read it": "papers that are close are alike; distances across the map mean nothing"}
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-61
+# %% ../../nbs/explore/85_map.ipynb #85-map-63
 LARGEST_SHOWN = 5_000_000  # bytes of HTML within a notebook
 FORMS = ("html", "svg", "png")
 
@@ -490,7 +490,7 @@ class MapFile:
             raise InputError(f"{self.path} is on HDFS: write the map to a disk with --out, then open it")
         webbrowser.open(self.path.as_uri())
 
-# %% ../../nbs/explore/85_map.ipynb #85-map-62
+# %% ../../nbs/explore/85_map.ipynb #85-map-64
 def make_map(
     run: Run,  # an opened run
     path: str | AnyPath | None = None,  # `.html`, `.svg` or `.png` decides the form; `None`: `RUN/map.html`

@@ -124,7 +124,7 @@ class SearchResult(pd.DataFrame):
         caption = "<br>".join(lines)
         return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
-
+# %% ../../nbs/explore/77_search.ipynb #77-search-25
 def _align(name: str) -> str:
     "JupyterLab aligns cells to the right, as suits numbers; words begin at the left."
     return "" if name in (*SCORES, *PERCENTILES, "year") else ' style="text-align: left"'
@@ -148,7 +148,7 @@ def _is_arxiv_id(paper_id: str) -> bool:
     "Whether arXiv may have a page for this id. The sample corpus uses month `00`, which never has one."
     return bool(ARXIV_ID.fullmatch(paper_id)) and not re.match(r"\d\d00\.", paper_id)
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-25
+# %% ../../nbs/explore/77_search.ipynb #77-search-27
 def to_table(
     index: SearchIndex,  # the index that was searched
     rows: np.ndarray,  # int64, (n,), most similar first
@@ -172,7 +172,7 @@ def to_table(
     found.query, found.reading = query, _explain_percentiles(found)
     return found
 
-
+# %% ../../nbs/explore/77_search.ipynb #77-search-29
 def _round(name: str, values: np.ndarray) -> np.ndarray:
     return values.astype(float).round(1 if name in PERCENTILES else 4)
 
@@ -197,7 +197,7 @@ def _explain_percentiles(found: pd.DataFrame) -> str:
         f"and {nearest:.1f} % of its papers have no nearer neighbor."
     )
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-32
+# %% ../../nbs/explore/77_search.ipynb #77-search-36
 By = Literal["vectors", "words", "both"]
 FUSED_DEPTH = 100  # papers of each ranking that are fused
 RERANKED = 50  # papers that a reranker sees
@@ -213,7 +213,7 @@ class Query:
     without: tuple[int, ...] = ()  # rows that are not to be found
     is_text: bool = False  # whether the query is a text and not a paper: its percentiles have no meaning
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-33
+# %% ../../nbs/explore/77_search.ipynb #77-search-37
 @dataclass(frozen=True)
 class SearchOptions:
     "Options of a search: number of papers, filters and ranking."
@@ -239,7 +239,7 @@ class SearchOptions:
         "Papers that a ranking has to find."
         return max(self.k + self.offset, RERANKED if self.rerank else 0, FUSED_DEPTH if self.by == "both" else 0)
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-37
+# %% ../../nbs/explore/77_search.ipynb #77-search-41
 @dataclass(frozen=True)
 class Ranking:
     "Rows that a query found, best first."
@@ -280,7 +280,7 @@ def _rank(
         rankings.append(Ranking(rows[kept], {name: scores[kept]}))
     return rankings
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-41
+# %% ../../nbs/explore/77_search.ipynb #77-search-45
 def _rank_queries(
     index: SearchIndex,  # from `open_index`
     queries: list[Query],
@@ -312,7 +312,7 @@ def _fuse_rankings(by_vectors: Ranking, by_words: Ranking, depth: int) -> Rankin
 
 _open_words_once = functools.lru_cache(maxsize=1)(open_words)  # a run that is asked again need not be opened again
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-43
+# %% ../../nbs/explore/77_search.ipynb #77-search-47
 def answer(
     index: SearchIndex,  # from `open_index`
     queries: list[Query],  # one or more
@@ -335,7 +335,7 @@ def answer(
         pages.append((shown, query.label + _tell_numbers(len(shown.rows), n_possible, options), not query.is_text))
     return _show_pages(index, pages)
 
-
+# %% ../../nbs/explore/77_search.ipynb #77-search-49
 def _show_pages(index: SearchIndex, pages: list[tuple[Ranking, str, bool]]) -> list[SearchResult]:
     "Make the tables of several queries; each part of the run is read once."
     rows = np.unique(np.concatenate([shown.rows for shown, _, _ in pages]))
@@ -366,7 +366,7 @@ def _tell_numbers(n_shown: int, n_possible: int, options: SearchOptions) -> str:
         return ""
     return f", all {n_shown} that there are" if n_shown == n_possible else f", only {n_shown} found"
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-45
+# %% ../../nbs/explore/77_search.ipynb #77-search-51
 def _load_reranker(queries: list[Query], model: Any) -> Any:
     "Load a reranker, unless it is loaded; raises `InputError` for a query without words."
     from arxiv_embeddings.encoders.reranker import load_reranker
@@ -395,7 +395,7 @@ def read_texts(
     columns = (read_papers(run, rows, names)[name].to_pylist() for name in names)
     return [" ".join(filter(None, texts)) for texts in zip(*columns, strict=True)] or [""] * len(rows)
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-49
+# %% ../../nbs/explore/77_search.ipynb #77-search-55
 def _join_results(
     name: str,  # of the column for the query
     queries: list[str],  # names of the queries
@@ -408,7 +408,7 @@ def _join_results(
     joined.query, joined.reading = f"Papers found for {len(results)} queries", ""
     return joined
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-51
+# %% ../../nbs/explore/77_search.ipynb #77-search-57
 def check_vectors(
     vectors: Any,  # one vector, (dim,), or several, (n, dim), of numbers
     dim: int,  # numbers that each must have
@@ -427,7 +427,7 @@ def check_vectors(
         raise InputError("the vector has length zero: it has no direction, so nothing is near it")
     return checked
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-55
+# %% ../../nbs/explore/77_search.ipynb #77-search-61
 LIKED, UNLIKED = 0.75, 0.15  # Rocchio's weights
 
 
@@ -443,7 +443,7 @@ def join_examples(
         raise InputError("these examples cancel each other: leave some out")
     return joined.astype(np.float32)
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-59
+# %% ../../nbs/explore/77_search.ipynb #77-search-65
 def _ask_about_papers(
     index: SearchIndex,  # from `open_index`
     rows: np.ndarray,  # int64, (n,), of the papers
@@ -479,7 +479,7 @@ def _ask_about_examples(index: SearchIndex, like: Any, unlike: Any) -> Query:
 def _count_papers(n_papers: int) -> str:
     return f"{n_papers} paper{'' if n_papers == 1 else 's'}"
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-61
+# %% ../../nbs/explore/77_search.ipynb #77-search-67
 def open_for(
     source: SearchIndex | Run | str | AnyPath,  # an opened index, a run, or a run folder
     by: By,  # which ranking
@@ -496,7 +496,7 @@ def open_for(
     run = source if isinstance(source, Run) else Run(source)
     return SearchIndex(run, None, stored=False) if by == "words" else open_index(run, correction=correction)
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-62
+# %% ../../nbs/explore/77_search.ipynb #77-search-68
 def find_similar(
     index: SearchIndex | Run | str | AnyPath,  # from `open_index`; or a run, or a run folder
     paper_id: str | list[str] | None = None,  # id of the paper, or several ids
@@ -527,7 +527,7 @@ def find_similar(
     results = answer(index, queries, options)
     return results[0] if np.ndim(vector) == 1 else _join_results("query", list(range(len(queries))), results)
 
-
+# %% ../../nbs/explore/77_search.ipynb #77-search-70
 def _find_similar_to_papers(index: SearchIndex, paper_id: Any, row: Any, options: SearchOptions) -> SearchResult:
     "Find papers similar to one paper, or to each of several."
     given = row if paper_id is None else paper_id
@@ -542,7 +542,7 @@ def _find_similar_to_papers(index: SearchIndex, paper_id: Any, row: Any, options
     names = read_papers(index.run, rows, ["paper_id"])["paper_id"].to_pylist()
     return results[0] if alone else _join_results("query_id", names, results)
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-73
+# %% ../../nbs/explore/77_search.ipynb #77-search-81
 def search_text(
     index: SearchIndex | Run | str | AnyPath,  # from `open_index`; or a run, or a run folder
     text: str | list[str],  # a query, or several queries
@@ -580,14 +580,14 @@ def _load_query_encoder(run: Run) -> Any:
 
     return load_query_encoder(run)
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-82
+# %% ../../nbs/explore/77_search.ipynb #77-search-90
 def link_of(
     paper_id: str,  # of a paper
 ) -> str | None:  # its page on arXiv; `None` if the id is not arXiv's
     "Make the address of a paper."
     return f"https://arxiv.org/abs/{paper_id}" if _is_arxiv_id(paper_id) else None
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-83
+# %% ../../nbs/explore/77_search.ipynb #77-search-91
 def add_details(
     found: SearchResult,  # from `find_similar` or `search_text`
     run: Run,  # that was searched
@@ -607,7 +607,7 @@ def add_details(
         setattr(found, name, line)
     return found
 
-# %% ../../nbs/explore/77_search.ipynb #77-search-86
+# %% ../../nbs/explore/77_search.ipynb #77-search-94
 def find_papers(
     run: Run,  # an opened run
     paper_ids: list[str],  # ids of papers of the run; their prefixes and versions are ignored

@@ -136,14 +136,14 @@ class CosineScale:
                 raise InputError(f"this is not a scale of cosines: {name!r} is no ascending list of cosines")
         return found
 
-
+# %% ../../nbs/explore/70_similarity.ipynb #70-similarity-30
 _NUMBERS = {"mean": float, "sd": float, "n_papers": int, "n_nearest": int}
 
 
 def _percentile(values: np.ndarray, cosines: np.ndarray | float) -> np.ndarray:
     return 100 * np.searchsorted(values, np.asarray(cosines, dtype=np.float32), side="right") / len(values)
 
-# %% ../../nbs/explore/70_similarity.ipynb #70-similarity-30
+# %% ../../nbs/explore/70_similarity.ipynb #70-similarity-32
 N_NEAREST = 1000  # papers whose nearest neighbor is looked for
 
 
@@ -180,7 +180,7 @@ def _take_quantiles(cosines: np.ndarray) -> np.ndarray:
     ranks = np.linspace(0, len(cosines) - 1, min(len(cosines), N_QUANTILES)).round().astype(np.int64)
     return np.sort(cosines)[ranks].astype(np.float32)
 
-# %% ../../nbs/explore/70_similarity.ipynb #70-similarity-35
+# %% ../../nbs/explore/70_similarity.ipynb #70-similarity-37
 HALF_AS_LONG, LONGER_THAN_THE_REST = 0.25, 0.5  # mean cosines of random pairs, see above
 STANDS_OUT = 3  # standard deviations between random pairs and nearest neighbors
 

@@ -12,7 +12,7 @@ import asyncio
 import html
 from base64 import b64encode
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -66,21 +66,14 @@ class PaperList:
         self.before.tooltip, self.after.tooltip = "previous page", "next page"
         self.before.on_click(lambda _: self.turn(-1))
         self.after.on_click(lambda _: self.turn(1))
-        self.buttons = [self._make_button(place) for place in range(n_shown)]
+        self.buttons = [_make_title_button(partial(self._choose, place)) for place in range(n_shown)]
         self.notes = [ipywidgets.HTML(layout={"flex": "0 0 auto", "margin": "0"}) for _ in range(n_shown)]
         self.lines = [ipywidgets.HBox(line) for line in zip(self.buttons, self.notes, strict=True)]
         self.box = ipywidgets.VBox([ipywidgets.HBox([self.before, self.after, self.counted]), *self.lines])
         self.box.add_class("arxiv-papers")
 
-    def _make_button(self, place: int) -> Any:
-        import ipywidgets
-
-        layout = {"flex": "1 1 auto", "min_width": "0", "width": "0", "height": "25px", "margin": "0"}
-        button = ipywidgets.Button(layout=layout)
-        button.add_class("arxiv-title")
-        button.style.button_color = "transparent"
-        button.on_click(lambda _: self.choose(int(self.rows[self.page * self.n_shown + place])))
-        return button
+    def _choose(self, place: int, _: Any) -> None:
+        self.choose(int(self.rows[self.page * self.n_shown + place]))
 
     def show(
         self,
@@ -109,7 +102,19 @@ class PaperList:
                 button.description, note.value = shown[place][0], html.escape(shown[place][1])
                 button.tooltip = button.description
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-15
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-12
+def _make_title_button(press: Callable[[Any], None]) -> Any:
+    "Make a button that looks like a line of text, and can shrink."
+    import ipywidgets
+
+    layout = {"flex": "1 1 auto", "min_width": "0", "width": "0", "height": "25px", "margin": "0"}
+    button = ipywidgets.Button(layout=layout)
+    button.add_class("arxiv-title")
+    button.style.button_color = "transparent"
+    button.on_click(press)
+    return button
+
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-16
 def note_papers(
     explorer: Exploration,  # whose papers they are
     rows: np.ndarray,  # of the papers, int64, (n,)
@@ -121,7 +126,7 @@ def note_papers(
         noted.append((paper.get("title") or paper["paper_id"], " · ".join(filter(None, facts))))
     return noted
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-16
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-17
 def note_neighbors(
     neighbors: pd.DataFrame,  # from `Exploration.neighbors`
 ) -> dict[int, tuple[str, str]]:  # by row: title, or the id if there is none; cosine and percentile
@@ -133,7 +138,7 @@ def note_neighbors(
         noted[paper["row"]] = (title if isinstance(title, str) and title else paper["paper_id"], note)
     return noted
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-20
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-21
 def color_points(
     explorer: Explorer,  # with its groups
 ) -> tuple[pd.Series, dict[str, str]]:  # label of each paper's group, categorical; label -> color
@@ -144,7 +149,7 @@ def color_points(
         codes[group.rows] = code
     return pd.Series(pd.Categorical.from_codes(codes, labels)), {group.label: group.color for group in explorer.groups}
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-21
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-22
 def describe_papers(
     papers: pa.Table,  # one row a paper
 ) -> list[str]:  # a text each, for the tooltip
@@ -159,7 +164,7 @@ def describe_papers(
         lines.append(" · ".join(texts) or " ")
     return lines or [" "] * len(papers)
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-22
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-23
 def make_scatter(
     explorer: Explorer,  # whose papers are drawn
     height: int = 480,  # pixels
@@ -176,7 +181,7 @@ def make_scatter(
     color_scatter(scatter, explorer)
     return scatter.camera(distance=1.4)  # a margin, so that no point is cut off
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-23
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-24
 def color_scatter(
     scatter: Any,  # from `make_scatter`
     explorer: Explorer,  # with its groups
@@ -185,7 +190,7 @@ def color_scatter(
     labels, colors = color_points(explorer)
     scatter.color(by=labels, map=colors)
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-24
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-25
 def legend_to_html(
     explorer: Explorer,  # with its groups
 ) -> str:  # HTML; names of groups are escaped
@@ -196,7 +201,7 @@ def legend_to_html(
     )
     return f'<div class="arxiv-legend" style="line-height: 1.4; font-size: 85%">{" &ensp;".join(dots)}</div>'
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-28
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-29
 def categories_of(
     papers: pa.Table,  # one row a paper
 ) -> list[str]:  # each once, sorted; empty if the papers have none
@@ -204,7 +209,7 @@ def categories_of(
     lists = papers["categories"].to_pylist() if "categories" in papers.column_names else []
     return sorted({name for names in lists for name in names or []})
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-29
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-30
 def make_years(
     papers: pa.Table,  # one row a paper
 ) -> tuple[Any, Any]:  # a slider, and a label of its two years; `None` twice if there are no two years
@@ -222,7 +227,7 @@ def make_years(
     ipywidgets.dlink((slider, "value"), (shown, "value"), lambda ends: f"{ends[0]} to {ends[1]}")
     return slider, shown
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-32
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-33
 class Controls:
     "The widgets above the map; `box` is all of them."
 
@@ -261,7 +266,7 @@ class Controls:
         none = [] if explorer.colored_by else [("one color", "")]
         return [*none, *((name, name) for name in (*first, *others))]
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-36
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-37
 class StatusLine:
     "One line of text; `box` is the widget."
 
@@ -287,7 +292,7 @@ class StatusLine:
         except InputError as error:
             self.box.value = f'<span role="alert"><b>{html.escape(str(error))}</b></span>'
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-40
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-41
 class ControlActions:
     "Calls the explorer for the widgets above the map."
 
@@ -344,7 +349,7 @@ class ControlActions:
             controls.years.value = (controls.years.min, controls.years.max)
         self.explorer.clear()
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-42
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-43
 class MapView:
     "The map of an explorer with its legend; `box` is both."
 
@@ -397,7 +402,7 @@ class MapView:
         if not np.array_equal(shown.selection, explorer.selected):
             self.scatter.selection(explorer.selected)
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-44
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-45
 class PaperView:
     "The paper that is selected alone, and its neighbors; `box` is both."
 
@@ -427,7 +432,7 @@ class PaperView:
         noted = note_neighbors(self.explorer.neighbors(row))
         self.neighbors.show(np.array(list(noted), dtype=np.int64), lambda rows: [noted[one] for one in rows.tolist()])
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-45
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-46
 class ExplorerView:
     "The widgets of an explorer; `box` is all of them."
 
@@ -466,7 +471,7 @@ class ExplorerView:
         if changed == "selected":
             self.status.attempt(self.paper.renew)  # last, so that the status shows what it refuses
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-50
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-51
 def find_missing() -> str:  # one line that says how to get the widgets; empty if they can be shown
     "State why widgets cannot be shown here."
     from IPython import get_ipython
@@ -479,7 +484,7 @@ def find_missing() -> str:  # one line that says how to get the widgets; empty i
         return "A picture, since nobody can click here: run this cell in JupyterLab to explore"
     return ""
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-53
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-54
 class ShownExplorer(Explorer):
     "An explorer that shows itself as widgets, or as a picture if they cannot run."
 
@@ -508,7 +513,7 @@ class ShownExplorer(Explorer):
         shown["image/png"] = b64encode(render_png(self.picture(), dpi=80)).decode()
         display(shown, raw=True)
 
-# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-54
+# %% ../../nbs/explore/87_widgets.ipynb #87-widgets-55
 def explore_run(
     run: Run,  # an opened run
     color: str

@@ -214,7 +214,7 @@ def _read_accepted(papers: "Papers") -> Iterator[dict[str, Any]]:
     if n_rows != len(dropped) or read_file_state(files) != papers._state:
         raise _changed(files)
 
-
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-28
 def _make_batch(rows: list[dict[str, Any] | RejectedRow], papers: "Papers") -> pa.RecordBatch:
     "Convert accepted rows to a batch of the papers' schema."
     parsed = [row if isinstance(row, RejectedRow) else parse_row(row, papers.columns) for row in rows]
@@ -247,7 +247,7 @@ def _to_kept(value: Any, file_format: str) -> Any:
         return to_stored_text(value)
     return None if isinstance(value, str) and find_flaw(value) else value
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-28
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-30
 N_SHOWN = 3  # papers
 
 
@@ -285,7 +285,7 @@ class ShownPapers:
         "An HTML table for JupyterLab. Every value comes from the input and is escaped."
         return _show_papers(self)
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-30
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-32
 def make_schema(
     input_schema: pa.Schema,  # from `find_schema`
     kept: dict[str, str],  # input name -> name in the output, from `name_kept_columns`
@@ -295,7 +295,7 @@ def make_schema(
     kept_fields = [pa.field(kept[one.name], one.type) for one in input_schema if one.name in kept]
     return pa.schema([*OUTPUT_COLUMNS, *([CLASSES] if with_classes else []), *kept_fields])
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-33
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-35
 def note_unfilled(
     unfilled: set[str],  # roles that no paper fills, from `scan_rows`
     columns: dict[str, str],  # role -> column name
@@ -309,7 +309,7 @@ def note_unfilled(
             notes.append(f"no paper has {'' if role == 'categories' else 'a '}{role}: {why}{option}")
     return notes
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-36
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-38
 class Papers(ShownPapers):
     "The papers of one input: every row accounted for, the accepted papers streamed in input order."
 
@@ -343,9 +343,8 @@ class Papers(ShownPapers):
         wanted: np.ndarray,  # which of the accepted papers to keep, bool, (n_papers,)
     ) -> "Papers":
         "Leave out the other papers from now on; the report does not change."
-        dropped = np.frombuffer(self._dropped, dtype=np.uint8).copy()
-        dropped[np.flatnonzero(dropped == 0)[~wanted]] = 1
-        self._dropped = bytearray(dropped.tobytes())
+        dropped = np.frombuffer(self._dropped, dtype=np.uint8)  # changes in place
+        dropped[self.row_numbers[~wanted]] = 1
         return self
 
     def __len__(self) -> int:
@@ -374,7 +373,7 @@ class Papers(ShownPapers):
         "Read the accepted papers into memory."
         return pa.Table.from_batches(self.batches(limit=limit), self.schema)
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-38
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-40
 def assign_roles(
     files: InputFiles,  # from `find_files` or `take_table`
     schema: pa.Schema,  # from `find_schema`
@@ -397,7 +396,7 @@ def assign_roles(
         )
     return found
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-39
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-41
 def open_papers(
     papers: Any,  # path or URI of a CSV, JSONL or Parquet file or a Parquet folder; or a DataFrame, Arrow table, list of dicts
     *,
@@ -418,7 +417,7 @@ def open_papers(
     schema = find_schema(files)
     return Papers(files, assign_roles(files, schema, read_rows(files), **named), schema)
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-42
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-44
 def read_papers(
     papers: Any,  # path or URI of a CSV, JSONL or Parquet file or a Parquet folder; or a DataFrame, Arrow table, list of dicts
     **columns: str | None,  # `id_column` and so on, as for `open_papers`
@@ -426,17 +425,17 @@ def read_papers(
     "Check an input from end to end; raises `InputError` if it cannot be read, or no row is a paper."
     return open_papers(papers, **columns).scan()
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-54
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-56
 def sample_papers() -> Path:  # a CSV file in the package
     "Get the path of the sample corpus."
     return Path(resources.files("arxiv_embeddings") / "sample" / "papers.csv")
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-58
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-60
 def sample_relations() -> Path:  # a TSV file in the package: `src`, `dst`, `kind`
     "Get the path of the related pairs of the sample corpus."
     return Path(resources.files("arxiv_embeddings") / "sample" / "relations.tsv")
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-61
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-63
 def copy_sample(
     folder: str | Path,  # folder to write to; made if it is missing
 ) -> list[Path]:  # the files written

@@ -589,7 +589,7 @@ def _check_target(path: str | Path) -> Path:
         raise InputError(f"{target} exists: name another file, or delete it")
     return target
 
-
+# %% ../../nbs/papers/09_fetch.ipynb #09-fetch-57
 @contextmanager
 def _working_folder(target: Path, wanted: Wanted) -> Iterator[tuple[Path, FetchState]]:
     "Lock the folder beside a file and read its state. It goes when the file is there, or if no paper has arrived."

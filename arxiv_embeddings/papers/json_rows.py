@@ -198,7 +198,7 @@ def find_form(
         )
     return MEMBERS
 
-
+# %% ../../nbs/papers/12_json_rows.ipynb #12-json-rows-30
 def _is_object(line: str) -> bool:
     "Tell whether a line is one JSON object."
     try:
@@ -221,7 +221,7 @@ def _list_members(head: str) -> list[tuple[str, str]]:
         pass
     return members
 
-# %% ../../nbs/papers/12_json_rows.ipynb #12-json-rows-31
+# %% ../../nbs/papers/12_json_rows.ipynb #12-json-rows-33
 def read_json_rows(
     stream: io.IOBase,  # bytes of JSON, in any of the four forms
     encoding: str | None = None,  # `None`: UTF-8

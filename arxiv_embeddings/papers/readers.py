@@ -44,7 +44,7 @@ READ_ERRORS = (
     *(UnicodeError, OSError, RuntimeError),
 )
 
-
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-07
 @dataclass(frozen=True)
 class InputFiles:
     "The files of one path, in the order in which they are read; or a table in memory."
@@ -75,7 +75,7 @@ class InputFiles:
         "The columns of the input, found once."
         return find_schema(self)
 
-
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-09
 def _open_zipped(stream: io.IOBase) -> io.IOBase:
     "Open the data file of a zip archive."
     archive = zipfile.ZipFile(stream)
@@ -92,7 +92,7 @@ def _find_zipped(archive: zipfile.ZipFile) -> str:
         raise InputError(f"a zip archive with one data file is needed, and this one has {listed}: unpack it first")
     return data[0]
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-06
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-10
 def data_suffix(
     name: str,  # a file name, such as `papers.CSV.gz`
 ) -> str:  # the ending in lower case, without that of a compression; may be empty
@@ -100,7 +100,7 @@ def data_suffix(
     path = PurePosixPath(name.lower())
     return path.with_suffix("").suffix if path.suffix in COMPRESSIONS else path.suffix
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-10
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-14
 LONGEST_REASON = 600  # characters
 
 
@@ -111,7 +111,7 @@ def as_line(
     text = " ".join(str(error).split()) or repr(error)
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-12
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-16
 @contextmanager
 def _naming_errors(resolved: str) -> Iterator[None]:
     "Turn errors of a file system, each of which has its own, into one that names the input."
@@ -132,7 +132,7 @@ def _find_file_system(resolved: str) -> tuple[fsspec.AbstractFileSystem, str]:
         return fsspec.filesystem("file"), resolved
     return fsspec.core.url_to_fs(resolved)
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-14
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-18
 def _find_format(filesystem: fsspec.AbstractFileSystem, name: str, resolved: str) -> str:
     "Tell the format of a file by its name, or by the name of the file in the archive."
     suffix = data_suffix(name)
@@ -169,7 +169,7 @@ def _choose_format(names: list[str], resolved: str) -> tuple[str, list[str]]:
         log.warning("%s is read as Parquet, without %s", resolved, ", ".join([*others[:5], "..."][: len(others)]))
     return chosen, [name for name in names if formats[name] == chosen]
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-16
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-20
 def find_files(
     path: str | Path,  # a file in one of `FORMATS`, also compressed or zipped, or a folder of them; local path or URI
     options: ReadingOptions | None = None,  # what the files do not tell about themselves; `None`: nothing
@@ -192,7 +192,7 @@ def find_files(
         raise InputError(f"--delimiter, --quote and --encoding are not for {file_format}: {resolved} needs none")
     return InputFiles(resolved, file_format, filesystem, names, None, options, (), root if is_folder else None)
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-20
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-24
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -207,7 +207,7 @@ def find_partition(
     stated = dict(one.split("=", 1) for one in folders if "=" in one)
     return {unquote(key): None if value == NULL_PARTITION else unquote(value) for key, value in stated.items()}
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-24
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-28
 def hash_files(
     files: InputFiles,  # from `find_files` or `take_table`
 ) -> dict[str, Any]:  # `sha256` of the input, and `files` with `name`, `n_bytes` and `sha256` of each
@@ -223,7 +223,7 @@ def hash_files(
     total = hashlib.sha256("".join(one["sha256"] + more for one, more in zip(listed, stated, strict=True)).encode())
     return {"sha256": total.hexdigest(), "files": listed}
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-28
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-32
 def read_parquet_rows(
     stream: io.IOBase,  # seekable bytes of a Parquet file
     schema: pa.Schema | None = None,  # of the whole input; values are converted to its types; `None`: the file's own
@@ -240,7 +240,7 @@ def _rows_of(batch: pa.RecordBatch, schema: pa.Schema | None = None) -> Iterator
     for row in zip(*values.values(), strict=True):
         yield dict(zip(values, row, strict=True))
 
-
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-34
 def _convert(column: pa.Array, name: str, schema: pa.Schema | None) -> pa.Array:
     "Convert a column whose type is another one in other files."
     place = schema.get_field_index(name) if schema else -1
@@ -253,7 +253,7 @@ def _convert(column: pa.Array, name: str, schema: pa.Schema | None) -> pa.Array:
             f"column {name!r}, here {column.type}, cannot be {schema.field(place).type} ({error})"
         ) from error
 
-
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-36
 UNDECODED = "\udcff"  # stands for a list or an object with bytes that are not UTF-8
 
 
@@ -276,7 +276,7 @@ def _scalar_to_python(value: pa.Scalar) -> Any:
     except (ValueError, OverflowError, KeyError, pa.ArrowException):
         return value.value if hasattr(value, "value") else value
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-32
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-40
 def find_nested(
     row: dict[str, Any],  # of a reader
     name: str,  # such as `abstract.text`
@@ -301,7 +301,7 @@ def _add_nested(rows: Iterator[dict[str, Any] | RejectedRow], names: tuple[str, 
         for row in rows
     )
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-36
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-44
 REJECTED_LIMIT = 1_000_000  # malformed rows in sequence: a gigabyte of line breaks and letters, and no paper
 
 
@@ -331,7 +331,7 @@ def read_rows(
                 f"{name} is truncated or damaged after {n_rows:,} rows ({as_line(error)}); get the file again"
             ) from error
 
-
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-46
 def _read_stream(stream: io.IOBase, files: InputFiles, name: str) -> Iterator[dict[str, Any] | RejectedRow]:
     "Read the rows of one file, with the columns that its folders state, and values within others."
     if files.format == "csv":
@@ -361,7 +361,7 @@ def _is_empty_part(files: InputFiles, name: str) -> bool:
 def _usual_delimiter(name: str) -> str:
     return "\t" if data_suffix(name) == ".tsv" else ","
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-40
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-50
 def find_schema(
     files: InputFiles,  # from `find_files` or `take_table`
 ) -> pa.Schema:  # every column of the input, with the type in which it is kept
@@ -378,7 +378,7 @@ def find_schema(
     more = [name for name in dict.fromkeys([*stated, *nested]) if name not in schema.names]
     return pa.schema([*schema, *(pa.field(name, pa.string()) for name in more)])
 
-
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-52
 def _csv_names(files: InputFiles) -> list[str]:
     "List the names in all headers."
     names = {}
@@ -410,7 +410,7 @@ def _json_keys(files: InputFiles) -> list[str]:
         raise InputError(f"no valid papers in {files.path}: {report.as_line()}")
     return list(keys)
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-41
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-54
 def _parquet_schema(files: InputFiles) -> pa.Schema:
     "Join the columns of all files; raises `InputError` that names a column whose types do not fit."
     joined: dict[str, pa.DataType] = {}
@@ -443,7 +443,7 @@ def _read_types(files: InputFiles, name: str) -> dict[str, pa.DataType]:
         ) from error
     return {one.name: _plain_type(one.type) for one in schema}
 
-
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-56
 def _plain_type(found: pa.DataType) -> pa.DataType:
     "Find the type in which values are kept: dictionaries become their values, and all texts have one type."
     if pa.types.is_dictionary(found):
@@ -452,7 +452,7 @@ def _plain_type(found: pa.DataType) -> pa.DataType:
         return pa.string()
     return found
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-42
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-57
 def join_types(
     known: pa.DataType,  # of a column in one file
     found: pa.DataType,  # of the same column in another file
@@ -467,14 +467,14 @@ def join_types(
     except pa.ArrowException:
         return None
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-53
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-68
 def is_spark_frame(
     papers: Any,  # any input
 ) -> bool:
     "Tell whether papers are a DataFrame of Spark, classic or Connect, whose rows are not on this machine."
     return type(papers).__module__.startswith("pyspark.") and hasattr(papers, "mapInArrow")
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-54
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-69
 def take_table(
     papers: Any,  # pandas or polars DataFrame, Arrow table, list of dicts, or any object with `__arrow_c_stream__`
 ) -> InputFiles:  # an input without files
@@ -505,7 +505,7 @@ def _to_table(papers: Any) -> pa.Table:
         return pa.Table.from_pandas(papers, preserve_index=has_names).replace_schema_metadata()
     return pa.table(papers).replace_schema_metadata()
 
-# %% ../../nbs/papers/14_readers.ipynb #14-readers-57
+# %% ../../nbs/papers/14_readers.ipynb #14-readers-72
 def hash_table(
     table: pa.Table,  # from `take_table`
 ) -> str:  # sha256 over names, types and values of all columns, in hexadecimal

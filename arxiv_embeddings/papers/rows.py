@@ -74,7 +74,7 @@ PLACEHOLDERS = frozenset(
 )
 LONGEST_PLACEHOLDER = 60  # characters
 
-
+# %% ../../nbs/papers/10_rows.ipynb #10-rows-14
 def is_placeholder(
     text: str,  # an abstract, with white space collapsed
 ) -> bool:
@@ -84,7 +84,7 @@ def is_placeholder(
     bare = text.strip("[](){}<>'\" ").casefold()
     return bare in PLACEHOLDERS or bare.rstrip(".:! ") in PLACEHOLDERS
 
-# %% ../../nbs/papers/10_rows.ipynb #10-rows-16
+# %% ../../nbs/papers/10_rows.ipynb #10-rows-18
 N_FIRST_IDS = 5
 LONGEST_SHOWN = 80  # characters of an id or a detail
 NOT_PRINTED = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -98,7 +98,7 @@ def shorten(
     printed = NOT_PRINTED.sub("?", text[: longest + 1])
     return printed if len(printed) <= longest else f"{printed[:longest]}..."
 
-# %% ../../nbs/papers/10_rows.ipynb #10-rows-18
+# %% ../../nbs/papers/10_rows.ipynb #10-rows-20
 def count_row(
     entries: dict[str, dict[str, Any]],  # reason -> `count`, `first_ids` and, if there are details, `first_details`
     reason: str,  # to count under
@@ -115,7 +115,7 @@ def count_row(
         n_before = len(entry["first_ids"]) - 1
         entry.setdefault("first_details", [None] * n_before).append(shorten(detail) if detail else None)
 
-# %% ../../nbs/papers/10_rows.ipynb #10-rows-21
+# %% ../../nbs/papers/10_rows.ipynb #10-rows-23
 def describe_rows(
     entry: dict[str, Any],  # from `count_row`
 ) -> str:  # such as `2: row 3, 1503.0200 (abstract is a list)`
@@ -125,7 +125,7 @@ def describe_rows(
     more = ", ..." if entry["count"] > len(named) else ""
     return f"{entry['count']:,}: {', '.join(named)}{more}"
 
-# %% ../../nbs/papers/10_rows.ipynb #10-rows-25
+# %% ../../nbs/papers/10_rows.ipynb #10-rows-27
 @dataclass(repr=False)
 class ReadReport:
     "How many rows of an input are papers, and why the others are not."
@@ -177,7 +177,7 @@ class ReadReport:
         "Describe the report in one line, for an error message."
         return str(self).replace("\n", "; ")
 
-# %% ../../nbs/papers/10_rows.ipynb #10-rows-26
+# %% ../../nbs/papers/10_rows.ipynb #10-rows-28
 def show_report(
     report: ReadReport,  # of an input
 ) -> str:  # an HTML table, with everything from the input escaped

@@ -183,7 +183,7 @@ EXPORT_SCHEMA = MapOf(
     EXPORT_FILE,
 )
 
-
+# %% ../../nbs/runs/46_export.ipynb #46-export-29
 def read_exports(
     folder: AnyPath,  # `RUN/export`
 ) -> dict[str, dict[str, Any]]:  # name of each export -> its entry; empty if there is no export.json
@@ -197,10 +197,7 @@ def read_exports(
         raise InputError(f"{folder / MANIFEST_NAME} is damaged ({error}): remove it, and export again") from error
     return exports
 
-# %% ../../nbs/runs/46_export.ipynb #46-export-28
-#| export
-
-# %% ../../nbs/runs/46_export.ipynb #46-export-29
+# %% ../../nbs/runs/46_export.ipynb #46-export-31
 def export_run(
     run: Run,  # an opened run
     *forms: str,  # names in `EXPORTS`; none: npy and parquet

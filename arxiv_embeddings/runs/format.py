@@ -102,7 +102,7 @@ FIELD_WORDS = {
     "unit_length": "length one",
 }  # fields whose own name says little; the others have the name of their option
 
-
+# %% ../../nbs/runs/40_format.ipynb #40-format-20
 class Difference(NamedTuple):
     "A field in which a run and an encoder differ."
 
@@ -131,9 +131,11 @@ class Difference(NamedTuple):
     def _show(self, value: Any) -> str:
         if value is None or isinstance(value, bool):
             return {None: "none", True: "yes", False: "no"}[value]
-        return repr(value) if self.field in ("prompt", "separator") else str(value)[: 12 if self.of_files else None]
+        if self.field in ("prompt", "query_prompt", "separator"):
+            return repr(value)
+        return str(value)[: 12 if self.of_files else None]
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-19
+# %% ../../nbs/runs/40_format.ipynb #40-format-21
 def compare_fingerprints(
     ours: dict[str, Any],  # fingerprint of the encoder at hand
     theirs: dict[str, Any],  # fingerprint of the run
@@ -146,7 +148,7 @@ def compare_fingerprints(
         if ours.get(name) != theirs.get(name)
     ]
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-23
+# %% ../../nbs/runs/40_format.ipynb #40-format-25
 FORMAT = 1  # version of the run folder; readers refuse a newer one
 FOOTER_KEY = b"arxiv_embeddings"  # of a part's key-value metadata
 ROW_GROUP_SIZE = 2048  # papers; small enough to read a few without the rest
@@ -160,7 +162,7 @@ UNFINISHED_FILE = re.compile(
 PART_ERRORS = (OSError, ValueError, KeyError, pa.ArrowException)  # that reading a damaged part can raise
 MOST_NUMBERS = 2**31  # in the vectors of one part, and fewer: Arrow's lists count with 32 bits
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-25
+# %% ../../nbs/runs/40_format.ipynb #40-format-27
 PIECE_SCHEMA = Record(
     {"n_papers": Whole(1, MOST_NUMBERS), "first_paper": OrNull(Text()), "papers_sha256": OrNull(SHA256)},
     {"without": ListOf(Text())},
@@ -189,7 +191,7 @@ class Piece:
         "Read a piece."
         return cls(plain["n_papers"], plain["first_paper"], plain["papers_sha256"], tuple(plain.get("without", ())))
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-27
+# %% ../../nbs/runs/40_format.ipynb #40-format-29
 MOST_GENERATIONS = 2**31  # of a part; one a second for 68 years
 PART_SCHEMA = Record(
     {
@@ -207,7 +209,7 @@ PART_SCHEMA = Record(
     others=Number(),  # any other field is a count, with a name like `COUNT_NAME`
 )
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-28
+# %% ../../nbs/runs/40_format.ipynb #40-format-30
 @dataclass(frozen=True)
 class Part:
     "A part of a run, as metadata.json lists it."
@@ -257,7 +259,7 @@ class Part:
             raise ValueError(f"{where}: {contradiction}")
         return part
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-30
+# %% ../../nbs/runs/40_format.ipynb #40-format-32
 def _find_contradiction(part: Part) -> str:
     "Name two facts about a part that cannot both be true; an empty text if there are none."
     position, digits = part.name.removesuffix(".parquet").split("-")[1:]
@@ -271,7 +273,7 @@ def _find_contradiction(part: Part) -> str:
         return f"its pieces do not have its {part.n_papers} papers together"
     return ""
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-37
+# %% ../../nbs/runs/40_format.ipynb #40-format-39
 def check_embeddings(
     embeddings: np.ndarray,  # made by an encoder, (n_papers, dim)
     paper_ids: list[str],  # in the same order
@@ -287,7 +289,7 @@ def check_embeddings(
             f"NaN or infinity in {len(bad)} vectors, of papers {named}: the model's weights may be damaged"
         )
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-40
+# %% ../../nbs/runs/40_format.ipynb #40-format-42
 def hash_papers(
     papers: pa.Table | pa.RecordBatch,  # with `paper_id` and `text_sha256`
 ) -> str:  # sha256, 64 hexadecimal digits
@@ -295,7 +297,7 @@ def hash_papers(
     ids, texts = papers["paper_id"].to_pylist(), papers["text_sha256"].to_pylist()
     return hash_settings([ids, texts])
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-42
+# %% ../../nbs/runs/40_format.ipynb #40-format-44
 def encode_part(
     papers: pa.Table | pa.RecordBatch,  # with `paper_id` and `text_sha256`
     embeddings: np.ndarray,  # float32, (n_papers, dim), row i for paper i
@@ -321,7 +323,7 @@ def encode_part(
     )
     return content.getvalue()
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-45
+# %% ../../nbs/runs/40_format.ipynb #40-format-47
 FOOTER_SCHEMA = Record({"part": MapOf(), "run": MapOf()})
 
 
@@ -338,7 +340,7 @@ def read_footer(
         return {"part": {}, "run": {}}
     return {name: footer[name] for name in FOOTER_SCHEMA.required}
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-48
+# %% ../../nbs/runs/40_format.ipynb #40-format-50
 def find_differences(
     part: Part,  # as metadata.json lists it
     n_papers: int,  # rows of the file
@@ -354,7 +356,7 @@ def find_differences(
         differing.append("fingerprint_sha256")
     return differing
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-52
+# %% ../../nbs/runs/40_format.ipynb #40-format-54
 def has_vectors(
     schema: pa.Schema,  # of a part, from `read_schema`
     footer: dict[str, Any],  # of the same part, from `read_footer`
@@ -368,7 +370,7 @@ def has_vectors(
 def _holds_float32(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) and kind.value_type == pa.float32()
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-54
+# %% ../../nbs/runs/40_format.ipynb #40-format-56
 def to_vectors(
     table: pa.Table,  # with `embedding`
     dim: int,  # numbers that a vector must have
@@ -387,7 +389,7 @@ def to_vectors(
         raise InputError("it holds NaN or infinity, which no writer stores")
     return numbers.reshape(len(table), dim)
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-57
+# %% ../../nbs/runs/40_format.ipynb #40-format-59
 def fill_columns(
     table: pa.Table,  # of a part
     names: list[str],  # columns that it must have, in this order
@@ -398,7 +400,7 @@ def fill_columns(
             table = table.append_column(name, pa.nulls(len(table)))
     return table.select(names)
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-59
+# %% ../../nbs/runs/40_format.ipynb #40-format-61
 def list_columns(
     schema: pa.Schema,  # of papers, with or without vectors
 ) -> dict[str, str]:  # name -> type, such as `list<string>`; without `embedding`
@@ -410,7 +412,7 @@ def _name_type(kind: pa.DataType) -> str:
     "Name a type by its values: Parquet renames the items of lists, and Arrow has two sizes of strings."
     return re.sub(r"\b(item|element): |\blarge_| not null", "", str(kind))
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-62
+# %% ../../nbs/runs/40_format.ipynb #40-format-64
 def join_columns(
     known: dict[str, str],  # name -> type, of the run
     more: dict[str, str],  # name -> type, of papers to be added, from `list_columns`
@@ -427,7 +429,7 @@ def join_columns(
             )
     return joined
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-65
+# %% ../../nbs/runs/40_format.ipynb #40-format-67
 METADATA_NAME, COPY_NAME = "metadata.json", ".metadata.copy.json"
 FINGERPRINT_SCHEMA = Record(
     {},
@@ -460,6 +462,8 @@ INPUT_SCHEMA = Record(
         "settings": MapOf(),
     },
 )
+
+# %% ../../nbs/runs/40_format.ipynb #40-format-69
 NOT_KNOWN = "not known"  # stands for a model's name that nobody has stated
 METRICS = ("cosine", "euclidean", "dot product")  # in which a model's vectors are meant to be compared
 IMPORTED_SCHEMA = Record(
@@ -475,7 +479,7 @@ IMPORTED_SCHEMA = Record(
     }
 )
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-67
+# %% ../../nbs/runs/40_format.ipynb #40-format-71
 METADATA_SCHEMA = Record(
     {
         "format": Whole(1),
@@ -516,18 +520,18 @@ METADATA_SCHEMA = Record(
     },
 )
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-69
+# %% ../../nbs/runs/40_format.ipynb #40-format-73
 class NewerFormatError(InputError):
     "A run was written by a newer version of this package."
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-70
+# %% ../../nbs/runs/40_format.ipynb #40-format-74
 def list_parts(
     metadata: dict[str, Any],  # of a run
 ) -> list[Part]:  # in the run's order
     "List the parts that metadata name; raises `ValueError` if they cannot be read as parts."
     return [Part.from_json(part, f"parts[{at}]") for at, part in enumerate(metadata["parts"])]
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-73
+# %% ../../nbs/runs/40_format.ipynb #40-format-77
 COLUMN_TYPES = {
     **dict.fromkeys(("paper_id", "text_sha256", "title", "abstract", "primary_category"), "string"),
     "categories": "list<string>",
@@ -542,7 +546,7 @@ def find_wrong_types(
     types = list_columns(schema)
     return [name for name, kind in COLUMN_TYPES.items() if types.get(name, "null") not in (kind, "null")]
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-75
+# %% ../../nbs/runs/40_format.ipynb #40-format-79
 def check_metadata(
     metadata: dict[str, Any],  # with or without a seal
 ) -> None:
@@ -571,7 +575,7 @@ def _check_sizes(parts: list[Part], dim: int) -> None:
         if n_numbers >= MOST_NUMBERS or (part.sha256 and part.n_bytes < n_numbers * 4):
             raise ValueError(f"parts[{at}]: {part.n_bytes} bytes cannot hold {part.n_papers} vectors of {dim} numbers")
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-77
+# %% ../../nbs/runs/40_format.ipynb #40-format-81
 def seal_metadata(
     metadata: dict[str, Any],  # all of it, with or without a seal
 ) -> dict[str, Any]:  # the same, and the hash of the other fields as `metadata_sha256`
@@ -579,7 +583,7 @@ def seal_metadata(
     plain = {name: value for name, value in metadata.items() if name != "metadata_sha256"}
     return plain | {"metadata_sha256": hash_settings(plain)}
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-79
+# %% ../../nbs/runs/40_format.ipynb #40-format-83
 def parse_metadata(
     path: AnyPath,  # metadata.json or its copy
 ) -> dict[str, Any]:  # its content
@@ -607,7 +611,7 @@ def parse_metadata(
         raise InputError(f"{path} is damaged, {error}: {advice}") from error
     return metadata
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-80
+# %% ../../nbs/runs/40_format.ipynb #40-format-84
 def read_metadata(
     folder: str | AnyPath,  # a run folder
 ) -> dict[str, Any]:  # content of its metadata.json
@@ -621,7 +625,7 @@ def read_metadata(
     inner_folder(path.parent, "parts")  # raises if it is a link
     return parse_metadata(path)
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-81
+# %% ../../nbs/runs/40_format.ipynb #40-format-85
 def refuse_lost_metadata(
     folder: AnyPath,  # without metadata.json
 ) -> None:
@@ -631,7 +635,7 @@ def refuse_lost_metadata(
             f"{folder} holds the parts of a run whose metadata.json is gone: arxiv-embeddings repair {folder} makes it again"
         )
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-83
+# %% ../../nbs/runs/40_format.ipynb #40-format-87
 def write_metadata(
     folder: AnyPath,  # a run folder, locked by this process
     metadata: dict[str, Any],  # all of it
@@ -646,7 +650,7 @@ def write_metadata(
         with atomic_file(folder / name) as stream:
             stream.write(content)
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-85
+# %% ../../nbs/runs/40_format.ipynb #40-format-89
 def renew_copy(
     folder: AnyPath,  # a run folder, locked by this process
 ) -> None:
@@ -662,7 +666,7 @@ def renew_copy(
         with atomic_file(folder / COPY_NAME) as stream:
             stream.write(content)
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-94
+# %% ../../nbs/runs/40_format.ipynb #40-format-98
 INDEX_FOLDER, INDEX_NAME, INDEX_NOTE_NAME, INDEX_VECTORS_NAME = "index", "index.faiss", "index.json", "vectors.npy"
 _FILE = Record({"n_bytes": Whole(), "sha256": SHA256})
 INDEX_SCHEMA = Record(
@@ -690,7 +694,7 @@ INDEX_SCHEMA = Record(
     },
 )
 
-
+# %% ../../nbs/runs/40_format.ipynb #40-format-100
 def read_index_note(
     folder: AnyPath,  # a run folder
 ) -> dict[str, Any]:  # content of index/index.json; empty if there is none
@@ -707,7 +711,7 @@ def read_index_note(
         raise InputError(f"{path} is damaged ({error}): arxiv-embeddings index {folder} makes it again") from error
     return note
 
-# %% ../../nbs/runs/40_format.ipynb #40-format-96
+# %% ../../nbs/runs/40_format.ipynb #40-format-102
 def describe_content(
     path: AnyPath,  # a file, or a folder of files
     n_levels: int = 2,  # of folders in the folder

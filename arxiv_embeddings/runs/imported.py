@@ -170,7 +170,7 @@ def open_parquet(
     read_ids = partial(_read_ids, path, ids) if ids else None
     return VectorFile(str(path), n_rows, dim, partial(_read_vectors, path, column, dim), read_ids, column)
 
-
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-21
 def _read_column(path: AnyPath, column: str) -> Iterator[pa.Array]:
     "Read a column in blocks of rows."
     try:
@@ -195,7 +195,7 @@ def _find_dimension(path: AnyPath, column: str) -> int:
             return longest
     raise InputError(f"{path} has no vector in column {column!r}")
 
-# %% ../../nbs/runs/50_imported.ipynb #50-imported-20
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-22
 def read_lists(
     lists: pa.Array,  # of floats; a row may be missing
     dim: int,  # numbers that each list must have
@@ -218,7 +218,7 @@ def _read_vectors(path: AnyPath, column: str, dim: int) -> Iterator[np.ndarray]:
         except ValueError as error:
             raise InputError(f"{path}, column {column!r}: {error}") from error
 
-# %% ../../nbs/runs/50_imported.ipynb #50-imported-24
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-26
 @dataclass(frozen=True)
 class Vectors:
     "The vectors of an import, in one or several files."
@@ -254,7 +254,7 @@ class Vectors:
             if begin != end:
                 raise InputError(f"{file.name} has changed while it was being read: start again")
 
-# %% ../../nbs/runs/50_imported.ipynb #50-imported-25
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-27
 SUFFIXES = (".npy", ".parquet")
 
 
@@ -275,7 +275,7 @@ def open_vectors(
         raise InputError(f"{opened.path} has no ids to join by: name their column with --vector-id-column")
     return opened
 
-
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-29
 def _open_files(path: AnyPath, column: str | None, id_column: str | None, use_ids: bool) -> Vectors:
     "Open a file or a folder."
     if not path.exists():
@@ -298,7 +298,7 @@ def _open_files(path: AnyPath, column: str | None, id_column: str | None, use_id
     described = [_describe_file(one) for one in paths]
     return Vectors(str(path), files, described, hash_settings([one["sha256"] for one in described], files[0].column))
 
-# %% ../../nbs/runs/50_imported.ipynb #50-imported-26
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-31
 def _describe_file(path: AnyPath) -> dict[str, Any]:
     with open_regular(path) as stream:
         digest, n_bytes = hash_stream(stream)
@@ -321,7 +321,7 @@ def _check_order(folder: AnyPath, paths: list[AnyPath], by_row: bool) -> None:
 def _split_numbers(name: str) -> list[str]:
     return re.split(r"(\d+)", name)
 
-
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-33
 def _take_array(vectors: Any) -> Vectors:
     "Take an array in memory."
     try:
@@ -340,7 +340,7 @@ def _take_array(vectors: Any) -> Vectors:
         digest.update(np.ascontiguousarray(array[begin : begin + BLOCK_ROWS]).tobytes())
     return Vectors(name, [VectorFile(name, *array.shape, read)], [], digest.hexdigest())
 
-# %% ../../nbs/runs/50_imported.ipynb #50-imported-29
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-36
 NO_VECTOR = "no vector"  # reason why a row of the papers' input is not in the run
 
 
@@ -352,7 +352,7 @@ class Join:
     by: str  # row or id
     n_not_used: int  # vectors of no paper of the run
 
-# %% ../../nbs/runs/50_imported.ipynb #50-imported-30
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-37
 def join_by_row(
     papers: Papers,  # scanned
     vectors: Vectors,  # from `open_vectors`
@@ -365,7 +365,7 @@ def join_by_row(
         )
     return Join(papers.row_numbers, "row", vectors.n_rows - len(papers))
 
-# %% ../../nbs/runs/50_imported.ipynb #50-imported-32
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-39
 def key_vectors(
     vectors: Vectors,  # with ids
 ) -> tuple[np.ndarray, np.ndarray]:  # hashed ids, ascending (S16), and the row of each (int64)
@@ -382,7 +382,7 @@ def key_vectors(
     order = np.argsort(keys)
     return keys[order], rows[order]
 
-# %% ../../nbs/runs/50_imported.ipynb #50-imported-33
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-40
 def join_by_id(
     papers: Papers,  # scanned; papers without a vector are left out of it, and counted as rejected
     vectors: Vectors,  # with ids
@@ -406,7 +406,7 @@ def join_by_id(
     papers.keep(is_found)
     return Join(together, "id", vectors.n_rows - len(together))
 
-# %% ../../nbs/runs/50_imported.ipynb #50-imported-37
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-44
 def leave_out_vectors(
     papers: Papers,  # opened, not scanned yet; changed
     vectors: Vectors,  # from `open_vectors`
@@ -417,7 +417,7 @@ def leave_out_vectors(
         papers.schema = make_schema(papers.input_schema, papers.kept)
     return papers
 
-# %% ../../nbs/runs/50_imported.ipynb #50-imported-39
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-46
 SHORTEST, LONGEST = 1e-15, 1e15  # lengths that float32 can square, as cosines need
 UNIT = 1e-3  # by which a length may differ from 1: float16 rounds each number by less than 0.0005 of it
 
@@ -445,7 +445,7 @@ def measure_lengths(
         )
     return float(shortest), float(longest)
 
-# %% ../../nbs/runs/50_imported.ipynb #50-imported-41
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-48
 def order_vectors(
     vectors: Vectors,  # from `open_vectors`
     rows: np.ndarray,  # row of each paper's vector, int64, (n_papers,)
@@ -468,7 +468,7 @@ def order_vectors(
         while content := file.read(size * n_bytes):
             yield np.frombuffer(content, dtype=np.float32).reshape(-1, vectors.dim)
 
-
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-50
 def _pick_ascending(vectors: Vectors, rows: np.ndarray) -> Iterator[np.ndarray]:
     "Take rows, which are ascending, out of the blocks that are read."
     for begin, block in vectors.blocks():
@@ -488,7 +488,7 @@ def _regroup(blocks: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
     if len(rest := np.concatenate(waiting)):
         yield rest
 
-# %% ../../nbs/runs/50_imported.ipynb #50-imported-44
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-53
 PART_SIZE = 8192  # papers in a part; nothing has to be computed, so parts can be larger than those of `embed`
 NEVER_KNOWN = ("weights", "pooling", "text", "max_tokens", "precision")  # of imported vectors
 
@@ -508,7 +508,7 @@ class Statement:
         if self.model is not None and not self.model.strip():
             raise InputError("the name of the model is empty: leave it out if it is not known")
 
-# %% ../../nbs/runs/50_imported.ipynb #50-imported-45
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-54
 def describe_import(
     papers: Papers,  # scanned
     vectors: Vectors,  # from `open_vectors`
@@ -542,7 +542,7 @@ def describe_import(
         },
     }
 
-# %% ../../nbs/runs/50_imported.ipynb #50-imported-46
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-55
 @dataclass(frozen=True)
 class ImportResult:
     "The run and the work of one call of `import_vectors`."
@@ -574,7 +574,7 @@ class ImportResult:
         "The summary above the run's own table."
         return f"{facts_to_html(enumerate(self.summary(), 1))}{self.run._repr_html_()}"
 
-# %% ../../nbs/runs/50_imported.ipynb #50-imported-47
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-56
 @dataclass(frozen=True)
 class ImportJob:
     "Everything about an import that does not depend on how far it is."
@@ -588,7 +588,7 @@ class ImportJob:
     part_size: int  # papers in a part of a new run
     progress: bool = field(default=False)  # whether to show a bar
 
-# %% ../../nbs/runs/50_imported.ipynb #50-imported-48
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-57
 def check_same_import(
     job: ImportJob,  # the work
     run: Run,  # the existing run
@@ -607,7 +607,7 @@ def check_same_import(
     if before != now:
         raise InputError(f"{other} was imported with model, metric and join {before}, not {now}")
 
-# %% ../../nbs/runs/50_imported.ipynb #50-imported-49
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-58
 def store_vectors(
     job: ImportJob,  # the work
     out: AnyPath,  # folder of the run
@@ -635,7 +635,7 @@ def store_vectors(
                 bar.update(len(batch))
     return ImportResult(open_run(out), begin - n_there, time.monotonic() - started)
 
-# %% ../../nbs/runs/50_imported.ipynb #50-imported-50
+# %% ../../nbs/runs/50_imported.ipynb #50-imported-59
 def import_vectors(
     papers: Any,  # path or URI of a CSV, JSONL or Parquet file or a folder of Parquet; or a DataFrame, Arrow table, list of dicts
     vectors: Any,  # path of a `.npy` or Parquet file, or of a folder of either; or an array, (n_rows, dim)

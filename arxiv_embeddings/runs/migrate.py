@@ -261,7 +261,7 @@ class MigrateResult:
     seconds: float  # of the whole call
     changes: tuple[Difference, ...] = ()  # between the old run, `there`, and the new one, `here`
 
-# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-22
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-23
 def list_changes(
     before: Run,  # the old run
     now: Run,  # of the same papers
@@ -272,7 +272,7 @@ def list_changes(
     changed = [one for one in named if one.there != one.here]
     return (*changed, *compare_fingerprints(new["fingerprint"], old["fingerprint"]))
 
-
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-25
 def migrate_run(
     folder: str | AnyPath,  # a run folder on this machine
     model: str | Path = DEFAULT_MODEL,  # name in the registry, hub id, or a model folder
@@ -305,7 +305,7 @@ def migrate_run(
     before = open_run(places.before) if keep else None
     return MigrateResult(open_run(places.run), before, n_embedded, time.monotonic() - started, changes)
 
-# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-23
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-26
 def find_places(
     folder: str | AnyPath,  # a run folder
 ) -> Places:
@@ -318,7 +318,7 @@ def find_places(
         )
     return Places(resolved)
 
-# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-24
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-27
 def has_vectors_of(
     run: Run,  # an opened run
     source: EncoderSource,  # a model
@@ -329,7 +329,7 @@ def has_vectors_of(
         made = made | {"quantized_sha256": None}
     return not compare_fingerprints(asked, made)
 
-# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-25
+# %% ../../nbs/runs/51_migrate.ipynb #51-migrate-28
 def refuse_migration(
     run: Run,  # the old run, locked
     places: Places,  # of the folders

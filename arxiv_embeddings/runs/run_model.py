@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['log', 'OPTION_FIELDS', 'N_COMPARED', 'SAME_MODEL', 'list_options', 'check_same_fingerprint', 'check_same_dimension',
            'open_kept_model', 'keep_model', 'read_batching', 'read_spec', 'load_kept_model', 'check_same_request',
-           'EncoderSource', 'EncoderRequest', 'GivenEncoder', 'note_moved_model', 'load_run_encoder', 'match_model',
-           'load_stated_encoder', 'load_query_encoder']
+           'check_same_query_prompt', 'EncoderSource', 'EncoderRequest', 'GivenEncoder', 'note_moved_model',
+           'load_run_encoder', 'match_model', 'load_stated_encoder', 'load_query_encoder']
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-02
 import logging
@@ -37,7 +37,10 @@ from .store import Run, RunWriter, find_rows, open_run
 log = logging.getLogger(__name__)
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-05
-OPTION_FIELDS = ("precision", "text", "max_tokens", "long_text", "prompt", "truncate_dim")  # named as their options
+OPTION_FIELDS = (
+    *("precision", "text", "max_tokens", "long_text"),
+    *("prompt", "query_prompt", "truncate_dim"),
+)  # of a fingerprint, and `query_prompt`; named as their options
 
 
 def list_options(
@@ -186,6 +189,16 @@ def check_same_request(
     _refuse_differences(run, differences)
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-21
+def check_same_query_prompt(
+    run: Run,  # an opened run
+    spec: ModelSpec,  # from `fetch_model`: its `query_prompt` is words, not a name
+) -> None:
+    "Raise `InputError` if a run states another query prompt than a model has now."
+    stated = run.metadata.get("query_prompt")
+    if stated is not None and stated != spec.query_prompt:
+        _refuse_differences(run, [Difference("query_prompt", stated, spec.query_prompt)])
+
+# %% ../../nbs/runs/42_run_model.ipynb #42-run-model-24
 class EncoderSource(Protocol):
     "An encoder, loaded or not."
 
@@ -208,7 +221,7 @@ class EncoderSource(Protocol):
         "Load the encoder."
         ...
 
-# %% ../../nbs/runs/42_run_model.ipynb #42-run-model-22
+# %% ../../nbs/runs/42_run_model.ipynb #42-run-model-25
 @dataclass(frozen=True)
 class EncoderRequest:
     "A model by name, and how to run it; loaded when it is needed."
@@ -247,7 +260,10 @@ class EncoderRequest:
         "State everything that would change a vector. An int8 run continues with its own quantized model."
         if run:
             check_same_request(run, self.spec, precision=self.precision, long_text=self.long_text)
-        expected = fingerprint_model(fetch_model(self.spec), self.precision, self.long_text)
+        files = fetch_model(self.spec)
+        if run and self.spec.query_prompt is not None:
+            check_same_query_prompt(run, files.spec)
+        expected = fingerprint_model(files, self.precision, self.long_text)
         if run and self.precision == "int8":
             expected["quantized_sha256"] = run.metadata["fingerprint"].get("quantized_sha256")
         return expected
@@ -258,7 +274,7 @@ class EncoderRequest:
             return load_kept_model(run, self.long_text, self.options.allow_unknown)
         return make_encoder(fetch_model(self.spec), self.options, **(read_batching(run) if run else {}))
 
-# %% ../../nbs/runs/42_run_model.ipynb #42-run-model-23
+# %% ../../nbs/runs/42_run_model.ipynb #42-run-model-26
 @dataclass(frozen=True)
 class GivenEncoder:
     "An encoder that is loaded already."
@@ -293,7 +309,7 @@ class GivenEncoder:
         "Give the encoder."
         return self.encoder
 
-# %% ../../nbs/runs/42_run_model.ipynb #42-run-model-29
+# %% ../../nbs/runs/42_run_model.ipynb #42-run-model-32
 def note_moved_model(
     run: Run,  # an opened run
     spec: ModelSpec,  # a model of the run's fingerprint
@@ -318,7 +334,7 @@ def _is_gone(source: str | None) -> bool:
     "Whether a source is a folder of this machine that is not there."
     return _is_local(source) and not Path(source).is_dir()
 
-# %% ../../nbs/runs/42_run_model.ipynb #42-run-model-30
+# %% ../../nbs/runs/42_run_model.ipynb #42-run-model-33
 def load_run_encoder(
     run: Run,  # an opened run
     device: str | None = None,  # `cpu`, `cuda`, ...; `None`: a GPU if there is one
@@ -347,7 +363,7 @@ def _place_model(run: Run, model: str | Path | None) -> ModelSpec:
     found = find_model(model)
     return replace(read_spec(run), source=found.source, revision=found.revision)
 
-# %% ../../nbs/runs/42_run_model.ipynb #42-run-model-32
+# %% ../../nbs/runs/42_run_model.ipynb #42-run-model-35
 N_COMPARED = 16  # papers of the run that the named model embeds again
 SAME_MODEL = 0.9  # least median cosine of centered vectors; a model with another pooling has less
 
@@ -368,7 +384,7 @@ def match_model(
         found.append(float(np.median(paired_cosines(stored - middle, computed - middle))))
     return max(found)
 
-# %% ../../nbs/runs/42_run_model.ipynb #42-run-model-33
+# %% ../../nbs/runs/42_run_model.ipynb #42-run-model-36
 def load_stated_encoder(
     run: Run,  # of imported vectors
     device: str | None = None,  # `cpu`, `cuda`, ...; `None`: a GPU if there is one
@@ -397,7 +413,7 @@ def load_stated_encoder(
     encoder.use_query_prompt()
     return encoder
 
-# %% ../../nbs/runs/42_run_model.ipynb #42-run-model-35
+# %% ../../nbs/runs/42_run_model.ipynb #42-run-model-38
 def load_query_encoder(
     run: Run,  # an opened run
     device: str | None = None,  # `cpu`, `cuda`, ...; `None`: a GPU if there is one

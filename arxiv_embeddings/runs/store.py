@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STAGING_NAME', 'BEFORE_FIRST_COMMIT', 'VOLATILE_FIELDS', 'DESCRIPTION_SCHEMA', 'STAGED_SCHEMA', 'holds_run',
            'require_fields', 'RunMetadata', 'was_changed', 'check_file', 'read_checked', 'find_successor',
-           'take_papers', 'PartReader', 'RunReader', 'Run', 'describe_briefly', 'tabulate_briefly', 'open_run',
-           'find_rows', 'fetch_vectors', 'StagedPart', 'write_part', 'put_into_place', 'advance_metadata',
+           'take_papers', 'PartReader', 'RunReader', 'RunTable', 'Run', 'describe_briefly', 'tabulate_briefly',
+           'open_run', 'find_rows', 'fetch_vectors', 'StagedPart', 'write_part', 'put_into_place', 'advance_metadata',
            'begin_metadata', 'read_or_begin', 'is_removable', 'is_of_this_run', 'list_staged', 'find_orphans',
            'remove_staging', 'holds_leftovers', 'RunCommitter', 'RunWriter', 'write_successor', 'replace_parts']
 
@@ -339,20 +339,20 @@ class RunReader(PartReader):
         empty = pa.table({name: [] for name in columns or names})
         return pa.concat_tables(tables, promote_options="permissive") if tables else empty
 
+# %% ../../nbs/runs/41_store.ipynb #41-store-24
+class RunTable(RunReader):
+    "A run as a table, a row for each paper."
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.folder)!r}: {', '.join(describe_briefly(self).values())})"
+
+    def _repr_html_(self) -> str:
+        return tabulate_briefly(self)
+
     @cached_property
     def paper_ids(self) -> list[str]:  # in the order of `embeddings`
         "Ids of the papers."
         return self.read(["paper_id"])["paper_id"].to_pylist()
-
-# %% ../../nbs/runs/41_store.ipynb #41-store-24
-class Run(RunReader):
-    "A run folder, opened for reading: `metadata.json` as it was then decides what is in it."
-
-    def __repr__(self) -> str:
-        return f"Run({str(self.folder)!r}: {', '.join(describe_briefly(self).values())})"
-
-    def _repr_html_(self) -> str:
-        return tabulate_briefly(self)
 
     def row_of(
         self,
@@ -367,6 +367,10 @@ class Run(RunReader):
     def to_pandas(self) -> Any:  # pandas DataFrame, a row for each paper; `embedding` holds float32 arrays, (dim,)
         "Read papers and vectors into a DataFrame."
         return self.read().to_pandas().assign(embedding=list(self.embeddings()))
+
+# %% ../../nbs/runs/41_store.ipynb #41-store-26
+class Run(RunTable):
+    "A run folder, opened for reading: `metadata.json` as it was then decides what is in it."
 
     def similar(
         self,
@@ -422,7 +426,7 @@ class Run(RunReader):
 
         return arxiv_embeddings.make_map(self, path, **options)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-25
+# %% ../../nbs/runs/41_store.ipynb #41-store-27
 def describe_briefly(
     run: RunMetadata,  # an opened run
 ) -> dict[str, str]:  # `papers`, `vectors` and `model`, as words
@@ -435,7 +439,7 @@ def describe_briefly(
         "model": f"{run.metadata['model']}{f' in {precision}' if precision else ''}",
     }
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-26
+# %% ../../nbs/runs/41_store.ipynb #41-store-28
 def tabulate_briefly(
     run: RunMetadata,  # an opened run
 ) -> str:  # HTML; every value is escaped
@@ -443,14 +447,14 @@ def tabulate_briefly(
     rows = {"folder": str(run.folder), **describe_briefly(run)}
     return facts_to_html(rows.items(), caption="Run of paper embeddings")
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-28
+# %% ../../nbs/runs/41_store.ipynb #41-store-30
 def open_run(
     folder: str | AnyPath,  # a run folder
 ) -> Run:  # opened for reading
     "Open a run; raises `InputError` if the folder is not a run."
     return Run(folder)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-30
+# %% ../../nbs/runs/41_store.ipynb #41-store-32
 def find_rows(
     runs: list[Run],  # opened runs, whose rows are numbered one after another
     rows: np.ndarray,  # wanted rows, int64, (n_rows,)
@@ -463,7 +467,7 @@ def find_rows(
             yield run, part, here, rows[here] - start
         start += part.n_papers
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-31
+# %% ../../nbs/runs/41_store.ipynb #41-store-33
 def fetch_vectors(
     runs: list[Run],  # opened runs, whose rows are numbered one after another
     rows: np.ndarray,  # wanted rows, int64, (n_rows,)
@@ -477,7 +481,7 @@ def fetch_vectors(
         raise ValueError(f"{len(rows) - n_found} of {len(rows)} rows are in no run")
     return vectors
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-33
+# %% ../../nbs/runs/41_store.ipynb #41-store-35
 # metadata that change from commit to commit, and so are not repeated in footers
 VOLATILE_FIELDS = ("n_papers", "date_generated", "complete", "parts", "columns", "end_position", "metadata_sha256")
 DESCRIPTION_SCHEMA = Record(
@@ -516,7 +520,7 @@ class StagedPart:
         STAGED_SCHEMA.check(plain)
         return cls(Part.from_json(plain["part"]), plain["staged_name"], plain["columns"])
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-34
+# %% ../../nbs/runs/41_store.ipynb #41-store-36
 def write_part(
     folder: str | AnyPath,  # a run folder
     papers: pa.Table | pa.RecordBatch,  # with `paper_id` and `text_sha256`
@@ -546,7 +550,7 @@ def write_part(
     part = Part.from_json(in_footer | {"name": name, "n_bytes": n_bytes, "sha256": digest})
     return StagedPart(part, staged_name, list_columns(papers.schema))
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-35
+# %% ../../nbs/runs/41_store.ipynb #41-store-37
 def put_into_place(
     folder: AnyPath,  # a run folder, locked by this process
     staged: list[StagedPart],  # from `write_part`
@@ -556,7 +560,7 @@ def put_into_place(
         (folder / "parts" / one.staged_name).replace(folder / "parts" / one.part.name)
     paths.sync_folder(folder / "parts")
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-37
+# %% ../../nbs/runs/41_store.ipynb #41-store-39
 def advance_metadata(
     metadata: dict[str, Any],  # of a run
     parts: list[Part],  # that it will have, in order
@@ -570,7 +574,7 @@ def advance_metadata(
         changed["complete"] = changed["n_papers"] == changed["inputs"][0].get("n_accepted")
     return changed
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-39
+# %% ../../nbs/runs/41_store.ipynb #41-store-41
 def begin_metadata(
     description: dict[str, Any],  # `model`, `embedding_dim`, `fingerprint` and all else that does not change
 ) -> dict[str, Any]:  # metadata of a run without papers
@@ -580,7 +584,7 @@ def begin_metadata(
     derived = {"fingerprint_sha256": hash_fingerprint(description["fingerprint"]), "columns": {}, "parts": []}
     return first | description | derived | {"end_position": description.get("first_position", 0)}
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-41
+# %% ../../nbs/runs/41_store.ipynb #41-store-43
 def read_or_begin(
     folder: AnyPath,  # of an existing or a new run
     description: dict[str, Any] | None,  # of a new run; `None`: the run must exist
@@ -590,7 +594,7 @@ def read_or_begin(
         raise InputError(f"{folder} holds " + ("no run to continue" if description is None else "a run already"))
     return read_metadata(folder) if description is None else begin_metadata(description)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-43
+# %% ../../nbs/runs/41_store.ipynb #41-store-45
 def is_removable(
     path: AnyPath,  # `RUN/parts/NAME`
     metadata: dict[str, Any],  # of the run, which do not name this file
@@ -604,7 +608,7 @@ def is_removable(
         return True
     return bool(PART_NAME.fullmatch(path.name)) and is_of_this_run(path, metadata)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-45
+# %% ../../nbs/runs/41_store.ipynb #41-store-47
 def is_of_this_run(
     path: AnyPath,  # a file with the name of a part
     metadata: dict[str, Any],  # of the run
@@ -623,7 +627,7 @@ def _remove_replaced(folder: AnyPath, names: set[str], metadata: dict[str, Any])
         if is_removable(path, metadata):
             path.unlink(missing_ok=True)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-47
+# %% ../../nbs/runs/41_store.ipynb #41-store-49
 def list_staged(
     folder: AnyPath,  # a run folder
 ) -> list[Part] | None:  # that the metadata of `RUN/staging/` name; `None`: there is a folder, but they cannot be read
@@ -635,7 +639,7 @@ def list_staged(
     except InputError:
         return None
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-48
+# %% ../../nbs/runs/41_store.ipynb #41-store-50
 def find_orphans(
     folder: AnyPath,  # a run folder, locked by this process
     metadata: dict[str, Any],  # of the run
@@ -659,7 +663,7 @@ def _is_half_written(path: AnyPath) -> bool:
         return False
     return unfinished_name(path) in (METADATA_NAME, COPY_NAME, OWNER_NAME)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-50
+# %% ../../nbs/runs/41_store.ipynb #41-store-52
 def remove_staging(
     folder: AnyPath,  # a run folder, locked by this process
 ) -> None:
@@ -670,7 +674,7 @@ def remove_staging(
             raise InputError(f"{staging} holds something else ({one.name}): move it elsewhere")
     paths.remove_folder(staging)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-52
+# %% ../../nbs/runs/41_store.ipynb #41-store-54
 def holds_leftovers(
     run: Run,  # an opened run
 ) -> bool:  # `True` if a killed writer has left something, or a writer is at work
@@ -680,7 +684,7 @@ def holds_leftovers(
     beside = any(path.name in (OWNER_NAME, STAGING_NAME) or _is_half_written(path) for path in list_folder(run.folder))
     return beside or any(PART_NAME.fullmatch(name) or UNFINISHED_FILE.fullmatch(name) for name in unnamed)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-54
+# %% ../../nbs/runs/41_store.ipynb #41-store-56
 class RunCommitter:
     "Holds the lock of a run in a `with` statement, and commits metadata."
 
@@ -739,7 +743,7 @@ class RunCommitter:
         for path in find_orphans(self.folder, self.metadata):
             path.unlink(missing_ok=True)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-56
+# %% ../../nbs/runs/41_store.ipynb #41-store-58
 def _join_all(columns: dict[str, str], staged: list[StagedPart], folder: AnyPath) -> dict[str, str]:
     for one in staged:
         columns = join_columns(columns, one.columns, folder)
@@ -752,7 +756,7 @@ def _check_positions(parts: list[Part]) -> None:
         if part.end > following.position:
             raise ValueError(f"{part.name} and {following.name} have the same positions")
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-57
+# %% ../../nbs/runs/41_store.ipynb #41-store-59
 class RunWriter(RunCommitter):
     "Writes a run, part by part, in a `with` statement."
 
@@ -812,7 +816,7 @@ class RunWriter(RunCommitter):
         self.metadata["columns"] = columns
         put_into_place(self.folder, staged)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-59
+# %% ../../nbs/runs/41_store.ipynb #41-store-61
 def write_successor(
     writer: RunWriter,  # of the run
     parts: list[Part],  # neighbors to be replaced, in the run's order
@@ -829,7 +833,7 @@ def write_successor(
     place = {"position": parts[0].position, "end": parts[-1].end, "generation": generation}
     return writer.write_part(papers, embeddings, **place, **options)
 
-# %% ../../nbs/runs/41_store.ipynb #41-store-60
+# %% ../../nbs/runs/41_store.ipynb #41-store-62
 def replace_parts(
     writer: RunWriter,  # of the run
     parts: list[Part],  # neighbors to be replaced, in the run's order

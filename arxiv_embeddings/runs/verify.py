@@ -107,7 +107,7 @@ def check_part(
         problems.append(damage(f"has vectors without {run.dim} finite numbers", [ids[row].as_py() for row in bad]))
     return ids, problems
 
-
+# %% ../../nbs/runs/47_verify.ipynb #47-verify-12
 def _parse_ids(content: bytes) -> pa.ChunkedArray:
     "Read the ids of a part; raises `ValueError` if one is missing or no text."
     table = _parse_checked(content, ["paper_id"])
@@ -121,7 +121,7 @@ def _parse_ids(content: bytes) -> pa.ChunkedArray:
 def _parse_checked(content: bytes, columns: list[str]) -> pa.Table:
     return pq.read_table(pa.BufferReader(content), columns=columns, page_checksum_verification=True)
 
-# %% ../../nbs/runs/47_verify.ipynb #47-verify-19
+# %% ../../nbs/runs/47_verify.ipynb #47-verify-21
 def check_parts(
     run: Run,  # an opened run
 ) -> tuple[pa.ChunkedArray, list[Problem]]:  # ids of all papers that can be read; what is wrong
@@ -137,7 +137,7 @@ def check_parts(
         problems.append(Problem("parts", "papers are there more than once", "damage", named, len(twice)))
     return ids, problems
 
-# %% ../../nbs/runs/47_verify.ipynb #47-verify-22
+# %% ../../nbs/runs/47_verify.ipynb #47-verify-24
 def check_orphans(
     run: Run,  # an opened run
 ) -> Iterator[Problem]:  # of kind orphan
@@ -150,7 +150,7 @@ def check_orphans(
             what = of_a_change if is_removable(path, run.metadata) else foreign
             yield Problem(f"parts/{path.name}", what, "orphan")
 
-# %% ../../nbs/runs/47_verify.ipynb #47-verify-26
+# %% ../../nbs/runs/47_verify.ipynb #47-verify-28
 def check_made(
     run: Run,  # an opened run
     folder: AnyPath,  # of the files
@@ -175,7 +175,7 @@ def _describe_safely(path: AnyPath) -> dict[str, Any]:
     except (InputError, FileNotFoundError):
         return {}
 
-# %% ../../nbs/runs/47_verify.ipynb #47-verify-28
+# %% ../../nbs/runs/47_verify.ipynb #47-verify-30
 def check_side_files(
     run: Run,  # an opened run
 ) -> Iterator[Problem]:
@@ -196,7 +196,7 @@ def check_side_files(
     yield from _check_exports(run)
     yield from check_noted_files(run)
 
-
+# %% ../../nbs/runs/47_verify.ipynb #47-verify-32
 def _check_index(run: Run) -> Iterator[Problem]:
     "Check the index, if there is one."
     try:
@@ -224,7 +224,7 @@ def _check_exports(run: Run) -> Iterator[Problem]:
         if path.name not in known:
             yield Problem(f"export/{path.name}", "is not listed in export.json: make it again, or remove it", "stale")
 
-# %% ../../nbs/runs/47_verify.ipynb #47-verify-30
+# %% ../../nbs/runs/47_verify.ipynb #47-verify-34
 NOTES = {"layout": "layout.json", "corrections": "*.json", "index/words": "words.json"}  # folder -> name of its notes
 _STATED = Record({"sha256": SHA256})
 _FILE_NAME = Text(re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,255}"), "the name of a file")
@@ -259,7 +259,7 @@ def _read_note(path: AnyPath, root: AnyPath) -> dict[str, str]:  # name of a fil
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error})") from error
 
-# %% ../../nbs/runs/47_verify.ipynb #47-verify-34
+# %% ../../nbs/runs/47_verify.ipynb #47-verify-38
 def verify_run(
     run: Run,  # an opened run
 ) -> dict[str, Any]:  # `folder`, `n_papers`, `n_parts`, `n_bytes`, `sound` (bool), `problems` (as dictionaries)

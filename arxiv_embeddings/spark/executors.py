@@ -81,7 +81,7 @@ class PartPayload:
         seen.add(self.known_texts)
         return seen
 
-
+# %% ../../nbs/spark/65_executors.ipynb #65-executors-08
 def _to_stream(table: pa.Table, facts: dict[str, Any], array: np.ndarray) -> bytes:
     "A table as an Arrow stream, with facts and one array in the schema's metadata."
     sink = pa.BufferOutputStream()
@@ -96,7 +96,7 @@ def _from_stream(content: bytes) -> tuple[pa.Table, dict[str, Any], bytes]:
     kept = table.schema.metadata
     return table.replace_schema_metadata(None), json.loads(kept[b"facts"]), kept[b"array"]
 
-# %% ../../nbs/spark/65_executors.ipynb #65-executors-09
+# %% ../../nbs/spark/65_executors.ipynb #65-executors-11
 def read_payloads(
     rows: Iterator[pa.RecordBatch],  # as `PAYLOAD_SCHEMA` states
 ) -> Iterator[PartPayload]:  # the parts of a task
@@ -105,7 +105,7 @@ def read_payloads(
         for content in batch["payload"]:
             yield PartPayload.from_bytes(content.as_py())
 
-# %% ../../nbs/spark/65_executors.ipynb #65-executors-11
+# %% ../../nbs/spark/65_executors.ipynb #65-executors-13
 class PayloadMaker:
     "Makes the payloads of a run, in the driver."
 
@@ -138,7 +138,7 @@ class PayloadMaker:
     def _count_committed(self) -> int:
         return sum(run.n_papers for run in self.bases) + self.writer.metadata["n_papers"]
 
-# %% ../../nbs/spark/65_executors.ipynb #65-executors-13
+# %% ../../nbs/spark/65_executors.ipynb #65-executors-15
 REPORT_SCHEMA = "report string"  # of the rows that executors send back: JSON of a `StagedPart`, or `error`
 
 
@@ -148,7 +148,7 @@ def report(
     "Report a part to the driver."
     return pa.RecordBatch.from_pydict({"report": [json.dumps(content)]})
 
-# %% ../../nbs/spark/65_executors.ipynb #65-executors-14
+# %% ../../nbs/spark/65_executors.ipynb #65-executors-16
 def store_part(
     folder: str,  # the run's, as the executor sees it
     papers: pa.Table,  # with `text_sha256`
@@ -160,7 +160,7 @@ def store_part(
     "Write a part for the driver to commit. A second copy of the task writes a file of its own, which nobody renames."
     return write_part(folder, papers, vectors, footer, position, **counts).to_json()
 
-# %% ../../nbs/spark/65_executors.ipynb #65-executors-15
+# %% ../../nbs/spark/65_executors.ipynb #65-executors-17
 def commit_slice(
     reports: list[dict[str, Any]],  # of its parts, from executors
     writer: RunWriter,  # of the run
@@ -171,7 +171,7 @@ def commit_slice(
         raise InputError(errors[0])
     commit_staged([StagedPart.from_json(one) for one in reports], writer, bar)
 
-# %% ../../nbs/spark/65_executors.ipynb #65-executors-16
+# %% ../../nbs/spark/65_executors.ipynb #65-executors-18
 def commit_staged(
     staged: list[StagedPart],  # from executors
     writer: RunWriter,  # of the run
@@ -183,7 +183,7 @@ def commit_staged(
     writer.add_parts(staged)
     bar.update(sum(one.part.n_papers for one in staged))
 
-# %% ../../nbs/spark/65_executors.ipynb #65-executors-18
+# %% ../../nbs/spark/65_executors.ipynb #65-executors-20
 PYTHON_ERROR = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Interrupt)\b): (.+)$", re.MULTILINE)
 NOTHING_FROM_ONNX = "requirement failed: size=0 and step=0"  # from Spark NLP, if ONNX failed on a whole batch
 CANNOT_RUN = "Spark NLP got no vectors from the model"
@@ -197,7 +197,7 @@ OUT_OF_MEMORY = re.compile(
 MORE_MEMORY = "raise spark.executor.memoryOverhead, and spark.executor.pyspark.memory if it is set"
 LOST_TASK = re.compile(r"most recent failure: Lost task [^:]*: (.+)$", re.MULTILINE)
 
-
+# %% ../../nbs/spark/65_executors.ipynb #65-executors-22
 def explain_failure(
     error: Exception,  # that Spark raised
     papers: str,  # that were being embedded, such as `0704.0001 to 0704.0090`
@@ -228,7 +228,7 @@ def explain_failure(
         f"an executor failed at papers {papers}: {what}; committed parts stay, and the same command continues from there"
     )
 
-# %% ../../nbs/spark/65_executors.ipynb #65-executors-22
+# %% ../../nbs/spark/65_executors.ipynb #65-executors-26
 SLICES_AHEAD = 2  # under way at a time
 # each row that the driver sends is an Arrow batch and a partition, however many and large they are
 SENDING = {
@@ -245,7 +245,7 @@ def count_tasks(
     n_cores = spark.sparkContext.defaultParallelism
     return max(1, n_cores // int(spark.conf.get("spark.task.cpus", "1")))
 
-# %% ../../nbs/spark/65_executors.ipynb #65-executors-23
+# %% ../../nbs/spark/65_executors.ipynb #65-executors-27
 class Slices:
     "Sends payloads to executors slice by slice, and gives back the reports of each slice in order."
 
@@ -292,7 +292,7 @@ class Slices:
             raise explain_failure(error, f"{first} to {last}", python_memory) from error
         return [json.loads(row["report"]) for row in made]
 
-# %% ../../nbs/spark/65_executors.ipynb #65-executors-25
+# %% ../../nbs/spark/65_executors.ipynb #65-executors-29
 class SparkExecutor(Executor):
     "Makes vectors in the executors of a Spark session."
 

@@ -212,7 +212,7 @@ def test_no_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_registry_states_everything() -> None:
     for name, spec in REGISTRY.items():
         assert spec.name == name
-        assert spec.pooling in {*POOLING_FUNCTIONS, "lasttoken", None}  # `None`: its folder decides
+        assert spec.pooling in {*POOLING_FUNCTIONS, None}  # `None`: its folder decides
         assert spec.license in ("Apache-2.0", "MIT", "LicenseRef-Gemma")
         assert spec.source.startswith("package:") or len(spec.revision) == 40
         if spec.adapter and name not in ("specter2_classification", "specter2_regression"):

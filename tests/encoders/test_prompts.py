@@ -1,6 +1,7 @@
 """Prompts, dimensions kept and metric: each reaches the vectors, the run, its queries and its measures."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from arxiv_embeddings.cli.main import app
 from arxiv_embeddings.encoders.load import load_encoder
 from arxiv_embeddings.encoders.models import fetch_model
 from arxiv_embeddings.encoders.registry import find_model
+from arxiv_embeddings.encoders.spec import METRICS
 from arxiv_embeddings.explore.evaluation import evaluate_run
 from arxiv_embeddings.explore.index import build_index
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import read_papers, sample_papers
+from arxiv_embeddings.runs import format as run_format
 from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.runs.run_model import load_query_encoder, load_run_encoder
 from arxiv_embeddings.runs.store import Run, open_run
@@ -88,6 +91,9 @@ def test_a_run_goes_on_with_its_prompts_alone(folder: Path, tmp_path: Path) -> N
         embed_papers(sample_papers(), run.folder, limit=8, model=str(folder), device="cpu")
     assert "'topic: '" in str(caught.value)
     assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=re.escape("(--query-prompt 'ask: ')")) as caught:
+        embed_papers(sample_papers(), run.folder, limit=8, **asked | {"query_prompt": "query"})
+    assert "query_prompt: 'ask: ' there, 'query: ' here" in str(caught.value)
     assert embed_papers(sample_papers(), run.folder, limit=8, **asked).run.n_papers == 8
     queries = load_query_encoder(open_run(run.folder), device="cpu")
     assert queries.text_tokenizer.prompt == "ask: "
@@ -151,6 +157,10 @@ def test_a_folder_with_the_name_of_a_prompted_model_is_asked_about(folder: Path,
 def find_and_fetch(folder: Path, **asked: str):
     "A model's files."
     return fetch_model(find_model(str(folder), **asked))
+
+
+def test_a_run_can_state_every_metric_of_a_model() -> None:
+    assert {*run_format.METRICS, "manhattan"} == set(METRICS)
 
 
 def test_a_run_is_measured_in_its_own_metric(folder: Path, tmp_path: Path) -> None:

@@ -130,8 +130,14 @@ def test_a_vector_of_zeros_is_never_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"engine": "openvino"}, "is a static model: leave out --engine openvino"),
-        ({"engine": "torch"}, "is a static model: leave out --engine torch"),
+        (
+            {"engine": "openvino"},
+            "is a static model, which the engine openvino does not run: embed it on one machine, without --engine",
+        ),
+        (
+            {"engine": "torch"},
+            "is a static model, which the engine torch does not run: embed it on one machine, without --engine",
+        ),
         ({"precision": "int8"}, "a static model has float32 only, not int8: leave out --precision"),
         ({"precision": "bfloat16", "engine": "static"}, "a static model has float32 only, not bfloat16"),
         ({"device": "cuda"}, "a static model runs on the CPU, not on cuda: leave out --device"),
