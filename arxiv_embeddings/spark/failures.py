@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MORE_MEMORY', 'OUT_OF_MEMORY', 'SIZE_FAILURES', 'SAME_PYTHON', 'VERSION_FAILURES', 'SERVER_FAILURES', 'FAILURES',
-           'PYTHON_ERROR', 'LOST_TASK', 'NOTHING_FROM_ONNX', 'CANNOT_RUN', 'EXPORT_ANEW', 'KnownFailure',
-           'find_failure', 'explain_failure', 'explain_spark_errors']
+           'PYTHON_ERROR', 'LOST_TASK', 'NOTHING_FROM_ONNX', 'CANNOT_RUN', 'EXPORT_ANEW', 'WAITS', 'KnownFailure',
+           'find_failure', 'explain_failure', 'KnownWait', 'find_wait', 'explain_spark_errors']
 
 # %% ../../nbs/spark/57_failures.ipynb #57-failures-02
 import contextlib
@@ -239,6 +239,46 @@ def explain_failure(
     )
 
 # %% ../../nbs/spark/57_failures.ipynb #57-failures-22
+@dataclass(frozen=True)
+class KnownWait:
+    "Something that Spark waits for while it starts."
+
+    begins: re.Pattern  # in the log, written again and again
+    ends: re.Pattern  # in the log, after that
+    line: str  # for the user; {0} is the pattern's group
+
+
+WAITS = (
+    KnownWait(
+        re.compile(r"Application report for (\w+) \(state: ACCEPTED\)"),
+        re.compile(r"Application report for \w+ \(state: (?!ACCEPTED)"),
+        "YARN has accepted {0}, but gives it no container: the queue has too little free memory or too few cores, see "
+        "yarn application -list; end others, name another queue by spark.yarn.queue, or wait longer",
+    ),
+    KnownWait(
+        re.compile(r"Connecting to master (spark://\S+?)\.\.\."),
+        re.compile(r"Connected to Spark cluster"),
+        "the master {0} takes connections but does not answer as a master of this Spark: check host and port, and that "
+        "it runs the same version as pyspark",
+    ),
+    KnownWait(
+        re.compile(r"Retrying connect to server: (?:[\w.-]+/)?(\S+?)\. Already tried"),
+        re.compile(r"\n\S+ \S+ INFO (?!\S*Client: Retrying|\S*RetryInvocationHandler)"),
+        "no server of Hadoop answers at {0}: check the addresses in HADOOP_CONF_DIR, and that HDFS and YARN run",
+    ),
+)
+
+
+def find_wait(
+    log: str,  # of a Spark that starts, of level INFO
+) -> str | None:  # the line for the user; `None` if it waits for nothing known
+    "Find out what a starting Spark waits for."
+    for wait in WAITS:
+        if (found := list(wait.begins.finditer(log))) and not wait.ends.search(log, found[-1].end()):
+            return wait.line.format(found[-1][1])
+    return None
+
+# %% ../../nbs/spark/57_failures.ipynb #57-failures-27
 @contextlib.contextmanager
 def explain_spark_errors() -> Iterator[None]:
     "Raise errors of Spark in the block as `InputError` with one line; other errors stay as they are."
