@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['USES', 'IN_PYTHON', 'LEAST_PYTHON_MEMORY', 'LEAST_OVERHEAD', 'LEAST_BATCH', 'LEAST_KRYO', 'SETTING_RULES',
-           'EXECUTOR_TIMEOUT', 'DEFAULT_TIMEOUT', 'SAME_VERSIONS', 'OPENVINO_ONLY', 'is_connect', 'get_setting',
-           'parse_memory', 'same_value', 'SettingCheck', 'SettingRule', 'check_session', 'require_session',
-           'parse_timeout', 'has_executors', 'describe_request', 'wait_for_executors', 'compare_versions',
-           'check_workers']
+           'EXECUTOR_TIMEOUT', 'DEFAULT_TIMEOUT', 'WHEN_GRANTED', 'SAME_VERSIONS', 'OPENVINO_ONLY', 'is_connect',
+           'get_setting', 'parse_memory', 'same_value', 'SettingCheck', 'SettingRule', 'check_session',
+           'require_session', 'parse_timeout', 'has_executors', 'describe_request', 'wait_for_executors',
+           'compare_versions', 'check_workers']
 
 # %% ../../nbs/spark/59_checks.ipynb #59-checks-02
 import json
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NewType
 
 from ..files.errors import InputError
@@ -236,6 +237,8 @@ def require_session(
 # %% ../../nbs/spark/59_checks.ipynb #59-checks-22
 EXECUTOR_TIMEOUT = "spark.arxivEmbeddings.executorTimeout"  # the setting
 DEFAULT_TIMEOUT = "25s"
+WHEN_GRANTED = 4  # times as long, if an executor is starting
+_GRANTED = re.compile(r"Granted executor ID|Executor added: app-")  # in the log of a session on Spark's own master
 
 
 def parse_timeout(
@@ -281,22 +284,43 @@ def _ask_for_executor(spark: "SparkSession") -> None:
     threading.Thread(target=count, daemon=True).start()
 
 
+def _is_granted(spark: "SparkSession", log: Path | None) -> bool:
+    "Whether the cluster has granted an executor, as the log of Spark or YARN's ResourceManager tells."
+    if log and _GRANTED.search(log.read_text(errors="replace")):
+        return True
+    if not get_setting(spark, "spark.master").startswith("yarn"):
+        return False
+    hadoop, context = spark._jvm.org.apache.hadoop.yarn, spark.sparkContext
+    with suppress(Exception):  # it is asked only to wait longer
+        client = hadoop.client.api.YarnClient.createYarnClient()
+        client.init(hadoop.conf.YarnConfiguration(context._jsc.hadoopConfiguration()))
+        client.start()
+        application = hadoop.api.records.ApplicationId.fromString(context.applicationId)
+        usage = client.getApplicationReport(application).getApplicationResourceUsageReport()
+        client.stop()
+        return usage.getNumUsedContainers() > 1  # the application's master is one of them
+    return False
+
+
 def wait_for_executors(
     spark: "SparkSession",  # any
     seconds: float | None = None,  # longest wait; `None`: as the setting `EXECUTOR_TIMEOUT` says, else 25
+    log: Path | None = None,  # of the session while it starts, of level INFO
 ) -> None:
     "Wait for the first executor; raises `InputError` with what was asked for if none comes."
     if has_executors(spark):
         return
     if seconds is None:
         seconds = parse_timeout(get_setting(spark, EXECUTOR_TIMEOUT, DEFAULT_TIMEOUT))
-    deadline = time.monotonic() + seconds
+    begun, longest = time.monotonic(), seconds
     if get_setting(spark, "spark.dynamicAllocation.enabled") == "true":
         _ask_for_executor(spark)
     while not has_executors(spark):
-        if time.monotonic() > deadline:
+        if time.monotonic() - begun > longest and longest == seconds and _is_granted(spark, log):
+            longest = WHEN_GRANTED * seconds
+        if time.monotonic() - begun > longest:
             raise InputError(
-                f"no executor came within {seconds:.0f} s from {get_setting(spark, 'spark.master')}, each asks for "
+                f"no executor came within {longest:.0f} s from {get_setting(spark, 'spark.master')}, each asks for "
                 f"{describe_request(spark)}: lower spark.executor.memory or spark.executor.cores to what a node has free, "
                 f"see that nodes reach the driver (spark.driver.host is {get_setting(spark, 'spark.driver.host')}), or "
                 f"wait longer with {EXECUTOR_TIMEOUT}=10min"

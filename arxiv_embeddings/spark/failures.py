@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MORE_MEMORY', 'OUT_OF_MEMORY', 'SIZE_FAILURES', 'SAME_PYTHON', 'VERSION_FAILURES', 'SERVER_FAILURES', 'FAILURES',
            'PYTHON_ERROR', 'LOST_TASK', 'NOTHING_FROM_ONNX', 'CANNOT_RUN', 'EXPORT_ANEW', 'WAITS', 'KnownFailure',
-           'find_failure', 'explain_failure', 'KnownWait', 'find_wait', 'explain_spark_errors']
+           'find_failure', 'explain_failure', 'KnownWait', 'find_wait', 'is_from_spark', 'explain_spark_errors']
 
 # %% ../../nbs/spark/57_failures.ipynb #57-failures-02
 import contextlib
@@ -279,12 +279,27 @@ def find_wait(
     return None
 
 # %% ../../nbs/spark/57_failures.ipynb #57-failures-27
+def is_from_spark(
+    error: Exception,  # any
+) -> bool:
+    "Whether an error comes from Spark, or from the connection to its Java."
+    place = error.__traceback__
+    while place and place.tb_next:
+        place = place.tb_next
+    modules = [type(error).__module__] + [place.tb_frame.f_globals.get("__name__", "")] * isinstance(
+        error, ConnectionError
+    )
+    return any(module.split(".")[0] in ("py4j", "pyspark") for module in modules)
+
+
 @contextlib.contextmanager
 def explain_spark_errors() -> Iterator[None]:
     "Raise errors of Spark in the block as `InputError` with one line; other errors stay as they are."
     try:
         yield
     except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("py4j", "pyspark"):
+        if not is_from_spark(error):
             raise
+        if isinstance(error, ConnectionError):
+            raise explain_failure(RuntimeError("Java gateway process exited")) from error
         raise explain_failure(error) from error

@@ -169,6 +169,8 @@ SESSION_SETTINGS = {
     "spark.kryoserializer.buffer.max": "2000M",
     "spark.driver.maxResultSize": "0",  # no limit: only names of parts come back
     "spark.sql.execution.arrow.pyspark.enabled": "true",
+    "spark.hadoop.ipc.client.connect.timeout": "5000",  # ms; Hadoop's own 20 s and 45 retries are a quarter of an hour
+    "spark.hadoop.ipc.client.connect.max.retries.on.timeouts": "2",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
 }
@@ -344,8 +346,8 @@ def _terminate_java() -> None:
         process.terminate()
 
 # %% ../../nbs/spark/60_session.ipynb #60-session-56
-def _start_session(name: str, settings: dict[str, str]) -> "SparkSession":
-    "Start a session in a new Java process; raises `InputError` with Java's reason if it does not start."
+def _start_session(name: str, settings: dict[str, str]) -> tuple["SparkSession", Path]:
+    "Start a session in a new Java process, with a log; raises `InputError` with Java's reason if it does not start."
     from pyspark.sql import SparkSession
 
     builder = SparkSession.builder.appName(name)
@@ -357,7 +359,7 @@ def _start_session(name: str, settings: dict[str, str]) -> "SparkSession":
         _end_if_it_waits(log, parse_timeout(settings.get(EXECUTOR_TIMEOUT, DEFAULT_TIMEOUT))) as waits,
     ):
         try:
-            return builder.getOrCreate()
+            return builder.getOrCreate(), log
         except Exception as error:  # it tells only that Java ended; the reason is in the log
             reason = "".join(waits) or find_reason(log.read_text(errors="replace")) or error
             raise InputError(f"Spark did not start: {reason}; see {log}") from error
@@ -383,9 +385,9 @@ def make_session(
     _end_java()
     release_hdfs_clients()
     os.environ["JAVA_HOME"] = str(find_java())
-    session = _start_session(name, settings)
+    session, log = _start_session(name, settings)
     try:
-        wait_for_executors(session)
+        wait_for_executors(session, log=log)
     except BaseException:
         session.stop()  # what it asked for would be given later, to no one
         raise
