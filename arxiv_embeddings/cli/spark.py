@@ -8,6 +8,7 @@ __all__ = ['spark_app', 'ONLY_ENCODER', 'minicluster_app', 'parse_settings', 'Cl
            'spark_minicluster_stop']
 
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-02
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -166,7 +167,8 @@ def spark_embed(
         with explain_spark_errors():
             result = embed_papers(papers, out, executor=executor, progress=output.progress, **options)
     finally:
-        session.stop()
+        with suppress(Exception):  # Java may have ended; the first error is the one to report
+            session.stop()
     print_embedded(result, output.as_json)
 
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-11

@@ -6,8 +6,8 @@
 __all__ = ['USES', 'IN_PYTHON', 'LEAST_PYTHON_MEMORY', 'LEAST_OVERHEAD', 'LEAST_BATCH', 'LEAST_KRYO', 'SETTING_RULES',
            'EXECUTOR_TIMEOUT', 'DEFAULT_TIMEOUT', 'WHEN_GRANTED', 'SAME_VERSIONS', 'OPENVINO_ONLY', 'is_connect',
            'get_setting', 'parse_memory', 'same_value', 'SettingCheck', 'SettingRule', 'check_session',
-           'require_session', 'parse_timeout', 'has_executors', 'describe_request', 'wait_for_executors',
-           'compare_versions', 'check_workers']
+           'require_session', 'parse_timeout', 'has_executors', 'describe_request', 'count_containers',
+           'wait_for_executors', 'compare_versions', 'check_workers']
 
 # %% ../../nbs/spark/59_checks.ipynb #59-checks-02
 import json
@@ -284,22 +284,28 @@ def _ask_for_executor(spark: "SparkSession") -> None:
     threading.Thread(target=count, daemon=True).start()
 
 
+def count_containers(
+    java: Any,  # py4j's view of the driver's Java
+    application: str,  # id, such as `application_1700000000000_0001`
+) -> int:  # 0 if YARN does not tell
+    "Ask YARN how many containers an application has, its master among them."
+    hadoop = java.org.apache.hadoop.yarn
+    with suppress(Exception):  # it is asked only to wait longer
+        client = hadoop.client.api.YarnClient.createYarnClient()
+        client.init(hadoop.conf.YarnConfiguration())
+        client.start()
+        report = client.getApplicationReport(hadoop.api.records.ApplicationId.fromString(application))
+        client.stop()
+        return report.getApplicationResourceUsageReport().getNumUsedContainers()
+    return 0
+
+
 def _is_granted(spark: "SparkSession", log: Path | None) -> bool:
     "Whether the cluster has granted an executor, as the log of Spark or YARN's ResourceManager tells."
     if log and _GRANTED.search(log.read_text(errors="replace")):
         return True
-    if not get_setting(spark, "spark.master").startswith("yarn"):
-        return False
-    hadoop, context = spark._jvm.org.apache.hadoop.yarn, spark.sparkContext
-    with suppress(Exception):  # it is asked only to wait longer
-        client = hadoop.client.api.YarnClient.createYarnClient()
-        client.init(hadoop.conf.YarnConfiguration(context._jsc.hadoopConfiguration()))
-        client.start()
-        application = hadoop.api.records.ApplicationId.fromString(context.applicationId)
-        usage = client.getApplicationReport(application).getApplicationResourceUsageReport()
-        client.stop()
-        return usage.getNumUsedContainers() > 1  # the application's master is one of them
-    return False
+    on_yarn = get_setting(spark, "spark.master").startswith("yarn")
+    return on_yarn and count_containers(spark._jvm, spark.sparkContext.applicationId) > 1
 
 
 def wait_for_executors(

@@ -31,7 +31,9 @@ from arxiv_embeddings.spark.checks import (
     DEFAULT_TIMEOUT,
     EXECUTOR_TIMEOUT,
     SETTING_RULES,
+    WHEN_GRANTED,
     check_session,
+    count_containers,
     get_setting,
     parse_timeout,
     same_value,
@@ -325,7 +327,8 @@ def _end_if_it_waits(log: Path, seconds: float) -> Iterator[list[str]]:
         while not over.wait(0.5):
             line = find_wait(log.read_text(errors="replace"))
             since = (since or time.monotonic()) if line else None
-            if line and time.monotonic() - since > seconds:
+            waited = time.monotonic() - since if line else 0
+            if waited > WHEN_GRANTED * seconds or (waited > seconds and not _has_container(line)):
                 said.append(line)
                 return _terminate_java()
 
@@ -336,6 +339,14 @@ def _end_if_it_waits(log: Path, seconds: float) -> Iterator[list[str]]:
     finally:
         over.set()
         watching.join()
+
+
+def _has_container(line: str) -> bool:
+    "Whether YARN has given a container for the application's master, which then only takes time to start."
+    from pyspark import SparkContext
+
+    found = re.search(r"application_\d+_\d+", line)
+    return bool(found) and count_containers(SparkContext._jvm, found[0]) > 0
 
 
 def _terminate_java() -> None:
