@@ -93,6 +93,7 @@ KNOWN_TO = {
     "faiss": {"explore.index"},
     "openvino": {"encoders.openvino_engine", "encoders.conversion"},
     "pyspark": {
+        "spark.checks",
         "spark.session",
         "spark.nlp_pipeline",
         "spark.executors",

@@ -8,6 +8,7 @@ __all__ = ['spark_app', 'ONLY_ENCODER', 'minicluster_app', 'parse_settings', 'Cl
            'spark_minicluster_stop']
 
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-02
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -146,12 +147,16 @@ def spark_embed(
     "Embed papers into a run folder in the executors of a cluster, or continue it."
     check_way(cluster.via, model, spark_nlp, cluster)
     settings = parse_settings(cluster.conf)
+    from arxiv_embeddings.files.paths import resolve_folder
     from arxiv_embeddings.papers.corpus import open_papers
     from arxiv_embeddings.runs.embed import embed_papers
+    from arxiv_embeddings.spark.failures import explain_spark_errors
     from arxiv_embeddings.spark.session import make_session
 
     output.silence()
-    open_papers(papers, **asdict(columns))  # a missing file is reported before Spark is started
+    for folder in filter(None, (out, cluster.shared_model)):  # wrong paths are reported before Spark is started
+        resolve_folder(folder)
+    open_papers(papers, **asdict(columns))
     jars = spark_nlp.jars if cluster.via == "spark-nlp" else "none"
     session = make_session(cluster.master, jars=jars, conf=settings, environment=cluster.environment)
     try:
@@ -159,9 +164,11 @@ def spark_embed(
         options = asdict(model) | asdict(changes) | asdict(columns) | {"part_size": cluster.part_size}
         if cluster.via == "spark-nlp":
             options = {name: value for name, value in options.items() if name not in ONLY_ENCODER}
-        result = embed_papers(papers, out, executor=executor, progress=output.progress, **options)
+        with explain_spark_errors():
+            result = embed_papers(papers, out, executor=executor, progress=output.progress, **options)
     finally:
-        session.stop()
+        with suppress(Exception):  # Java may have ended; the first error is the one to report
+            session.stop()
     print_embedded(result, output.as_json)
 
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-11

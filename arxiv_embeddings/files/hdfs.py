@@ -33,22 +33,30 @@ NAMENODE_PORT = 8020  # Hadoop's own, if an address names none
 HDFS_URI = re.compile(r"hdfs://(?P<namenode>[^/]*)(?P<path>(?:/.*)?)", re.DOTALL)
 
 
-def read_hadoop_settings() -> dict[str, str]:  # name -> value; empty if there are no settings
-    "Read the settings in the folder that HADOOP_CONF_DIR names, or in HADOOP_HOME."
-    home = os.environ.get("HADOOP_HOME")
-    folder = os.environ.get("HADOOP_CONF_DIR") or (home and str(Path(home) / "etc" / "hadoop"))
+def read_hadoop_settings(
+    names: tuple[str, ...] = ("core-site.xml", "hdfs-site.xml"),  # of files; those that are missing are skipped
+) -> dict[str, str]:  # name -> value; empty if there are no settings
+    "Read the settings in the folder that HADOOP_CONF_DIR names, else YARN_CONF_DIR, else in HADOOP_HOME."
+    given = [os.environ.get("HADOOP_CONF_DIR"), os.environ.get("YARN_CONF_DIR")]
+    given = given if any(given) else [os.environ.get("HADOOP_HOME") and f"{os.environ['HADOOP_HOME']}/etc/hadoop"]
     settings: dict[str, str] = {}
-    for name in ("core-site.xml", "hdfs-site.xml") if folder else ():
-        try:
-            entries = ElementTree.parse(Path(folder) / name).iter("property")
-        except FileNotFoundError:
-            continue
-        except (OSError, ElementTree.ParseError) as error:
-            raise InputError(
-                f"{Path(folder) / name} cannot be read ({error}): check the folder that HADOOP_CONF_DIR names"
-            ) from error
-        settings |= {one.findtext("name", "").strip(): one.findtext("value", "").strip() for one in entries}
+    for name in names:
+        for folder in filter(None, given):
+            if entries := _read_settings_file(Path(folder) / name):
+                settings |= entries
+                break
     return settings
+
+
+def _read_settings_file(path: Path) -> dict[str, str]:
+    "Read one file; empty if it is missing."
+    try:
+        entries = ElementTree.parse(path).iter("property")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ElementTree.ParseError) as error:
+        raise InputError(f"{path} cannot be read ({error}): check the folder that HADOOP_CONF_DIR names") from error
+    return {one.findtext("name", "").strip(): one.findtext("value", "").strip() for one in entries}
 
 # %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-06
 def resolve_hdfs(

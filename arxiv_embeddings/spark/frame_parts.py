@@ -32,7 +32,8 @@ from ..runs.embed import PART_SIZE
 from ..runs.format import UNFINISHED_FILE
 from ..runs.prepare import add_hashes, hash_ids
 from ..runs.store import RunWriter, StagedPart, write_part
-from .executors import commit_staged, explain_failure
+from .executors import commit_staged
+from .failures import explain_failure
 from .frames import ChosenIds, FramePapers, PartPlan, RowReader, hash_row, hash_share
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from ..papers.parsing import WITH_CLASSES, read_identity
 from ..papers.readers import InputFiles, find_schema, read_rows, take_table
 from ..papers.rows import N_FIRST_IDS, ReadReport, RejectedRow
 from ..runs.prepare import hash_ids, look_up
-from .executors import explain_failure
+from .failures import explain_failure
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -204,7 +204,7 @@ def scan_frame(
     try:
         found = [json.loads(row["report"]) for row in ids.filter("report is not null").select("report").collect()]
     except Exception as error:  # py4j's, Spark's and Python's own
-        raise explain_failure(error, "of the DataFrame") from error
+        raise explain_failure(error) from error
     return _join_reports(found, frame.columns, ids)
 
 

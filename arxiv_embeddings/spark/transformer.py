@@ -31,6 +31,7 @@ from ..encoders.spec import ModelSpec
 from ..files.errors import InputError
 from ..files.paths import atomic_folder, cache_folder
 from ..papers.texts import make_texts
+from .checks import is_connect, require_session
 from .via_encoder import archive_model, load_in_worker, ship_model
 
 try:
@@ -100,8 +101,7 @@ def shares_disk(
     spark: "SparkSession",  # classic or Connect
 ) -> bool:  # whether workers read the driver's own disk
     "Find out whether the workers of a session run on this machine."
-    is_remote = "connect" in type(spark).__module__
-    return not is_remote and (spark.conf.get("spark.master", None) or "").startswith("local")
+    return not is_connect(spark) and (spark.conf.get("spark.master", None) or "").startswith("local")
 
 # %% ../../nbs/spark/68_transformer.ipynb #68-transformer-18
 def place_model(
@@ -306,8 +306,9 @@ class ArxivEmbedder(Transformer, EmbedderParams, DefaultParamsReadable, DefaultP
         self.setParams(**self._input_kwargs)
 
     def _transform(self, dataset: "DataFrame") -> "DataFrame":
-        "Add the column; raises `InputError` for columns, options and models that cannot work."
+        "Add the column; raises `InputError` for columns, options, models and sessions that cannot work."
         spark, output = dataset.sparkSession, self.getOutputCol()
+        require_session(spark, "transformer")
         schema = extend_schema(dataset.schema, output)
         case_sensitive = spark.conf.get("spark.sql.caseSensitive", "false") == "true"
         columns = find_columns(dataset.schema, self.getInputCols(), output, case_sensitive)

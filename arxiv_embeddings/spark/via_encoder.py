@@ -31,7 +31,9 @@ from ..runs.embed import N_CHECKED, embed_part
 from ..runs.prepare import SeenTexts, prepare_part
 from ..runs.run_model import EncoderRequest, EncoderSource
 from ..runs.store import Run, RunWriter
+from .checks import check_workers, require_session
 from .executors import REPORT_SCHEMA, SparkExecutor, read_payloads, report, store_part
+from .failures import explain_spark_errors
 from .frame_parts import fill_from_frame, hash_frame, pick_from_frame
 from .frames import FramePapers
 
@@ -241,22 +243,31 @@ class OnSpark(FrameExecutor):
 
     def __init__(
         self,
-        spark: "SparkSession",  # from `make_session`
+        spark: "SparkSession",  # yours, or from `make_session`
         *,
         shared: str | Path | None = None,  # folder or URI from which executors read the model; `None`: Spark ships it
     ):
+        require_session(spark, "encoder")
         self.spark, self.shared, self.place = spark, shared, ""
         self.threads = int(spark.conf.get("spark.task.cpus", "1"))
+        self.is_checked = False  # the Python of executors
+
+    def _check_workers(self) -> None:
+        "Compare the Python of executors with the driver's, once, before minutes are spent on a model."
+        if not self.is_checked:
+            check_workers(self.spark)
+            self.is_checked = True
 
     def find_encoder(
         self,
         model: str | Path,  # name in the registry, hub id, or a model folder
         **options: Any,  # as for `load_encoder`, without `engine` and `device`
     ) -> EncoderSource:  # not loaded yet
-        "Find a model for OpenVINO; raises `InputError` if the options do not go together."
+        "Find a model for OpenVINO; raises `InputError` if options do not go together, or executors have another Python."
         for name, only in (("engine", "openvino"), ("device", "cpu")):
             if options.get(name) not in (None, only):
                 raise InputError(f"executors run on {name} {only}, not on {options[name]}: leave out --{name}")
+        self._check_workers()
         return EncoderRequest.of(model, **options | {"engine": "openvino", "device": "cpu"})
 
     def settings(self, encoder: Encoder) -> dict[str, Any]:
@@ -273,10 +284,12 @@ class OnSpark(FrameExecutor):
         encoder: Encoder,  # loaded in the driver
         batching: dict[str, Any],  # the run's
     ) -> None:
-        "Ship the model; raises `InputError` if the encoder has no converted one."
+        "Ship the model; raises `InputError` if the encoder has no converted one, or if executors cannot run it."
         if not isinstance(encoder, OpenVINOEncoder):
             raise InputError("executors run converted models: load the encoder with engine='openvino', or give a model")
-        self.place = ship_model(self.spark, encoder.model_folder, self.shared)
+        self._check_workers()
+        with explain_spark_errors():
+            self.place = ship_model(self.spark, encoder.model_folder, self.shared)
 
     def make_parts(
         self,

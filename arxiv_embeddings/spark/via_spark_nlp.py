@@ -32,9 +32,8 @@ from ..files.errors import InputError
 from ..runs.prepare import PreparedPart, prepare_part
 from ..runs.run_model import EncoderSource
 from ..runs.store import Run, RunWriter
+from .checks import OPENVINO_ONLY, check_workers, require_session
 from arxiv_embeddings.spark.executors import (
-    CANNOT_RUN,
-    EXPORT_ANEW,
     REPORT_SCHEMA,
     PartPayload,
     SparkExecutor,
@@ -44,6 +43,7 @@ from arxiv_embeddings.spark.executors import (
     report,
     store_part,
 )
+from .failures import CANNOT_RUN, EXPORT_ANEW, explain_spark_errors
 from .nlp_model import get_or_export
 from .nlp_pipeline import BATCH_SIZE, TOKENIZERS, embed_frame, make_pipeline
 
@@ -291,12 +291,13 @@ class OnSparkNLP(SparkExecutor):
 
     def __init__(
         self,
-        spark: "SparkSession",  # from `make_session`, with Spark NLP's archives
+        spark: "SparkSession",  # yours, or from `make_session`, with Spark NLP's archives
         *,
         tokenizer: str = "bert",  # bert (reads the whole text) or spark-nlp (Spark NLP's usual one)
         batch_size: int = BATCH_SIZE,  # texts that go through the model together; a run that continues keeps its own
     ):
         _check_tokenizer_name(tokenizer)
+        require_session(spark, "spark-nlp")
         self.spark, self.tokenizer, self.batch_size = spark, tokenizer, batch_size
         self.pipelines: dict[tuple[str, int], Any] = {}  # by model folder and batch size
 
@@ -330,7 +331,9 @@ class OnSparkNLP(SparkExecutor):
             raise InputError("Spark NLP runs exported models: give an OnnxEncoder, or a model")
         options = {"tokenizer": self.tokenizer, "batch_size": batching["batch_size"]}
         if (key := (str(encoder.model_folder.folder), batching["batch_size"])) not in self.pipelines:
-            self.pipelines[key] = make_pipeline(self.spark, encoder.model_folder, **options)
+            check_workers(self.spark, without=OPENVINO_ONLY)
+            with explain_spark_errors():
+                self.pipelines[key] = make_pipeline(self.spark, encoder.model_folder, **options)
 
     def make_parts(
         self,

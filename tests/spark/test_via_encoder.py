@@ -25,6 +25,7 @@ from arxiv_embeddings.encoders.base import Encoder
 from arxiv_embeddings.encoders.conversion import get_or_convert
 from arxiv_embeddings.encoders.model_folder import open_model_folder
 from arxiv_embeddings.files.errors import InputError
+from arxiv_embeddings.files.hdfs import find_server
 from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.runs.embed import EmbedResult, embed_papers
 from arxiv_embeddings.runs.store import Run, RunWriter, open_run
@@ -247,9 +248,13 @@ def writer_command(
     return [sys.executable, "-c", WRITER, str(papers or sample_papers()), str(folder), master, settings]
 
 
-def run_writer(folder: Path, **where: Any) -> dict[str, Any]:
-    "Run it to its end: `n_embedded` or `error`."
-    done = subprocess.run(writer_command(folder, **where), capture_output=True, text=True, timeout=240)
+def run_writer(folder: Path, unchecked: bool = False, **where: Any) -> dict[str, Any]:
+    "Run it to its end: `n_embedded` or `error`; `unchecked`: whatever the session's settings are."
+    command = writer_command(folder, **where)
+    if unchecked:
+        lines = "from arxiv_embeddings.spark import via_encoder\nvia_encoder.require_session = lambda *_: None\n"
+        command[2] = lines + command[2]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -300,7 +305,11 @@ def test_a_driver_that_is_killed(tmp_path: Path, spark: Any, sample_run: Run) ->
 
 def test_a_python_worker_that_may_not_have_enough_memory(tmp_path: Path, spark: Any, sample_run: Run) -> None:
     folder = tmp_path / "run"
-    said = run_writer(folder, conf={"spark.executor.pyspark.memory": "200m"})["error"]
+    conf = {"spark.executor.pyspark.memory": "200m"}
+    refused = run_writer(folder, conf=conf)["error"]
+    assert "spark.executor.pyspark.memory is 200m, but a model needs 768 MiB in Python" in refused
+    assert not folder.exists()
+    said = run_writer(folder, unchecked=True, conf=conf)["error"]
     assert re.search(r"raise spark\.executor\.(memoryOverhead, and spark\.executor\.)?pyspark\.memory", said)
     assert len(said.splitlines()) == 1
     assert list((folder / "parts").iterdir()) == []
@@ -394,6 +403,7 @@ def standalone(tmp_path: Path) -> Iterator[str]:
         with (tmp_path / f"{name}.log").open("wb") as log:
             command = [*command, "--webui-port", "0", *place]
             processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+    wait_until(lambda: not find_server([("127.0.0.1", int(address.rsplit(":", 1)[1]))]), processes[0])
     yield address
     for process in processes:
         process.terminate()
@@ -404,6 +414,7 @@ def embed_with_events(folder: Path, papers: Path, master: str) -> list[bool]:
     "Embed papers in a process of its own; for each task that began, whether it was a second try of a slow one."
     (folder / "events").mkdir(parents=True)
     events = {"spark.eventLog.enabled": "true", "spark.eventLog.dir": (folder / "events").as_uri()}
+    events["spark.arxivEmbeddings.executorTimeout"] = "2min"  # the workers may just be starting
     conf = SETTINGS | events | {"spark.driver.host": "127.0.0.1"}
     assert run_writer(folder / "run", papers=papers, master=master, conf=conf) == {"n_embedded": 24}
     (log,) = (folder / "events").iterdir()

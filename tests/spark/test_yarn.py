@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.runs.store import Run, open_run
 from arxiv_embeddings.runs.verify import verify_run
+from arxiv_embeddings.spark import checks
 from arxiv_embeddings.spark.environment import EXECUTOR_DISTRIBUTIONS, PACKAGES
 from arxiv_embeddings.spark.minicluster import (
     is_running,
@@ -132,6 +134,37 @@ def test_executors_with_too_little_memory_are_killed_and_the_setting_is_named(
     assert open_run(out).read().equals(sample_run.read())
 
 
+def fails_on_yarn(yarn: dict[str, Any], **changed: str) -> str:
+    "Call the command line with other settings of executors; the line that it ends in."
+    words = [str(sample_papers()), "--out", f"{yarn['uri']}/none", "--master", "yarn", "--quiet"]
+    settings = EXECUTORS | {"spark.arxivEmbeddings.executorTimeout": "12s"} | changed
+    words += [word for setting in settings.items() for word in ("--conf", "=".join(setting))]
+    command = [sys.executable, "-c", "from arxiv_embeddings.cli.main import main; main()", "spark", "embed", *words]
+    done = subprocess.run(
+        command, env=os.environ | {"HADOOP_CONF_DIR": yarn["conf"]}, capture_output=True, text=True, timeout=200
+    )
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_containers_that_are_never_granted(yarn: dict[str, Any]) -> None:
+    "More memory than is free beside the application's master, more than any node has, and then no node at all."
+    line = fails_on_yarn(yarn, **{"spark.executor.memory": "5000m"})
+    assert (
+        "no executor came within 12 s from yarn, each asks for 5000m of memory and 768m for what is beside Java" in line
+    )
+    assert "lower spark.executor.memory or spark.executor.cores to what a node has free" in line
+    line = fails_on_yarn(yarn, **{"spark.executor.memory": "90g"})
+    assert re.search(r"Spark did not start: Required executor memory \(92160 MB\).* is above the max threshold", line)
+    stop_server(yarn["processes"]["nodemanager"])
+    wait_until(lambda: measure_yarn(yarn)["n_nodes"] == 0)
+    line = fails_on_yarn(yarn)
+    assert re.search(r"YARN has accepted application_\d+_\d+, but gives it no container: .*spark\.yarn\.queue", line)
+    yarn["processes"]["nodemanager"] = restart_server(yarn["folder"], "nodemanager")
+    wait_until(lambda: measure_yarn(yarn)["n_nodes"] == 1)
+
+
 @pytest.fixture(scope="module")
 def session(yarn: dict[str, Any], packed: dict[str, Any]) -> Iterator[Any]:
     with yarn_session(yarn, packed) as session:
@@ -141,6 +174,7 @@ def session(yarn: dict[str, Any], packed: dict[str, Any]) -> Iterator[Any]:
 def test_a_model_on_hdfs_reaches_executors(yarn: dict[str, Any], session: Any, sample_run: Run) -> None:
     executor = OnSpark(session, shared=f"{yarn['uri']}/model")
     run = embed_papers(sample_papers(), f"{yarn['uri']}/there", executor=executor).run
+    assert checks._is_granted(session, None)  # YARN tells of containers
     assert run.read().equals(sample_run.read())
     assert paired_cosines(run.embeddings(), sample_run.embeddings()).min() >= 0.99999
 
