@@ -1,16 +1,17 @@
 """Spark: vectors in executors, as a run or as a column of a DataFrame."""
 
+from importlib import import_module
 from typing import Any
+
+_MODULES = {"ArxivEmbedder": "transformer", "write_embeddings": "tables"}  # imported when they are used: they need Spark
 
 
 def __getattr__(name: str) -> Any:
-    if name != "ArxivEmbedder":
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from arxiv_embeddings.spark.transformer import ArxivEmbedder  # only now: it imports Spark
-
-    globals()[name] = ArxivEmbedder
-    return ArxivEmbedder
+    globals()[name] = found = getattr(import_module(f"arxiv_embeddings.spark.{_MODULES[name]}"), name)
+    return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "ArxivEmbedder"})
+    return sorted({*globals(), *_MODULES})
