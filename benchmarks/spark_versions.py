@@ -39,8 +39,12 @@ class Row:
 
     version: str  # of pyspark, and of the server
     connect: bool = False  # through a server of Spark Connect
-    distribution: str = "pyspark"  # what the client has installed
     packages: str = ""  # Maven coordinates of a server that is not in pyspark's wheel
+    client: str = ""  # version of pyspark-client, which has no Java, in the place of pyspark
+
+    def make_environment(self) -> Path:
+        "Make the environment of the client."
+        return make_environment(*("pyspark-client", self.client) if self.client else ("pyspark", self.version))
 
 
 # Connect came into the wheel with 4.0. The archive of the server exists for fewer versions than pyspark does.
@@ -54,7 +58,7 @@ ROWS = {
     "connect-4.0.5": Row("4.0.5", connect=True),
     "connect-4.1.4": Row("4.1.4", connect=True),
     "connect-4.2.1": Row("4.2.1", connect=True),
-    "client-4.1.4": Row("4.1.4", connect=True, distribution="pyspark-client"),
+    "client-4.1.3": Row("4.1.4", connect=True, client="4.1.3"),
 }
 
 
@@ -160,7 +164,7 @@ def wait_for_server(server: subprocess.Popen, log: Path, seconds: float = 180) -
 
 def measure_row(row: Row, work: Path) -> dict:
     "Make every check in a row's environment."
-    environment = make_environment(row.distribution, row.version)
+    environment = row.make_environment()
     command = [environment / "bin" / "python", "-m", "benchmarks.spark_versions_job", work / "job"]
     (work / "job").mkdir()
     with run_server(row, work) if row.connect else contextlib.nullcontext() as address:

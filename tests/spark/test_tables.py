@@ -18,7 +18,11 @@ from tests.fakes import ROOT
 pytestmark = pytest.mark.spark
 
 FORMATS = ("parquet", "delta")
-SETTINGS = tables.DELTA_SETTINGS | {"spark.driver.memory": "1g", "spark.sql.shuffle.partitions": "2"}
+SETTINGS = (
+    tables.DELTA_SETTINGS
+    | {"spark.databricks.delta.snapshotPartitions": "1"}
+    | {"spark.driver.memory": "1g", "spark.sql.shuffle.partitions": "2"}
+)
 
 
 @pytest.fixture(scope="module")
