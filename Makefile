@@ -106,6 +106,7 @@ figures: env ## The figures on real data, about two hours; written to benchmarks
 	$(BIN)/python -m benchmarks.runs
 	$(BIN)/python -m benchmarks.hybrid
 	$(BIN)/python -m benchmarks.spark
+	$(BIN)/python -m benchmarks.spark_versions
 
 readme: env ## README.md from nbs/index.ipynb, and the list of all pages on the welcome page
 	$(BIN)/python tools/make_readme.py

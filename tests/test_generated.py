@@ -100,6 +100,7 @@ KNOWN_TO = {
         "spark.via_spark_nlp",
         "spark.via_encoder",
         "spark.transformer",
+        "spark.tables",
     },
     "sparknlp": {"spark.session", "spark.nlp_pipeline"},
 }

@@ -3,14 +3,18 @@
 from importlib import import_module
 from typing import Any
 
-_MODULES = {"ArxivEmbedder": "transformer", "OnSpark": "via_encoder", "OnSparkNLP": "via_spark_nlp"}
+_MODULES = {
+    "ArxivEmbedder": "transformer",
+    "OnSpark": "via_encoder",
+    "OnSparkNLP": "via_spark_nlp",
+    "write_embeddings": "tables",
+}  # imported when they are used: they need Spark
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)  # only now: it imports Spark
-    globals()[name] = found
+    globals()[name] = found = getattr(import_module(f"arxiv_embeddings.spark.{_MODULES[name]}"), name)
     return found
 
 

@@ -182,6 +182,51 @@ def test_a_model_in_a_shared_folder(papers: Any, minilm: Encoder, tmp_path: Path
     assert embedded.columns[-1] == "embedding"
 
 
+def make_connect_session(**attributes: Any) -> Any:
+    "An object of a class in Spark Connect's module, as a session of it is."
+    return type("SparkSession", (), {"__module__": "pyspark.sql.connect.session"} | attributes)()
+
+
+def test_a_model_is_an_artifact_of_a_session_of_spark_connect(minilm: Encoder) -> None:
+    added: list[tuple[str, bool]] = []
+    sessions = [
+        make_connect_session(session_id=name, addArtifact=lambda _, uri, archive: added.append((uri, archive)))
+        for name in ("first", "second")
+    ]
+    for session in (*sessions, *sessions):
+        place, archive = transformer.place_model(session, minilm.model_folder)
+        assert (place, archive) == (minilm.model_folder.content_sha256[:16], b"")
+    assert [(uri.endswith(f"{place}.zip#{place}"), archive) for uri, archive in added] == [(True, True)] * 2
+    place, archive = transformer.place_model(sessions[0], minilm.model_folder, streams=True)
+    assert (place, len(archive) > 1 << 20) == ("", True)
+
+
+def test_a_model_that_a_server_does_not_take(minilm: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Any, uri: str, archive: bool) -> None:
+        raise RuntimeError("artifacts are off\nand more")
+
+    refusing = make_connect_session(session_id="refusing", addArtifact=refuse)
+    with pytest.raises(InputError, match=r"took no model, set modelPath to a folder .*: artifacts are off$"):
+        transformer.place_model(refusing, minilm.model_folder)
+    old = make_connect_session()  # 3.4 has no artifacts
+    assert transformer.place_model(old, minilm.model_folder)[0] == ""
+    monkeypatch.setattr(transformer, "LARGEST_IN_CONNECT", 1 << 20)
+    with pytest.raises(InputError, match="at most 1 MiB are sent to executors: set modelPath"):
+        transformer.place_model(old, minilm.model_folder)
+
+
+def test_spark_connect_3_saves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    embedder = ArxivEmbedder()
+    monkeypatch.setattr(transformer, "is_remote", lambda: True)
+    for action in (embedder.write, ArxivEmbedder.read):
+        with pytest.raises(
+            InputError, match=r"Spark Connect 3\.5\.\d+ cannot save or load ArxivEmbedder: make it anew"
+        ):
+            action()
+    monkeypatch.setattr(transformer.pyspark, "__version__", "4.0.0")
+    embedder.write()
+
+
 IN_A_WORKER = """
 import sys
 for name in ("torch", "transformers", "sentence_transformers", "nncf", "huggingface_hub"):

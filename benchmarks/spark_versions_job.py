@@ -1,0 +1,168 @@
+"""What `benchmarks.spark_versions` runs in each of its environments; prints one line of JSON.
+
+    python -m benchmarks.spark_versions_job FOLDER [sc://HOST:PORT]
+
+Each check is one use of the package. A check that fails says why, and the next one is made all the same.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+N_PAPERS = 20
+WITHOUT_TITLE, WITHOUT_ABSTRACT = [2], [4, 11]
+LEAST_COSINE = 0.9999
+
+
+@dataclass
+class Job:
+    "A session, papers, and the vectors that they have on one machine."
+
+    spark: Any  # a session, classic or Connect
+    folder: Path  # empty, on a disk that driver and executors share
+    papers: pd.DataFrame  # paper_id, title and abstract, some of them null
+    wanted: np.ndarray  # the vectors of papers with an abstract, float32, (n_vectors, dim)
+    cosines: dict[str, float] = field(default_factory=dict)  # check -> the smallest one
+
+    def make_frame(self) -> Any:
+        "The papers as a DataFrame of two partitions."
+        rows = [tuple(None if pd.isna(value) else value for value in row) for row in self.papers.to_numpy()]
+        return self.spark.createDataFrame(rows, "paper_id string, title string, abstract string").repartition(2)
+
+    def compare(self, check: str, rows: list[Any]) -> None:
+        "Compare rows of `paper_id` and `embedding`, in whatever order they are, with one machine's; fails if they differ."
+        found = {row.paper_id: row.embedding for row in rows}
+        assert sorted(row.paper_id for row in rows) == sorted(self.papers["paper_id"]), "other papers"
+        nulls = self.papers["paper_id"][self.papers["abstract"].isna()].tolist()
+        assert [one for one in self.papers["paper_id"] if found[one] is None] == nulls, "other nulls"
+        vectors = np.array([found[one] for one in self.papers["paper_id"] if found[one] is not None], np.float32)
+        lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(self.wanted, axis=1)
+        self.cosines[check] = float(((vectors * self.wanted).sum(axis=1, dtype=np.float64) / lengths).min())
+        assert self.cosines[check] >= LEAST_COSINE, f"smallest cosine {self.cosines[check]:.6f}"
+
+
+def check_transform(job: Job) -> None:
+    "A DataFrame in, a DataFrame out, and its nulls are counted."
+    from arxiv_embeddings.spark import ArxivEmbedder
+
+    embedder = ArxivEmbedder()
+    embedded = embedder.transform(job.make_frame())
+    assert embedded.schema["embedding"].dataType.simpleString() == "array<float>"
+    job.compare("transform", embedded.select("paper_id", "embedding").collect())
+    assert embedder.countNulls(embedded) == len(WITHOUT_ABSTRACT)
+
+
+def check_table(job: Job) -> None:
+    "The three lines of the documentation: vectors of a model in a folder, written as a table."
+    from arxiv_embeddings.spark import ArxivEmbedder
+
+    job.spark.sql("DROP TABLE IF EXISTS papers_embedded")
+    embedder = ArxivEmbedder(modelPath=str(job.folder / "model"))
+    embedder.transform(job.make_frame()).write.saveAsTable("papers_embedded")
+    job.compare("table", job.spark.table("papers_embedded").collect())
+
+
+def check_save(job: Job) -> None:
+    "The Transformer alone, saved and loaded."
+    from arxiv_embeddings.spark import ArxivEmbedder
+
+    embedder = ArxivEmbedder(maxTokens=128)
+    embedder.write().save(f"{job.folder}/embedder")
+    assert ArxivEmbedder.load(f"{job.folder}/embedder").extractParamMap() == embedder.extractParamMap()
+
+
+def check_pipeline(job: Job) -> None:
+    "A stage of a pipeline behind one of Spark's own, saved and loaded."
+    from pyspark.ml import Pipeline, PipelineModel
+    from pyspark.ml.feature import SQLTransformer
+
+    from arxiv_embeddings.spark import ArxivEmbedder
+
+    stages = [SQLTransformer(statement="SELECT paper_id, title, abstract FROM __THIS__"), ArxivEmbedder()]
+    Pipeline(stages=stages).fit(job.make_frame()).write().save(f"{job.folder}/pipeline")
+    job.compare("pipeline", PipelineModel.load(f"{job.folder}/pipeline").transform(job.make_frame()).collect())
+
+
+def check_stream(job: Job) -> None:
+    "A stream that reads and writes Parquet."
+    from arxiv_embeddings.spark import ArxivEmbedder
+
+    job.make_frame().write.parquet(f"{job.folder}/arriving")
+    stream = job.spark.readStream.schema("paper_id string, title string, abstract string")
+    embedded = ArxivEmbedder().transform(stream.parquet(f"{job.folder}/arriving"))
+    assert embedded.isStreaming
+    writer = embedded.writeStream.format("parquet").option("checkpointLocation", f"{job.folder}/checkpoint")
+    query = writer.trigger(availableNow=True).start(f"{job.folder}/streamed")
+    assert query.awaitTermination(120), "the stream did not end"
+    job.compare("stream", job.spark.read.parquet(f"{job.folder}/streamed").collect())
+
+
+CHECKS: dict[str, Callable[[Job], None]] = {
+    "transform": check_transform,
+    "table": check_table,
+    "save": check_save,
+    "pipeline": check_pipeline,
+    "stream": check_stream,
+}
+
+
+def make_job(folder: Path, remote: str | None) -> Job:
+    "Connect, or start a session of our own, and embed the papers here."
+    from pyspark.sql import SparkSession
+
+    from arxiv_embeddings.encoders.load import load_encoder
+    from arxiv_embeddings.papers.corpus import sample_papers
+
+    papers = pd.read_csv(sample_papers(), dtype=str)[["paper_id", "title", "abstract"]][:N_PAPERS].astype(object)
+    papers.loc[WITHOUT_TITLE, "title"] = papers.loc[WITHOUT_ABSTRACT, "abstract"] = None
+    encoder = load_encoder("minilm", device="cpu")
+    rows = pa.Table.from_pandas(papers.drop(index=WITHOUT_ABSTRACT), preserve_index=False)
+    wanted = encoder.encode(encoder.spec.texts_of(rows))
+    if remote:
+        spark = SparkSession.builder.remote(remote).getOrCreate()
+    else:
+        settings = {"spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.memory": "1g"}
+        builder = SparkSession.builder.master("local[2]").config("spark.sql.warehouse.dir", f"{folder}/warehouse")
+        for name, value in settings.items():
+            builder = builder.config(name, value)
+        spark = builder.getOrCreate()
+    return Job(spark, folder, papers, wanted)
+
+
+def explain(error: BaseException) -> str:
+    "The kind of an error and the first words of its message."
+    words = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {words}"[:300]
+
+
+def main(folder: Path, remote: str | None = None) -> dict:
+    "Make every check: check -> `passed`, or why not; the smallest cosine; the versions that were there."
+    job, made, seconds = make_job(folder, remote), {}, {}
+    for name, check in CHECKS.items():
+        started = time.perf_counter()
+        try:
+            check(job)
+            made[name] = "passed"
+        except Exception as error:
+            made[name] = explain(error)
+        seconds[name] = round(time.perf_counter() - started, 1)
+    import pyspark
+
+    versions = {module.__name__: module.__version__ for module in (pyspark, np, pd, pa)}
+    versions["python"] = ".".join(map(str, sys.version_info[:3]))
+    server = job.spark.version
+    job.spark.stop()
+    cosine = min(job.cosines.values(), default=None)
+    return {"checks": made, "smallest_cosine": cosine, "seconds": seconds, "server": server, "versions": versions}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]), *sys.argv[2:3])))
