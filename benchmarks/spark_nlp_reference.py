@@ -2,7 +2,7 @@
 
 Spark NLP splits each token by its own copy of BERT's rules and passes only the first of the resulting subtokens to the
 model. Its AVERAGE is the mean of one vector for each token, that of the token's first subword. `benchmarks/spark.py` and
-tests compare these reference vectors with Spark NLP's own; `nbs/spark/64_nlp_pipeline` explains the rules."""
+tests compare these reference vectors with Spark NLP's own; `nbs/spark/59_nlp_pipeline` explains the rules."""
 
 import unicodedata
 from collections.abc import Callable
