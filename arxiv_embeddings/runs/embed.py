@@ -775,7 +775,7 @@ def embed_papers(
         return append_to_run(job, run, prune)
     return continue_run(job, run)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-57
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-59
 def _check_options(limit: int | None, part_size: int | None, append: bool, prune: bool) -> None:
     "Refuse options that contradict each other."
     if limit is not None and limit < 1:

@@ -32,6 +32,7 @@ from ..runs.embed import PART_SIZE
 from ..runs.format import UNFINISHED_FILE
 from ..runs.prepare import add_hashes, hash_ids
 from ..runs.store import RunWriter, StagedPart, write_part
+from .checks import is_connect
 from .executors import commit_staged
 from .failures import explain_failure
 from .frames import ChosenIds, FramePapers, PartPlan, RowReader, hash_row, hash_share
@@ -254,7 +255,7 @@ class Job:
         run: Callable[[], Any],  # starts the job and waits for its end
     ):
         self.spark, self.name = spark, f"arxiv-embeddings-{secrets.token_hex(4)}"
-        self.is_remote = "connect" in type(spark).__module__
+        self.is_remote = is_connect(spark)
         self.threads = ThreadPoolExecutor(max_workers=1)
         self.future: Future = self.threads.submit(self._run, run)
 

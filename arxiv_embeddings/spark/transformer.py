@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EMBEDDING_TYPE', 'LARGEST_SENT', 'LARGEST_IN_CONNECT', 'MODEL_OPTIONS', 'read_texts', 'embed_known', 'make_column',
-           'is_connect', 'shares_disk', 'add_artifact', 'place_model', 'unpack_model', 'BatchEmbedder', 'find_columns',
+           'shares_disk', 'add_artifact', 'place_model', 'unpack_model', 'BatchEmbedder', 'find_columns',
            'extend_schema', 'EmbedderParams', 'find_converted', 'check_saving', 'ArxivEmbedder']
 
 # %% ../../nbs/spark/65_transformer.ipynb #65-transformer-02
@@ -98,13 +98,6 @@ def make_column(
 # %% ../../nbs/spark/65_transformer.ipynb #65-transformer-17
 LARGEST_SENT = 512 << 20  # bytes of a packed model that is sent with the function
 LARGEST_IN_CONNECT = 120 << 20  # the same in Spark Connect: see spark.connect.grpc.maxInboundMessageSize
-
-
-def is_connect(
-    spark: "SparkSession",  # classic or Connect
-) -> bool:  # whether it has no `sparkContext`
-    "Find out whether a session is one of Spark Connect."
-    return "connect" in type(spark).__module__
 
 
 def shares_disk(
