@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EMBEDDING_TYPE', 'LARGEST_SENT', 'LARGEST_IN_CONNECT', 'MODEL_OPTIONS', 'read_texts', 'embed_known', 'make_column',
-           'shares_disk', 'add_artifact', 'place_model', 'unpack_model', 'BatchEmbedder', 'find_columns',
-           'extend_schema', 'EmbedderParams', 'find_converted', 'check_saving', 'ArxivEmbedder']
+           'shares_disk', 'place_model', 'unpack_model', 'BatchEmbedder', 'find_columns', 'extend_schema',
+           'EmbedderParams', 'find_converted', 'check_saving', 'ArxivEmbedder']
 
 # %% ../../nbs/spark/65_transformer.ipynb #65-transformer-02
 import io
@@ -32,7 +32,7 @@ from ..files.errors import InputError
 from ..files.paths import atomic_folder, cache_folder
 from ..papers.texts import make_texts
 from .checks import is_connect, require_session
-from .via_encoder import archive_model, load_in_worker, ship_model
+from .via_encoder import add_artifact, archive_model, load_in_worker, ship_model
 
 try:
     import pyspark
@@ -107,27 +107,6 @@ def shares_disk(
     return not is_connect(spark) and (spark.conf.get("spark.master", None) or "").startswith("local")
 
 # %% ../../nbs/spark/65_transformer.ipynb #65-transformer-18
-_ARTIFACTS: set[tuple[str, str]] = set()  # sessions of Spark Connect, and the archives that each has
-
-
-def add_artifact(
-    spark: "SparkSession",  # of Spark Connect, 3.5 or later
-    archive: Path,  # from `archive_model`
-) -> str:  # name of the unpacked folder beside every executor
-    "Give the server a packed model, once for each session; raises `InputError` if the server refuses it."
-    key = (spark.session_id, archive.stem)
-    if key not in _ARTIFACTS:
-        try:
-            spark.addArtifact(f"{archive.as_uri()}#{archive.stem}", archive=True)
-        except Exception as error:  # of gRPC, of the client or of the server
-            reason = str(error).strip().split("\n")[0]
-            raise InputError(
-                f"the server took no model, set modelPath to a folder that executors see: {reason}"
-            ) from error
-        _ARTIFACTS.add(key)
-    return archive.stem
-
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-19
 def place_model(
     spark: "SparkSession",  # of the DataFrame
     converted: ModelFolder,  # the model
@@ -150,7 +129,7 @@ def place_model(
         )
     return "", archive.read_bytes()
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-20
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-19
 def unpack_model(
     archive: bytes,  # from `archive_model`
     content_sha256: str,  # of the model
@@ -166,7 +145,7 @@ def unpack_model(
                 packed.extractall(partial)
     return folder
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-24
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-23
 @dataclass(frozen=True)
 class BatchEmbedder:
     "Adds vectors to Arrow batches in a Python worker."
@@ -202,7 +181,7 @@ class BatchEmbedder:
             yield pa.RecordBatch.from_arrays([*batch.columns, column], schema=schema)
             pa.default_memory_pool().release_unused()  # Arrow would keep some more with every batch
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-26
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-25
 def find_columns(
     schema: StructType,  # of the DataFrame
     wanted: list[str],  # title and abstract, or one column with text
@@ -231,7 +210,7 @@ def _find_text_column(schema: StructType, names: list[str], name: str, key: str)
         raise InputError(f"the column {name} must be a string, not {kind.simpleString()}: cast or select it first")
     return names.index(key)
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-27
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-26
 def extend_schema(
     schema: StructType,  # of the DataFrame
     output: str,  # name of the new column
@@ -245,7 +224,7 @@ def extend_schema(
             )
     return StructType([*schema.fields]).add(output, ArrayType(FloatType()))
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-33
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-32
 # parameter of the Transformer -> option of `find_model`
 MODEL_OPTIONS = {
     "pooling": "pooling",
@@ -289,7 +268,7 @@ class EmbedderParams(HasInputCols, HasOutputCol):
             raise InputError(f"{type(self).__name__} has no parameter {unknown[0]}")
         return self._set(**given)
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-34
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-33
 def find_converted(
     model: str,  # name in the registry, hub id, or a model folder
     precision: str,  # float32, bfloat16 or int8
@@ -306,7 +285,7 @@ def find_converted(
     choose_dim(converted.spec, converted.manifest["dim"])  # it refuses more dimensions than there are
     return converted
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-36
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-35
 def check_saving() -> None:
     "Raise `InputError` if this session cannot save or load a stage of Spark ML."
     if is_remote() and pyspark.__version__.startswith("3."):
@@ -315,7 +294,7 @@ def check_saving() -> None:
             "make it anew with its parameters, or use Spark Connect 4"
         )
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-37
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-36
 class ArxivEmbedder(Transformer, EmbedderParams, DefaultParamsReadable, DefaultParamsWritable):
     "Adds a column with the vectors of papers to a DataFrame."
 
