@@ -105,12 +105,33 @@ def check_stream(job: Job) -> None:
     job.compare("stream", job.spark.read.parquet(f"{job.folder}/streamed").collect())
 
 
+def check_run(job: Job) -> None:
+    "A run, which executors make and store; then one of its parts is lost and made again."
+    from arxiv_embeddings.runs.embed import embed_papers
+    from arxiv_embeddings.runs.store import RunWriter
+    from arxiv_embeddings.spark import OnSpark
+
+    out = job.folder / "run"
+    made = embed_papers(job.make_frame(), out, executor=OnSpark(job.spark), part_size=5).run
+    with RunWriter(out) as writer:
+        writer.commit([part for part in writer.parts if part.position != 5])
+    made = embed_papers(job.make_frame().repartition(3), out, executor=OnSpark(job.spark)).run
+    assert made.input["rejected"]["no abstract"]["count"] == len(WITHOUT_ABSTRACT), "other rejected rows"
+    there = job.papers[job.papers["abstract"].notna()].reset_index(drop=True).sort_values("paper_id")
+    assert made.paper_ids == there["paper_id"].tolist(), "other papers"
+    vectors, wanted = made.embeddings(), job.wanted[there.index]
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted, axis=1)
+    job.cosines["run"] = float(((vectors * wanted).sum(axis=1, dtype=np.float64) / lengths).min())
+    assert job.cosines["run"] >= LEAST_COSINE, f"smallest cosine {job.cosines['run']:.6f}"
+
+
 CHECKS: dict[str, Callable[[Job], None]] = {
     "transform": check_transform,
     "table": check_table,
     "save": check_save,
     "pipeline": check_pipeline,
     "stream": check_stream,
+    "run": check_run,
 }
 
 
