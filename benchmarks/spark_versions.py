@@ -189,7 +189,7 @@ def show(results: dict[str, dict]) -> None:
     for name in ROWS:
         if name in results:
             one = results[name]
-            marks = ["passed" if one["checks"].get(check) == "passed" else "no" for check in CHECKS]
+            marks = [{"passed": "passed", None: "-"}.get(one["checks"].get(check), "no") for check in CHECKS]
             cosine = f"{one['smallest_cosine']:.7f}" if one["smallest_cosine"] is not None else "-"
             print(f"{name:16}" + "".join(f"{mark:>11}" for mark in marks) + f"{cosine:>11}{one['job_seconds']:10.0f}")
 

@@ -70,6 +70,21 @@ def check_table(job: Job) -> None:
     job.compare("table", job.spark.table("papers_embedded").collect())
 
 
+def check_batches(job: Job) -> None:
+    "Ids and vectors in Parquet, by batches, of which one is written twice."
+    from arxiv_embeddings.spark import ArxivEmbedder, write_embeddings
+
+    embedded = ArxivEmbedder().transform(job.make_frame()).cache()
+    for batch_id, condition in (
+        (0, "paper_id < '0000.00011'"),
+        (1, "paper_id >= '0000.00011'"),
+        (1, "paper_id >= '0000.00011'"),
+    ):
+        write_embeddings(embedded.filter(condition), f"{job.folder}/batches", batch_id=batch_id)
+    rows = job.spark.read.parquet(f"{job.folder}/batches").selectExpr("id AS paper_id", "embedding")
+    job.compare("batches", rows.collect())
+
+
 def check_save(job: Job) -> None:
     "The Transformer alone, saved and loaded."
     from arxiv_embeddings.spark import ArxivEmbedder
@@ -128,6 +143,7 @@ def check_run(job: Job) -> None:
 CHECKS: dict[str, Callable[[Job], None]] = {
     "transform": check_transform,
     "table": check_table,
+    "batches": check_batches,
     "save": check_save,
     "pipeline": check_pipeline,
     "stream": check_stream,

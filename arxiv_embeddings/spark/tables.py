@@ -78,6 +78,25 @@ def check_layout(
     _CHECKED.add((folder, by_batch))
 
 # %% ../../nbs/spark/66_tables.ipynb #66-tables-17
+def _check_options(target: str, mode: str, format: str, by_batch: bool) -> None:
+    for name, value, known in (("mode", mode, ("append", "overwrite")), ("format", format, ("parquet", "delta"))):
+        if value not in known:
+            raise InputError(f"{name} must be {' or '.join(known)}, not {value!r}")
+    if by_batch and mode == "overwrite":
+        raise InputError("mode overwrite needs no batch_id, since it replaces every batch: leave one of both out")
+    if by_batch and format == "parquet" and "/" not in target:
+        raise InputError(f"batches in Parquet are folders: name a path, not the table {target}, or set format to delta")
+
+
+def _save(writer: "DataFrameWriter", target: str) -> None:
+    try:
+        writer.save(target) if "/" in target else writer.saveAsTable(target)
+    except Exception as error:
+        if "data source: delta" not in str(error):
+            raise
+        raise InputError("this session has no Delta: start it with the settings in DELTA_SETTINGS") from error
+
+# %% ../../nbs/spark/66_tables.ipynb #66-tables-18
 def write_embeddings(
     embedded: "DataFrame",  # with an id and a vector for each paper, such as from `ArxivEmbedder`
     target: str,  # path or URI of a folder; or the name of a table
@@ -103,22 +122,3 @@ def write_embeddings(
     elif batch:
         writer, target = writer.mode("overwrite"), f"{target}/{batch}"
     _save(writer, target)
-
-
-def _check_options(target: str, mode: str, format: str, by_batch: bool) -> None:
-    for name, value, known in (("mode", mode, ("append", "overwrite")), ("format", format, ("parquet", "delta"))):
-        if value not in known:
-            raise InputError(f"{name} must be {' or '.join(known)}, not {value!r}")
-    if by_batch and mode == "overwrite":
-        raise InputError("mode overwrite needs no batch_id, since it replaces every batch: leave one of both out")
-    if by_batch and format == "parquet" and "/" not in target:
-        raise InputError(f"batches in Parquet are folders: name a path, not the table {target}, or set format to delta")
-
-
-def _save(writer: "DataFrameWriter", target: str) -> None:
-    try:
-        writer.save(target) if "/" in target else writer.saveAsTable(target)
-    except Exception as error:
-        if "data source: delta" not in str(error):
-            raise
-        raise InputError("this session has no Delta: start it with the settings in DELTA_SETTINGS") from error

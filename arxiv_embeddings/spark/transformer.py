@@ -99,14 +99,14 @@ def make_column(
 LARGEST_SENT = 512 << 20  # bytes of a packed model that is sent with the function
 LARGEST_IN_CONNECT = 120 << 20  # the same in Spark Connect: see spark.connect.grpc.maxInboundMessageSize
 
-
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-18
 def shares_disk(
     spark: "SparkSession",  # classic or Connect
 ) -> bool:  # whether workers read the driver's own disk
     "Find out whether the workers of a session run on this machine."
     return not is_connect(spark) and (spark.conf.get("spark.master", None) or "").startswith("local")
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-18
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-19
 def place_model(
     spark: "SparkSession",  # of the DataFrame
     converted: ModelFolder,  # the model
@@ -129,7 +129,7 @@ def place_model(
         )
     return "", archive.read_bytes()
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-19
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-20
 def unpack_model(
     archive: bytes,  # from `archive_model`
     content_sha256: str,  # of the model
@@ -145,7 +145,7 @@ def unpack_model(
                 packed.extractall(partial)
     return folder
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-23
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-24
 @dataclass(frozen=True)
 class BatchEmbedder:
     "Adds vectors to Arrow batches in a Python worker."
@@ -181,7 +181,7 @@ class BatchEmbedder:
             yield pa.RecordBatch.from_arrays([*batch.columns, column], schema=schema)
             pa.default_memory_pool().release_unused()  # Arrow would keep some more with every batch
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-25
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-26
 def find_columns(
     schema: StructType,  # of the DataFrame
     wanted: list[str],  # title and abstract, or one column with text
@@ -210,7 +210,7 @@ def _find_text_column(schema: StructType, names: list[str], name: str, key: str)
         raise InputError(f"the column {name} must be a string, not {kind.simpleString()}: cast or select it first")
     return names.index(key)
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-26
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-27
 def extend_schema(
     schema: StructType,  # of the DataFrame
     output: str,  # name of the new column
@@ -224,7 +224,7 @@ def extend_schema(
             )
     return StructType([*schema.fields]).add(output, ArrayType(FloatType()))
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-32
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-33
 # parameter of the Transformer -> option of `find_model`
 MODEL_OPTIONS = {
     "pooling": "pooling",
@@ -268,7 +268,7 @@ class EmbedderParams(HasInputCols, HasOutputCol):
             raise InputError(f"{type(self).__name__} has no parameter {unknown[0]}")
         return self._set(**given)
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-33
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-34
 def find_converted(
     model: str,  # name in the registry, hub id, or a model folder
     precision: str,  # float32, bfloat16 or int8
@@ -285,7 +285,7 @@ def find_converted(
     choose_dim(converted.spec, converted.manifest["dim"])  # it refuses more dimensions than there are
     return converted
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-35
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-36
 def check_saving() -> None:
     "Raise `InputError` if this session cannot save or load a stage of Spark ML."
     if is_remote() and pyspark.__version__.startswith("3."):
@@ -294,7 +294,7 @@ def check_saving() -> None:
             "make it anew with its parameters, or use Spark Connect 4"
         )
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-36
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-37
 class ArxivEmbedder(Transformer, EmbedderParams, DefaultParamsReadable, DefaultParamsWritable):
     "Adds a column with the vectors of papers to a DataFrame."
 
