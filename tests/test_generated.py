@@ -97,6 +97,8 @@ KNOWN_TO = {
         "spark.session",
         "spark.nlp_pipeline",
         "spark.executors",
+        "spark.frames",
+        "spark.frame_parts",
         "spark.via_spark_nlp",
         "spark.via_encoder",
         "spark.transformer",

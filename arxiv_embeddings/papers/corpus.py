@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['NO_VERSION', 'LOOKS_DAMAGED', 'CHANGE_TIMES', 'N_SHOWN', 'find_superseded', 'find_repeated', 'ScannedPapers',
            'find_losers', 'judge_row', 'scan_rows', 'read_file_state', 'ShownPapers', 'make_schema', 'note_unfilled',
-           'Papers', 'assign_roles', 'open_papers', 'read_papers', 'sample_papers', 'sample_relations', 'copy_sample']
+           'finish_scan', 'Papers', 'assign_roles', 'open_papers', 'read_papers', 'sample_papers', 'sample_relations',
+           'copy_sample']
 
 # %% ../../nbs/papers/19_corpus.ipynb #19-corpus-02
 from collections.abc import Iterable, Iterator
@@ -310,6 +311,17 @@ def note_unfilled(
     return notes
 
 # %% ../../nbs/papers/19_corpus.ipynb #19-corpus-38
+def finish_scan(
+    papers: ShownPapers,  # with `report` of its rows
+    unfilled: set[str],  # roles that no paper fills
+) -> None:
+    "Complete the notes and the schema; raises `InputError` if no row is a paper."
+    if not len(papers):
+        raise InputError(f"no valid papers in {papers.files.path}: {papers.report.as_line()}")
+    papers.column_notes = [*papers.found.notes, *note_unfilled(unfilled, papers.columns)]
+    papers.schema = make_schema(papers.input_schema, papers.kept, WITH_CLASSES in papers.report.notes)
+
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-39
 class Papers(ShownPapers):
     "The papers of one input: every row accounted for, the accepted papers streamed in input order."
 
@@ -332,10 +344,7 @@ class Papers(ShownPapers):
     ) -> "Papers":
         "Read every row once and fill `report`; raises `InputError` if no row is a paper."
         self.report, self._dropped, unfilled = scan_rows(self.files, self.columns, beside_arxiv)
-        if not len(self):
-            raise InputError(f"no valid papers in {self.files.path}: {self.report.as_line()}")
-        self.column_notes = [*self.found.notes, *note_unfilled(unfilled, self.columns)]
-        self.schema = make_schema(self.input_schema, self.kept, WITH_CLASSES in self.report.notes)
+        finish_scan(self, unfilled)
         return self
 
     def keep(
@@ -373,7 +382,7 @@ class Papers(ShownPapers):
         "Read the accepted papers into memory."
         return pa.Table.from_batches(self.batches(limit=limit), self.schema)
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-40
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-41
 def assign_roles(
     files: InputFiles,  # from `find_files` or `take_table`
     schema: pa.Schema,  # from `find_schema`
@@ -396,7 +405,7 @@ def assign_roles(
         )
     return found
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-41
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-42
 def open_papers(
     papers: Any,  # path or URI of a CSV, JSONL or Parquet file or a Parquet folder; or a DataFrame, Arrow table, list of dicts
     *,
@@ -417,7 +426,7 @@ def open_papers(
     schema = find_schema(files)
     return Papers(files, assign_roles(files, schema, read_rows(files), **named), schema)
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-44
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-45
 def read_papers(
     papers: Any,  # path or URI of a CSV, JSONL or Parquet file or a Parquet folder; or a DataFrame, Arrow table, list of dicts
     **columns: str | None,  # `id_column` and so on, as for `open_papers`
@@ -425,17 +434,17 @@ def read_papers(
     "Check an input from end to end; raises `InputError` if it cannot be read, or no row is a paper."
     return open_papers(papers, **columns).scan()
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-56
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-57
 def sample_papers() -> Path:  # a CSV file in the package
     "Get the path of the sample corpus."
     return Path(resources.files("arxiv_embeddings") / "sample" / "papers.csv")
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-60
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-61
 def sample_relations() -> Path:  # a TSV file in the package: `src`, `dst`, `kind`
     "Get the path of the related pairs of the sample corpus."
     return Path(resources.files("arxiv_embeddings") / "sample" / "relations.tsv")
 
-# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-63
+# %% ../../nbs/papers/19_corpus.ipynb #19-corpus-64
 def copy_sample(
     folder: str | Path,  # folder to write to; made if it is missing
 ) -> list[Path]:  # the files written

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['log', 'PART_SIZE', 'PART_SECONDS', 'PLANNED_SHARE', 'WATCHED_SHARE', 'FIRST_SHARE', 'N_CHECKED', 'MINIMUM_COSINE',
-           'COLUMN_OPTIONS', 'describe_input', 'Executor', 'check_same_papers', 'describe_vectors', 'describe_new_run',
-           'embed_part', 'take_texts', 'split_part', 'TooSlowError', 'Pace', 'Local', 'pick_papers', 'encode_exactly',
-           'check_int8', 'EmbedJob', 'EmbedResult', 'show_progress', 'is_watched', 'embed_missing', 'load_new_encoder',
-           'begin_run', 'check_same_input', 'continue_run', 'fit_numbers', 'append_to_run', 'embed_papers']
+           'COLUMN_OPTIONS', 'describe_input', 'InputReader', 'Executor', 'check_same_papers', 'describe_vectors',
+           'describe_new_run', 'embed_part', 'take_texts', 'split_part', 'TooSlowError', 'Pace', 'Local', 'pick_papers',
+           'encode_exactly', 'check_int8', 'EmbedJob', 'EmbedResult', 'show_progress', 'is_watched', 'embed_missing',
+           'load_new_encoder', 'begin_run', 'check_same_input', 'continue_run', 'fit_numbers', 'append_to_run',
+           'embed_papers']
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-02
 import logging
@@ -98,9 +99,9 @@ def describe_input(
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-10
 PART_SIZE = 2048  # papers in a part at most; a slow machine closes parts earlier, see `PART_SECONDS`
 
-
-class Executor(ABC):
-    "Where vectors are made: on this machine, or on the machines of a cluster."
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-12
+class InputReader:
+    "Reads an input where vectors are made, and divides it into parts."
 
     def open_papers(
         self,
@@ -139,6 +140,14 @@ class Executor(ABC):
         "Stream the keys of papers, by which an append finds the new and the changed ones."
         return stream_hashed(papers, spec)
 
+    def choose_part_size(self, n_papers: int) -> int:
+        "Papers in a part of a new run."
+        return PART_SIZE
+
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-14
+class Executor(InputReader, ABC):
+    "Where vectors are made: on this machine, or on the machines of a cluster."
+
     def find_encoder(
         self,
         model: str | Path,  # name in the registry, hub id, or a model folder
@@ -162,11 +171,7 @@ class Executor(ABC):
         "Everything that decides which texts share a batch, for the metadata."
         return encoder.batching
 
-    def choose_part_size(self, n_papers: int) -> int:
-        "Papers in a part of a new run."
-        return PART_SIZE
-
-    def prepare(  # noqa: B027  most executors need no preparation
+    def prepare(
         self,
         encoder: Encoder,  # loaded on this machine
         batching: dict[str, Any],  # the run's
@@ -198,7 +203,7 @@ class Executor(ABC):
         batches = papers.batches(writer.part_size, start=writer.metadata["n_papers"], limit=limit)
         self.write_parts(batches, encoder, writer, bar, base)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-12
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-16
 def check_same_papers(
     papers: Papers,  # scanned
     writer: RunWriter,  # of the run
@@ -212,7 +217,7 @@ def check_same_papers(
         if last is None or last_there != last["paper_id"][0]:
             raise InputError(f"{writer.folder} was made by a version that reads this input differently: start anew")
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-13
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-17
 def describe_vectors(
     encoder: Encoder,  # makes the vectors
     executor: Executor,  # where they are made
@@ -240,7 +245,7 @@ def describe_vectors(
         "int8_check": int8_check,
     }
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-14
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-18
 def describe_new_run(
     papers: Papers,  # scanned
     digest: dict[str, Any],  # of the input's files, from `hash_files`
@@ -252,7 +257,7 @@ def describe_new_run(
     "Describe a new run: its vectors and its input."
     return describe_vectors(encoder, executor, part_size, int8_check) | {"inputs": [describe_input(papers, digest)]}
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-16
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-20
 def embed_part(
     part: PreparedPart,  # from `tokenize_ahead`
     encoder: Encoder,  # makes the vectors
@@ -268,7 +273,7 @@ def embed_part(
     counts = part.count(time.monotonic() - started)
     return vectors, counts | {"n_recomputed": encoder.n_recomputed - n_recomputed}
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-18
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-22
 def take_texts(
     tokenized: TokenizedTexts,  # of several texts
     begin: int,  # first text to take
@@ -286,7 +291,7 @@ def take_texts(
         tokenized.n_unpooled,
     )
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-19
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-23
 def split_part(
     part: PreparedPart,  # from `tokenize_ahead`
     n_papers: int,  # of the first half, 1 or more
@@ -309,17 +314,17 @@ def split_part(
     )
     return first, others
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-22
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-26
 PART_SECONDS = 60.0  # the longest that a part may take: the most work that is lost if a process is killed
 PLANNED_SHARE = 2 / 3  # of the time; the rest is for a machine that becomes slower, and for a start that is thrown away
 WATCHED_SHARE = 1 / 20  # of the time, after which a measure is trusted
 FIRST_SHARE = 1 / 5  # of the time: if the first batch alone takes longer, this is more than its preparation
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-23
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-27
 class TooSlowError(Exception):
     "A part would take longer than it may."
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-25
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-29
 class Pace:
     "Decides how many papers make a part, so that it takes no longer than it may."
 
@@ -357,7 +362,7 @@ class Pace:
             self.tokens_per_second = watch.tokens[-1] / seconds if len(part.fresh) else self.tokens_per_second
         return made
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-27
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-31
 class _Watch:
     "Follows the batches of a part. They come longest first, so the texts that are done are known by their number."
 
@@ -390,7 +395,7 @@ class _Watch:
         )
         return (tokens - self.first[1]) / (seconds - self.first[0]) if is_measured else 0.0
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-28
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-32
 class Local(Executor):
     "Makes vectors on this machine."
 
@@ -436,7 +441,7 @@ class Local(Executor):
                 pa.default_memory_pool().release_unused()  # Arrow would keep some more with every part
                 others, at_most = rest, len(rest.papers)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-30
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-34
 N_CHECKED = 64  # papers that an int8 run embeds in float32 as well
 
 
@@ -454,7 +459,7 @@ def pick_papers(
         start += len(batch)
     return pa.concat_tables(picked)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-33
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-37
 def encode_exactly(
     sample: pa.Table,  # some of the papers, from `pick_papers`
     spec: ModelSpec,  # from `find_model`
@@ -465,7 +470,7 @@ def encode_exactly(
     exact = make_encoder(files, EncoderOptions("openvino", long_text=long_text, allow_unknown=True))
     return exact.encode(files.spec.texts_of(sample))
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-34
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-38
 MINIMUM_COSINE = 0.99  # between int8 and float32, of the worst of the checked papers
 
 
@@ -495,7 +500,7 @@ def check_int8(
         )
     return check
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-39
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-43
 @dataclass(frozen=True)
 class EmbedJob:
     "An input, the encoder for it, and where the work is done."
@@ -513,7 +518,7 @@ class EmbedJob:
         "Papers that the run shall have."
         return min(self.limit or len(self.papers), len(self.papers))
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-40
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-44
 @dataclass(frozen=True)
 class EmbedResult:
     "The run and the work of one call of `embed_papers`."
@@ -538,7 +543,7 @@ class EmbedResult:
         listed = "".join(f", {count:,} {name}" for name, count in changes.items())
         return f"{self.n_embedded:,} papers embedded in {self.seconds:,.1f} s{rate}{listed}"
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-41
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-45
 @contextmanager
 def show_progress(
     n_total: int,  # papers at the end
@@ -554,7 +559,7 @@ def show_progress(
     with tqdm(total=n_total, initial=n_done, unit=" papers", disable=not shown, file=sys.stderr, smoothing=0.1) as bar:
         yield bar
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-42
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-46
 def is_watched() -> bool:
     "Whether somebody sees a progress bar: on a terminal, and in a notebook, but not with `TQDM_DISABLE=1`."
     if os.environ.get("TQDM_DISABLE"):
@@ -562,7 +567,7 @@ def is_watched() -> bool:
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return sys.stderr.isatty() or type(shell).__name__ == "ZMQInteractiveShell"
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-44
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-48
 def embed_missing(
     job: EmbedJob,  # with scanned papers
     out: AnyPath,  # folder of the run
@@ -584,7 +589,7 @@ def embed_missing(
         n_embedded = writer.metadata["n_papers"] - n_there
     return EmbedResult(open_run(out), n_embedded, time.monotonic() - started)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-45
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-49
 def load_new_encoder(
     papers: Papers,  # scanned
     source: EncoderSource,  # the model, not loaded yet
@@ -601,7 +606,7 @@ def load_new_encoder(
     encoder = source.load()
     return encoder, check_int8(sample, reference, encoder, minimum_cosine)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-46
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-50
 def begin_run(
     job: EmbedJob,  # the work
     out: AnyPath,  # folder of the new run
@@ -616,7 +621,7 @@ def begin_run(
     description = describe_new_run(job.papers, job.digest, encoder, job.executor, part_size, int8_check)
     return embed_missing(job, out, description, encoder)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-48
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-52
 def check_same_input(
     run: Run,  # the existing run
     papers: Papers,  # the input given now; needs no scan
@@ -636,7 +641,7 @@ def check_same_input(
     if theirs["columns"] != papers.columns:
         raise InputError(f"{run.folder} was made with the columns {theirs['columns']}, not {papers.columns}")
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-49
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-53
 def continue_run(
     job: EmbedJob,  # the work
     run: Run,  # the existing run, of the same fingerprint
@@ -654,7 +659,7 @@ def continue_run(
     check_same_dimension(run, encoder)
     return embed_missing(job, run.folder, None, encoder)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-51
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-55
 def fit_numbers(
     papers: Papers,  # an input to be added; its schema is changed
     known: dict[str, str],  # name -> type, of the run
@@ -669,7 +674,7 @@ def fit_numbers(
             fields[place] = one.with_type(pa.type_for_alias(wanted))
     papers.schema = pa.schema(fields)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-53
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-57
 def append_to_run(
     job: EmbedJob,  # the work
     run: Run,  # the existing run, of the same fingerprint
@@ -700,7 +705,7 @@ def append_to_run(
     n_embedded, seconds = (made.n_embedded, made.seconds) if made else (0, 0.0)
     return EmbedResult(open_run(run.folder), n_embedded, seconds, changes.as_counts())
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-55
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-59
 def _embed_staging(job: EmbedJob, run: Run, first_position: int) -> tuple[EmbedResult, dict[str, Any]]:
     "Embed the new and changed papers into `staging/`; the result and the settings that were used."
     encoder = job.source.load(run)
@@ -724,7 +729,7 @@ def _check_same_append(staged: Run, papers: Papers, digest: dict[str, Any], writ
     if staged.metadata.get("first_position") != writer.end_position:
         raise InputError(f"{unfinished}, and the run has changed since: {give_up}, and begin again")
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-57
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-61
 # of `open_papers`
 COLUMN_OPTIONS = ("id_column", "abstract_column", "title_column", "categories_column", "delimiter", "quote", "encoding")
 
@@ -775,7 +780,7 @@ def embed_papers(
         return append_to_run(job, run, prune)
     return continue_run(job, run)
 
-# %% ../../nbs/runs/45_embed.ipynb #45-embed-59
+# %% ../../nbs/runs/45_embed.ipynb #45-embed-63
 def _check_options(limit: int | None, part_size: int | None, append: bool, prune: bool) -> None:
     "Refuse options that contradict each other."
     if limit is not None and limit < 1:

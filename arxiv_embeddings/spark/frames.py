@@ -26,12 +26,11 @@ from arxiv_embeddings.papers.corpus import (
     Papers,
     assign_roles,
     find_losers,
+    finish_scan,
     judge_row,
-    make_schema,
-    note_unfilled,
 )
 from ..papers.ids import find_damaged, has_arxiv_ids
-from ..papers.parsing import WITH_CLASSES, read_identity
+from ..papers.parsing import read_identity
 from ..papers.readers import InputFiles, find_schema, read_rows, take_table
 from ..papers.rows import N_FIRST_IDS, ReadReport, RejectedRow
 from ..runs.prepare import hash_ids, look_up
@@ -254,14 +253,14 @@ class ChosenIds:
         paper_ids = batch["paper_id"].filter(is_paper)
         return paper_ids.filter(pa.array(self.choose(paper_ids))).to_pylist()
 
-
+# %% ../../nbs/spark/61_frames.ipynb #61-frames-29
 def hash_share(
     paper_id: str,
 ) -> float:  # 0 to 1, evenly distributed
     "Hash an id to a share, by which samples are chosen."
     return int.from_bytes(hashlib.blake2b(paper_id.encode(), digest_size=8).digest(), "big") / 2**64
 
-# %% ../../nbs/spark/61_frames.ipynb #61-frames-29
+# %% ../../nbs/spark/61_frames.ipynb #61-frames-30
 @dataclass(frozen=True)
 class PartPlan:
     "Which papers stand in which part."
@@ -281,7 +280,7 @@ class PartPlan:
         "Find the part of a paper."
         return bisect.bisect_right(self.firsts, paper_id) - 1
 
-# %% ../../nbs/spark/61_frames.ipynb #61-frames-30
+# %% ../../nbs/spark/61_frames.ipynb #61-frames-31
 def choose_bounds(
     paper_ids: Iterable[str],  # all ids, or a sample
     n_papers: int,  # of the input
@@ -295,7 +294,7 @@ def choose_bounds(
     places = np.linspace(0, len(ordered), n_parts, endpoint=False).astype(int)
     return ("", *dict.fromkeys(ordered[place] for place in places[1:]))
 
-# %% ../../nbs/spark/61_frames.ipynb #61-frames-34
+# %% ../../nbs/spark/61_frames.ipynb #61-frames-35
 def plan_parts(
     ids: "DataFrame",  # as `IDS_SCHEMA` states, from `scan_frame`
     chosen: ChosenIds,  # which of these ids are embedded
@@ -334,7 +333,7 @@ def _count_between(ids: "DataFrame", chosen: ChosenIds, firsts: tuple[str, ...])
     counts = dict(map(tuple, counted))
     return tuple(int(counts.get(part, 0)) for part in range(len(firsts)))
 
-# %% ../../nbs/spark/61_frames.ipynb #61-frames-38
+# %% ../../nbs/spark/61_frames.ipynb #61-frames-39
 def read_frame_schema(
     frame: "DataFrame",  # of Spark
     nested: tuple[str, ...] = (),  # values within others that are columns too
@@ -356,7 +355,7 @@ def read_frame_schema(
         raise InputError(f"a column of the DataFrame has a type that Arrow does not have ({error}): drop it") from error
     return find_schema(replace(empty, nested=nested))
 
-# %% ../../nbs/spark/61_frames.ipynb #61-frames-39
+# %% ../../nbs/spark/61_frames.ipynb #61-frames-40
 class FramePapers(Papers):
     "The papers of a Spark DataFrame, which executors read."
 
@@ -384,11 +383,8 @@ class FramePapers(Papers):
     def scan(self, beside_arxiv: bool | None = None) -> "FramePapers":
         "Judge every row and fill `report`; raises `InputError` if no row is a paper."
         self.report, self._dropped = self.scanned.report, bytearray()
-        if not len(self):
-            raise InputError(f"no valid papers in the {self.files.path}: {self.report.as_line()}")
         self.files = replace(self.files, path=f"Spark DataFrame of {self.report.n_rows:,} rows")
-        self.column_notes = [*self.found.notes, *note_unfilled(self.scanned.unfilled, self.columns)]
-        self.schema = make_schema(self.input_schema, self.kept, WITH_CLASSES in self.report.notes)
+        finish_scan(self, self.scanned.unfilled)
         return self
 
     def __len__(self) -> int:
