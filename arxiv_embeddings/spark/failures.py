@@ -25,12 +25,14 @@ class KnownFailure:
     line: str  # for the user; {0}, {1} are the pattern's groups
     settings: str  # that can be changed, for the table below
 
-
+# %% ../../nbs/spark/52_failures.ipynb #52-failures-07
 MORE_MEMORY = "raise spark.executor.memoryOverhead, and spark.executor.pyspark.memory if it is set"
 OUT_OF_MEMORY = (  # how Spark, YARN, Linux and Python report it
     r"Python worker exited unexpectedly|for exceeding (?:physical|virtual) memory limits|\bMemoryError|bad_alloc"
     r"|Cannot allocate memory|exit (?:code|status):? 137|container OOM"
 )
+
+# %% ../../nbs/spark/52_failures.ipynb #52-failures-08
 SIZE_FAILURES = (
     KnownFailure(
         "a task or a closure is larger than a message of Spark",
@@ -82,7 +84,7 @@ SIZE_FAILURES = (
     ),
 )
 
-# %% ../../nbs/spark/52_failures.ipynb #52-failures-07
+# %% ../../nbs/spark/52_failures.ipynb #52-failures-10
 SAME_PYTHON = (
     "give make_session an environment from arxiv-embeddings spark pack-environment (--environment), or set "
     "spark.pyspark.python to a suitable Python on every node"
@@ -127,7 +129,7 @@ VERSION_FAILURES = (
     ),
 )
 
-# %% ../../nbs/spark/52_failures.ipynb #52-failures-09
+# %% ../../nbs/spark/52_failures.ipynb #52-failures-12
 SERVER_FAILURES = (
     KnownFailure(
         "a path without a file system",
@@ -185,7 +187,7 @@ SERVER_FAILURES = (
 )
 FAILURES = (*SIZE_FAILURES, *VERSION_FAILURES, *SERVER_FAILURES)
 
-# %% ../../nbs/spark/52_failures.ipynb #52-failures-10
+# %% ../../nbs/spark/52_failures.ipynb #52-failures-13
 def find_failure(
     text: str,  # of an error, or a log
 ) -> str | None:  # the line for the user; `None` if the text holds no known failure
@@ -196,7 +198,7 @@ def find_failure(
             return failure.line.format(*(group.strip(" .!").replace(", ", ".") for group in groups))
     return None
 
-# %% ../../nbs/spark/52_failures.ipynb #52-failures-17
+# %% ../../nbs/spark/52_failures.ipynb #52-failures-20
 PYTHON_ERROR = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Interrupt)\b): (.+)$", re.MULTILINE)
 LOST_TASK = re.compile(r"most recent failure: Lost task [^:]*: (.+)$", re.MULTILINE)
 NOTHING_FROM_ONNX = "requirement failed: size=0 and step=0"  # from Spark NLP, if ONNX failed on a whole batch
@@ -214,7 +216,7 @@ def _find_line(text: str) -> str:
     lines = [line.strip(" :\t") for line in text.splitlines() if not line.startswith("An error occurred while calling")]
     return next(filter(None, lines), "")[:300]
 
-# %% ../../nbs/spark/52_failures.ipynb #52-failures-18
+# %% ../../nbs/spark/52_failures.ipynb #52-failures-21
 def explain_failure(
     error: Exception,  # that Spark raised
     papers: str | None = None,  # that were being embedded, such as `0704.0001 to 0704.0090`; `None`: it was no run
@@ -238,7 +240,7 @@ def explain_failure(
         f"an executor failed at papers {papers}: {line}; committed parts stay, and the same command continues from there"
     )
 
-# %% ../../nbs/spark/52_failures.ipynb #52-failures-22
+# %% ../../nbs/spark/52_failures.ipynb #52-failures-25
 @dataclass(frozen=True)
 class KnownWait:
     "Something that Spark waits for while it starts."
@@ -247,7 +249,7 @@ class KnownWait:
     ends: re.Pattern  # in the log, after that
     line: str  # for the user; {0} is the pattern's group
 
-
+# %% ../../nbs/spark/52_failures.ipynb #52-failures-27
 WAITS = (
     KnownWait(
         re.compile(r"Application report for (\w+) \(state: ACCEPTED\)"),
@@ -268,7 +270,7 @@ WAITS = (
     ),
 )
 
-
+# %% ../../nbs/spark/52_failures.ipynb #52-failures-29
 def find_wait(
     log: str,  # of a Spark that starts, of level INFO
 ) -> str | None:  # the line for the user; `None` if it waits for nothing known
@@ -278,7 +280,7 @@ def find_wait(
             return wait.line.format(found[-1][1])
     return None
 
-# %% ../../nbs/spark/52_failures.ipynb #52-failures-27
+# %% ../../nbs/spark/52_failures.ipynb #52-failures-34
 def is_from_spark(
     error: Exception,  # any
 ) -> bool:
@@ -291,7 +293,7 @@ def is_from_spark(
     )
     return any(module.split(".")[0] in ("py4j", "pyspark") for module in modules)
 
-
+# %% ../../nbs/spark/52_failures.ipynb #52-failures-36
 @contextlib.contextmanager
 def explain_spark_errors() -> Iterator[None]:
     "Raise errors of Spark in the block as `InputError` with one line; other errors stay as they are."

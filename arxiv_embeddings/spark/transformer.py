@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EMBEDDING_TYPE', 'LARGEST_SENT', 'LARGEST_IN_CONNECT', 'MODEL_OPTIONS', 'read_texts', 'embed_known', 'make_column',
            'shares_disk', 'place_model', 'unpack_model', 'BatchEmbedder', 'find_columns', 'extend_schema',
-           'EmbedderParams', 'find_converted', 'check_saving', 'ArxivEmbedder']
+           'EmbedderParams', 'find_converted', 'check_saving', 'SavedParams', 'ArxivEmbedder']
 
 # %% ../../nbs/spark/65_transformer.ipynb #65-transformer-02
 import io
@@ -294,8 +294,23 @@ def check_saving() -> None:
             "make it anew with its parameters, or use Spark Connect 4"
         )
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-37
-class ArxivEmbedder(Transformer, EmbedderParams, DefaultParamsReadable, DefaultParamsWritable):
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-38
+class SavedParams(DefaultParamsReadable, DefaultParamsWritable):
+    "Saves and loads parameters, in sessions that can."
+
+    def write(self) -> MLWriter:  # of Spark ML
+        "Return what saves the parameters; raises `InputError` in Spark Connect 3.4 and 3.5."
+        check_saving()
+        return super().write()
+
+    @classmethod
+    def read(cls) -> MLReader:  # of Spark ML
+        "Return what loads the parameters; raises `InputError` in Spark Connect 3.4 and 3.5."
+        check_saving()
+        return super().read()
+
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-40
+class ArxivEmbedder(Transformer, EmbedderParams, SavedParams):
     "Adds a column with the vectors of papers to a DataFrame."
 
     @keyword_only
@@ -343,17 +358,6 @@ class ArxivEmbedder(Transformer, EmbedderParams, DefaultParamsReadable, DefaultP
         read = columns if spec.text == "title+abstract" else columns[-1:]
         place, archive = place_model(spark, converted, self.get_or_none("modelPath"), streams)
         return BatchEmbedder(read, self.getOutputCol(), spec, converted.content_sha256, options, place, archive)
-
-    def write(self) -> MLWriter:  # of Spark ML
-        "Return what saves the parameters; raises `InputError` in Spark Connect 3.4 and 3.5."
-        check_saving()
-        return super().write()
-
-    @classmethod
-    def read(cls) -> MLReader:  # of Spark ML
-        "Return what loads the parameters; raises `InputError` in Spark Connect 3.4 and 3.5."
-        check_saving()
-        return super().read()
 
     def countNulls(
         self,

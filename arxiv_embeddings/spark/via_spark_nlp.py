@@ -342,9 +342,5 @@ class OnSparkNLP(SparkExecutor):
         writer: RunWriter,  # of the run
     ) -> "DataFrame":  # as `REPORT_SCHEMA` states
         "Make the parts of a slice: texts in Python, vectors in Java, parts in Python."
-        tokenizer = encoder.text_tokenizer
-        maker = TextMaker(encoder.spec, tokenizer.tokenizer.to_str(), self.tokenizer == "bert", tokenizer.allow_unknown)
-        finisher = PartFinisher(str(writer.folder), writer.footer)
         pipeline = self.pipelines[str(encoder.model_folder.folder), writer.metadata["batching"]["batch_size"]]
-        texts = payloads.mapInArrow(maker.prepare, TEXT_SCHEMA)
-        return embed_frame(texts, pipeline, "row", "part").mapInArrow(finisher.finish, REPORT_SCHEMA)
+        return _make_parts(payloads, encoder, pipeline, writer, reads_whole_text=self.tokenizer == "bert")
