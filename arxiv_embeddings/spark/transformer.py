@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['EMBEDDING_TYPE', 'LARGEST_SENT', 'LARGEST_IN_CONNECT', 'MODEL_OPTIONS', 'read_texts', 'embed_known', 'make_column',
            'shares_disk', 'place_model', 'unpack_model', 'BatchEmbedder', 'find_columns', 'extend_schema',
-           'EmbedderParams', 'find_converted', 'check_saving', 'SavedParams', 'ArxivEmbedder']
+           'EmbedderParams', 'find_converted', 'check_saving', 'SavedParams', 'ArxivEmbedder', 'is_connect',
+           'add_artifact']
 
 # %% ../../nbs/spark/65_transformer.ipynb #65-transformer-02
 import io
@@ -358,6 +359,377 @@ class ArxivEmbedder(Transformer, EmbedderParams, SavedParams):
         read = columns if spec.text == "title+abstract" else columns[-1:]
         place, archive = place_model(spark, converted, self.get_or_none("modelPath"), streams)
         return BatchEmbedder(read, self.getOutputCol(), spec, converted.content_sha256, options, place, archive)
+
+    def countNulls(
+        self,
+        embedded: "DataFrame",  # with the new column; best a table that is saved, since an action computes vectors again
+    ) -> int:  # 0 or more
+        "Count papers without a vector: those without an abstract, and those of which the model knows no token. A job."
+        return embedded.filter(embedded[self.getOutputCol()].isNull()).count()
+
+# %% ../../nbs/spark/65_transformer.ipynb #68-transformer-02
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NewType
+
+import numpy as np
+import pyarrow as pa
+
+from ..encoders.base import Encoder
+from ..encoders.model_folder import ModelFolder
+from ..encoders.registry import DEFAULT_MODEL
+from ..encoders.spec import ModelSpec
+from ..files.errors import InputError
+from .via_encoder import archive_model
+
+try:
+    import pyspark
+    from pyspark import TaskContext, keyword_only
+    from pyspark.ml import Transformer
+    from pyspark.ml.param import Param, Params, TypeConverters
+    from pyspark.ml.param.shared import HasInputCols, HasOutputCol
+    from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable, MLReader, MLWriter
+    from pyspark.sql.types import ArrayType, FloatType, StringType, StructType, UserDefinedType
+    from pyspark.sql.utils import is_remote
+except ImportError as error:
+    raise InputError("ArxivEmbedder needs an extra: pip install 'arxiv-embeddings[spark]'") from error
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+else:
+    DataFrame = NewType("DataFrame", object)  # a name for `show_doc`
+    SparkSession = NewType("SparkSession", object)
+
+# %% ../../nbs/spark/65_transformer.ipynb #68-transformer-05
+def read_texts(
+    batch: pa.RecordBatch,  # rows of the DataFrame
+    columns: tuple[int, ...],  # positions of title and abstract, or of the one column with text
+    separator: str,  # between title and abstract
+) -> tuple[list[str], np.ndarray]:  # the texts, and the row of each, int64; rows without a text are left out
+    "Make the texts of a batch."
+    *title, abstract = [batch.column(position).cast(pa.string()).to_pylist() for position in columns]
+    rows = np.array([row for row, words in enumerate(abstract) if words and words.strip()], dtype=np.int64)
+    papers = {"title": title[0] if title else [None] * len(abstract), "abstract": abstract}
+    kept = pa.table({name: pa.array([words[row] for row in rows], pa.string()) for name, words in papers.items()})
+    return make_texts(kept, "title+abstract" if title else "abstract", separator), rows
+
+# %% ../../nbs/spark/65_transformer.ipynb #68-transformer-09
+def embed_known(
+    encoder: Encoder,  # ready
+    texts: list[str],  # none of them empty
+) -> tuple[np.ndarray, np.ndarray]:  # vectors, float32, (n_known, dim), and the position of each text, int64
+    "Embed the texts of which the model knows a token; the others are left out."
+    known = np.arange(len(texts))
+    try:
+        tokenized = encoder.tokenize(texts)
+    except UnknownTextError as error:
+        known = np.delete(known, error.positions)
+        tokenized = encoder.tokenize([texts[position] for position in known])
+    return encoder.run(tokenized), known
+
+# %% ../../nbs/spark/65_transformer.ipynb #68-transformer-13
+EMBEDDING_TYPE = pa.list_(pa.float32())  # in Spark `array<float>`
+
+
+def make_column(
+    vectors: np.ndarray,  # float32, (n_known, dim)
+    rows: np.ndarray,  # row of each vector, ascending, int64, (n_known,)
+    n_rows: int,  # of the batch
+) -> pa.ListArray:  # one entry for each row; null where there is no vector
+    "Make the column of a batch."
+    has_vector = np.zeros(n_rows, dtype=bool)
+    has_vector[rows] = True
+    ends = np.cumsum(has_vector) * (vectors.shape[1] if len(vectors) else 0)
+    offsets = pa.array(np.append(0, ends).astype(np.int32), mask=np.append(~has_vector, False))
+    return pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel(), pa.float32()))
+
+# %% ../../nbs/spark/65_transformer.ipynb #68-transformer-17
+LARGEST_SENT = 512 << 20  # bytes of a packed model that is sent with the function
+LARGEST_IN_CONNECT = 120 << 20  # the same in Spark Connect: see spark.connect.grpc.maxInboundMessageSize
+
+
+def is_connect(
+    spark: "SparkSession",  # classic or Connect
+) -> bool:  # whether it has no `sparkContext`
+    "Find out whether a session is one of Spark Connect."
+    return "connect" in type(spark).__module__
+
+# %% ../../nbs/spark/65_transformer.ipynb #68-transformer-18
+def shares_disk(
+    spark: "SparkSession",  # classic or Connect
+) -> bool:  # whether workers read the driver's own disk
+    "Find out whether the workers of a session run on this machine."
+    return not is_connect(spark) and (spark.conf.get("spark.master", None) or "").startswith("local")
+
+# %% ../../nbs/spark/65_transformer.ipynb #68-transformer-19
+_ARTIFACTS: set[tuple[str, str]] = set()  # sessions of Spark Connect, and the archives that each has
+
+
+def add_artifact(
+    spark: "SparkSession",  # of Spark Connect, 3.5 or later
+    archive: Path,  # from `archive_model`
+) -> str:  # name of the unpacked folder beside every executor
+    "Give the server a packed model, once for each session; raises `InputError` if the server refuses it."
+    key = (spark.session_id, archive.stem)
+    if key not in _ARTIFACTS:
+        try:
+            spark.addArtifact(f"{archive.as_uri()}#{archive.stem}", archive=True)
+        except Exception as error:  # of gRPC, of the client or of the server
+            reason = str(error).strip().split("\n")[0]
+            raise InputError(
+                f"the server took no model, set modelPath to a folder that executors see: {reason}"
+            ) from error
+        _ARTIFACTS.add(key)
+    return archive.stem
+
+# %% ../../nbs/spark/65_transformer.ipynb #68-transformer-20
+def place_model(
+    spark: "SparkSession",  # of the DataFrame
+    converted: ModelFolder,  # the model
+    shared: str | None = None,  # folder or URI that driver and executors see
+    streams: bool = False,  # whether the DataFrame is a stream
+) -> tuple[str, bytes]:  # where workers find the model, and its archive if it is sent
+    "Choose how a model travels; raises `InputError` if it is too large to be sent, or if `shared` holds another one."
+    if shared:
+        return ship_model(spark, converted, shared), b""
+    if shares_disk(spark):
+        return str(converted.folder), b""
+    archive = archive_model(converted)
+    if is_connect(spark) and hasattr(spark, "addArtifact") and not streams:
+        return add_artifact(spark, archive), b""
+    largest = LARGEST_IN_CONNECT if is_connect(spark) else LARGEST_SENT
+    if (size := archive.stat().st_size) > largest:
+        raise InputError(
+            f"{converted.spec.name} has {size >> 20:,} MiB, and at most {largest >> 20} MiB are sent to executors: "
+            "set modelPath to a folder that all of them see"
+        )
+    return "", archive.read_bytes()
+
+# %% ../../nbs/spark/65_transformer.ipynb #68-transformer-21
+def unpack_model(
+    archive: bytes,  # from `archive_model`
+    content_sha256: str,  # of the model
+) -> Path:  # folder in this machine's cache
+    "Unpack a model that was sent, once on each machine."
+    from filelock import FileLock
+
+    folder = cache_folder() / "sent" / content_sha256[:16]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            with atomic_folder(folder) as partial, zipfile.ZipFile(io.BytesIO(archive)) as packed:
+                packed.extractall(partial)
+    return folder
+
+# %% ../../nbs/spark/65_transformer.ipynb #68-transformer-25
+@dataclass(frozen=True)
+class BatchEmbedder:
+    "Adds vectors to Arrow batches in a Python worker."
+
+    columns: tuple[int, ...]  # positions of title and abstract, or of the one column with text
+    output: str  # name of the new column
+    spec: ModelSpec  # of the model, with every option resolved
+    content_sha256: str  # of the model that it must be
+    options: dict[str, Any]  # `precision` and `long_text` of `OpenVINOEncoder`
+    place: str  # folder or URI of the model; empty if it is sent
+    archive: bytes = b""  # the model, if it is sent
+
+    def load(self) -> Encoder:  # kept by this process for its next tasks
+        "Load the model; raises `InputError` if it is missing, or is another one."
+        task = TaskContext.get()
+        threads = task.cpus() if task else 1
+        options = self.options | {"threads": threads, "streams": choose_streams(threads, self.options["precision"])}
+        place = self.place or str(unpack_model(self.archive, self.content_sha256))
+        return load_in_worker(place, self.content_sha256, json.dumps(asdict(self.spec)), json.dumps(options))
+
+    def add_vectors(
+        self,
+        batches: Iterator[pa.RecordBatch],  # rows of the DataFrame
+    ) -> Iterator[pa.RecordBatch]:  # the same with one more column
+        "Embed the rows of each batch."
+        for batch in batches:
+            texts, rows = read_texts(batch, self.columns, self.spec.separator or "")
+            vectors, known = embed_known(self.load(), texts) if texts else (np.empty((0, 0), np.float32), [])
+            column = (
+                make_column(vectors, rows[known], batch.num_rows) if texts else pa.nulls(len(batch), EMBEDDING_TYPE)
+            )
+            schema = batch.schema.append(pa.field(self.output, EMBEDDING_TYPE))
+            yield pa.RecordBatch.from_arrays([*batch.columns, column], schema=schema)
+            pa.default_memory_pool().release_unused()  # Arrow would keep some more with every batch
+
+# %% ../../nbs/spark/65_transformer.ipynb #68-transformer-27
+def find_columns(
+    schema: StructType,  # of the DataFrame
+    wanted: list[str],  # title and abstract, or one column with text
+    output: str,  # name of the new column
+    case_sensitive: bool = False,  # whether `Title` and `title` are two columns
+) -> tuple[int, ...]:  # positions of the wanted columns
+    "Find the columns to read; raises `InputError` if one is missing or no text, or if the new one is there already."
+    names = [name if case_sensitive else name.lower() for name in schema.names]
+    if len(wanted) not in (1, 2):
+        raise InputError(f"inputCols must be one column, or title and abstract, not {len(wanted)} columns")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"the DataFrame has two columns {twice[0]}: rename or drop one")
+    if dotted := [name for name in schema.names if "." in name or "`" in name]:
+        raise InputError(f"the DataFrame has a column {dotted[0]!r}: rename it to a name without dots and backquotes")
+    if (output if case_sensitive else output.lower()) in names:
+        raise InputError(f"the DataFrame has a column {output} already: drop it, or set outputCol to another name")
+    return tuple(_find_text_column(schema, names, name, name if case_sensitive else name.lower()) for name in wanted)
+
+
+def _find_text_column(schema: StructType, names: list[str], name: str, key: str) -> int:
+    if key not in names:
+        advice = "select the nested field first" if "." in name else f"there are {', '.join(schema.names)}"
+        raise InputError(f"the DataFrame has no column {name}: {advice}")
+    kind = schema[names.index(key)].dataType
+    if not isinstance(kind, StringType):
+        raise InputError(f"the column {name} must be a string, not {kind.simpleString()}: cast or select it first")
+    return names.index(key)
+
+# %% ../../nbs/spark/65_transformer.ipynb #68-transformer-28
+def extend_schema(
+    schema: StructType,  # of the DataFrame
+    output: str,  # name of the new column
+) -> StructType:  # the same with one column more
+    "Add the column of vectors to a schema; raises `InputError` for a type that Spark cannot give to Python and back."
+    for field in schema.fields:
+        if isinstance(field.dataType, UserDefinedType):
+            raise InputError(
+                f"the column {field.name} has the type {field.dataType.simpleString()}, which cannot pass through Python: "
+                "drop it, or put it behind ArxivEmbedder in the pipeline"
+            )
+    return StructType([*schema.fields]).add(output, ArrayType(FloatType()))
+
+# %% ../../nbs/spark/65_transformer.ipynb #68-transformer-34
+# parameter of the Transformer -> option of `find_model`
+MODEL_OPTIONS = {
+    "pooling": "pooling",
+    "text": "text",
+    "maxTokens": "max_tokens",
+    "revision": "revision",
+    "adapter": "adapter",
+    "prompt": "prompt",
+    "truncateDim": "truncate_dim",
+}
+
+
+class EmbedderParams(HasInputCols, HasOutputCol):
+    "Parameters of `ArxivEmbedder`."
+
+    model = Param(Params._dummy(), "model", "name in the registry, hub id, or a model folder", TypeConverters.toString)
+    precision = Param(Params._dummy(), "precision", "float32, bfloat16 or int8", TypeConverters.toString)
+    text = Param(Params._dummy(), "text", "title+abstract or abstract", TypeConverters.toString)
+    prompt = Param(Params._dummy(), "prompt", "put before each text: words, or a name", TypeConverters.toString)
+    maxTokens = Param(Params._dummy(), "maxTokens", "longer texts are truncated", TypeConverters.toInt)
+    truncateDim = Param(Params._dummy(), "truncateDim", "dimensions of a vector that are kept", TypeConverters.toInt)
+    pooling = Param(Params._dummy(), "pooling", "how token vectors become one", TypeConverters.toString)
+    adapter = Param(Params._dummy(), "adapter", "hub id or folder of an adapter", TypeConverters.toString)
+    revision = Param(Params._dummy(), "revision", "hub commit, tag or branch", TypeConverters.toString)
+    longText = Param(Params._dummy(), "longText", "truncate or windows", TypeConverters.toString)
+    modelPath = Param(Params._dummy(), "modelPath", "folder or URI that executors see", TypeConverters.toString)
+
+    def get_or_none(
+        self,
+        name: str,  # of a parameter
+    ) -> Any:  # `None` if it is neither set nor has a default
+        "Get the value of a parameter."
+        return self.getOrDefault(name) if self.isDefined(name) else None
+
+    def setParams(
+        self,
+        **given: Any,  # as for the constructor
+    ) -> "EmbedderParams":  # itself
+        "Set parameters; raises `InputError` for a name that it does not have."
+        if unknown := [name for name in given if not self.hasParam(name)]:
+            raise InputError(f"{type(self).__name__} has no parameter {unknown[0]}")
+        return self._set(**given)
+
+# %% ../../nbs/spark/65_transformer.ipynb #68-transformer-35
+def find_converted(
+    model: str,  # name in the registry, hub id, or a model folder
+    precision: str,  # float32, bfloat16 or int8
+    **options: Any,  # of `find_model`
+) -> ModelFolder:  # from the cache, or made now
+    "Find a model and convert it; raises `InputError` if options do not go together, or if it cannot be converted."
+    EncoderOptions("openvino", precision, "cpu").choose_engine()
+    if precision == "float16":
+        raise InputError("executors have no float16: set precision to float32, bfloat16 or int8")
+    files = fetch_model(find_model(model, **options))
+    if files.is_static:
+        raise InputError(f"executors run transformers, and {model} is a static model: choose another model")
+    converted = get_or_convert(files, "int8" if precision == "int8" else "float32")
+    choose_dim(converted.spec, converted.manifest["dim"])  # it refuses more dimensions than there are
+    return converted
+
+# %% ../../nbs/spark/65_transformer.ipynb #68-transformer-37
+def check_saving() -> None:
+    "Raise `InputError` if this session cannot save or load a stage of Spark ML."
+    if is_remote() and pyspark.__version__.startswith("3."):
+        raise InputError(
+            f"Spark Connect {pyspark.__version__} cannot save or load ArxivEmbedder: "
+            "make it anew with its parameters, or use Spark Connect 4"
+        )
+
+# %% ../../nbs/spark/65_transformer.ipynb #68-transformer-38
+class ArxivEmbedder(Transformer, EmbedderParams, DefaultParamsReadable, DefaultParamsWritable):
+    "Adds a column with the vectors of papers to a DataFrame."
+
+    @keyword_only
+    def __init__(
+        self,
+        *,
+        model: str = DEFAULT_MODEL,  # name in the registry, hub id, or a model folder
+        inputCols: list[str] | None = None,  # title and abstract, or one column; `None`: `title` and `abstract`
+        outputCol: str = "embedding",  # name of the new column, `array<float>`
+        precision: str = "float32",  # float32, bfloat16 or int8
+        longText: str = "truncate",  # truncate texts beyond the limit, or read them in windows
+        text: str | None = None,  # title+abstract or abstract; `None`: the model's own
+        prompt: str | None = None,  # put before each text: words, or a name in the model's files
+        maxTokens: int | None = None,  # truncate texts to this many tokens; `None`: the model's own limit
+        truncateDim: int | None = None,  # keep this many of a vector's first dimensions; `None`: all
+        pooling: str | None = None,  # one of `POOLINGS`; `None`: the model's own
+        adapter: str | None = None,  # hub id or folder of an adapter
+        revision: str | None = None,  # hub commit, tag or branch
+        modelPath: str | None = None,  # folder or URI from which executors read the model; `None`: it is sent
+    ):
+        super().__init__()
+        defaults = {"model": DEFAULT_MODEL, "precision": "float32", "longText": "truncate"}
+        self._setDefault(inputCols=["title", "abstract"], outputCol="embedding", **defaults)
+        self.setParams(**self._input_kwargs)
+
+    def _transform(self, dataset: "DataFrame") -> "DataFrame":
+        "Add the column; raises `InputError` for columns, options and models that cannot work."
+        spark, output = dataset.sparkSession, self.getOutputCol()
+        schema = extend_schema(dataset.schema, output)
+        case_sensitive = spark.conf.get("spark.sql.caseSensitive", "false") == "true"
+        columns = find_columns(dataset.schema, self.getInputCols(), output, case_sensitive)
+        return dataset.mapInArrow(self._make_embedder(spark, columns, dataset.isStreaming).add_vectors, schema)
+
+    def _make_embedder(self, spark: "SparkSession", columns: tuple[int, ...], streams: bool = False) -> BatchEmbedder:
+        "Make what workers get."
+        asked = {option: self.get_or_none(name) for name, option in MODEL_OPTIONS.items()}
+        if len(columns) == 1 and asked["text"] == "title+abstract":
+            raise InputError("text title+abstract needs two columns: set inputCols to title and abstract")
+        options = {"precision": self.getOrDefault("precision"), "long_text": self.getOrDefault("longText")}
+        if options["long_text"] not in LONG_TEXTS:
+            raise InputError(f"longText must be one of {', '.join(LONG_TEXTS)}, not {options['long_text']!r}")
+        converted = find_converted(self.getOrDefault("model"), options["precision"], **asked)
+        spec = replace(converted.spec, text="abstract") if len(columns) == 1 else converted.spec
+        read = columns if spec.text == "title+abstract" else columns[-1:]
+        place, archive = place_model(spark, converted, self.get_or_none("modelPath"), streams)
+        return BatchEmbedder(read, self.getOutputCol(), spec, converted.content_sha256, options, place, archive)
+
+    def write(self) -> MLWriter:  # of Spark ML
+        "Return what saves the parameters; raises `InputError` in Spark Connect 3.4 and 3.5."
+        check_saving()
+        return super().write()
+
+    @classmethod
+    def read(cls) -> MLReader:  # of Spark ML
+        "Return what loads the parameters; raises `InputError` in Spark Connect 3.4 and 3.5."
+        check_saving()
+        return super().read()
 
     def countNulls(
         self,

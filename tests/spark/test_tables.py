@@ -105,11 +105,11 @@ def test_files_and_batches_are_not_mixed(spark: Any, tmp_path: Path) -> None:
         write_embeddings(make_vectors(spark, 3, 6), batches)
     for start, number in ((3, 1), (6, 2)):
         write_embeddings(make_vectors(spark, start, start + 3), flat)
-        write_embeddings(make_vectors(spark, start, start + 3), batches, batch_id=number)
+        write_embeddings(make_vectors(spark, start, start + 3), f"{batches}/", batch_id=number)
     assert read_ids(spark, flat, "parquet") == read_ids(spark, batches, "parquet") == list(range(9))
     write_embeddings(make_vectors(spark, 0, 3), batches, "overwrite")
     with pytest.raises(InputError, match="batches has files outside of batches"):
-        write_embeddings(make_vectors(spark, 3, 6), batches, batch_id=3)
+        write_embeddings(make_vectors(spark, 3, 6), f"{batches}/", batch_id=3)
 
 
 STREAM = """
