@@ -187,7 +187,7 @@ class ScannedFrame:
     beside_arxiv: bool  # whether the input has ids of arXiv's, so that ids without their zeros are rejected
     ids: "DataFrame"  # as `IDS_SCHEMA` states, kept by the executors
 
-
+# %% ../../nbs/spark/61_frames.ipynb #61-frames-25
 def scan_frame(
     frame: "DataFrame",  # with rows that could be papers
     reader: RowReader,  # for these rows
@@ -221,7 +221,7 @@ def _join_reports(found: list[dict[str, Any]], columns: list[str], ids: "DataFra
     unfilled = set(ROLES).intersection(*(one["unfilled"] for one in rows))
     return ScannedFrame(report, unfilled, sha256, beside_arxiv, ids)
 
-# %% ../../nbs/spark/61_frames.ipynb #61-frames-28
+# %% ../../nbs/spark/61_frames.ipynb #61-frames-29
 ALL_IDS = 200_000  # papers up to which the driver looks at every id: 3 MB
 SAMPLED = 64  # ids for each part, above that: the size of a part then varies by 1 / sqrt(64)
 
@@ -253,14 +253,14 @@ class ChosenIds:
         paper_ids = batch["paper_id"].filter(is_paper)
         return paper_ids.filter(pa.array(self.choose(paper_ids))).to_pylist()
 
-# %% ../../nbs/spark/61_frames.ipynb #61-frames-29
+# %% ../../nbs/spark/61_frames.ipynb #61-frames-30
 def hash_share(
     paper_id: str,
 ) -> float:  # 0 to 1, evenly distributed
     "Hash an id to a share, by which samples are chosen."
     return int.from_bytes(hashlib.blake2b(paper_id.encode(), digest_size=8).digest(), "big") / 2**64
 
-# %% ../../nbs/spark/61_frames.ipynb #61-frames-30
+# %% ../../nbs/spark/61_frames.ipynb #61-frames-31
 @dataclass(frozen=True)
 class PartPlan:
     "Which papers stand in which part."
@@ -280,7 +280,7 @@ class PartPlan:
         "Find the part of a paper."
         return bisect.bisect_right(self.firsts, paper_id) - 1
 
-# %% ../../nbs/spark/61_frames.ipynb #61-frames-31
+# %% ../../nbs/spark/61_frames.ipynb #61-frames-32
 def choose_bounds(
     paper_ids: Iterable[str],  # all ids, or a sample
     n_papers: int,  # of the input
@@ -294,7 +294,7 @@ def choose_bounds(
     places = np.linspace(0, len(ordered), n_parts, endpoint=False).astype(int)
     return ("", *dict.fromkeys(ordered[place] for place in places[1:]))
 
-# %% ../../nbs/spark/61_frames.ipynb #61-frames-35
+# %% ../../nbs/spark/61_frames.ipynb #61-frames-36
 def plan_parts(
     ids: "DataFrame",  # as `IDS_SCHEMA` states, from `scan_frame`
     chosen: ChosenIds,  # which of these ids are embedded
@@ -333,7 +333,7 @@ def _count_between(ids: "DataFrame", chosen: ChosenIds, firsts: tuple[str, ...])
     counts = dict(map(tuple, counted))
     return tuple(int(counts.get(part, 0)) for part in range(len(firsts)))
 
-# %% ../../nbs/spark/61_frames.ipynb #61-frames-39
+# %% ../../nbs/spark/61_frames.ipynb #61-frames-40
 def read_frame_schema(
     frame: "DataFrame",  # of Spark
     nested: tuple[str, ...] = (),  # values within others that are columns too
@@ -355,7 +355,7 @@ def read_frame_schema(
         raise InputError(f"a column of the DataFrame has a type that Arrow does not have ({error}): drop it") from error
     return find_schema(replace(empty, nested=nested))
 
-# %% ../../nbs/spark/61_frames.ipynb #61-frames-40
+# %% ../../nbs/spark/61_frames.ipynb #61-frames-41
 class FramePapers(Papers):
     "The papers of a Spark DataFrame, which executors read."
 

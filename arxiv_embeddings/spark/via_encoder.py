@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['archive_model', 'add_artifact', 'ship_model', 'find_in_worker', 'load_in_worker', 'PartEncoder', 'FrameReader',
-           'FrameExecutor', 'OnSpark']
+           'FrameExecutor', 'EncoderOnSpark', 'OnSpark']
 
 # %% ../../nbs/spark/64_via_encoder.ipynb #64-via-encoder-02
 import json
@@ -265,8 +265,8 @@ class FrameExecutor(FrameReader, SparkExecutor):
             papers.release()
 
 # %% ../../nbs/spark/64_via_encoder.ipynb #64-via-encoder-16
-class OnSpark(FrameExecutor):
-    "Makes vectors in the executors of a Spark session, with the encoder of one machine."
+class EncoderOnSpark(FrameExecutor):
+    "Finds and describes the encoder that executors run."
 
     def __init__(
         self,
@@ -307,6 +307,10 @@ class OnSpark(FrameExecutor):
     def batching(self, encoder: Encoder) -> dict[str, Any]:
         "Everything that decides which texts share a batch."
         return encoder.batching | {"streams": choose_streams(self.threads, encoder.fingerprint["precision"])}
+
+# %% ../../nbs/spark/64_via_encoder.ipynb #64-via-encoder-17
+class OnSpark(EncoderOnSpark):
+    "Makes vectors in the executors of a Spark session, with the encoder of one machine."
 
     def prepare(
         self,
