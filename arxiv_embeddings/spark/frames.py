@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FACTS_SCHEMA', 'WITHOUT_ID', 'ROLES', 'IDS_SCHEMA', 'ALL_IDS', 'SAMPLED', 'RowReader', 'hash_row', 'scan_share',
            'settle_ids', 'merge_reports', 'ScannedFrame', 'scan_frame', 'ChosenIds', 'hash_share', 'PartPlan',
-           'choose_bounds', 'plan_parts', 'read_frame_schema', 'FramePapers']
+           'choose_bounds', 'plan_parts', 'read_frame_schema', 'RemotePapers', 'FramePapers']
 
 # %% ../../nbs/spark/61_frames.ipynb #61-frames-02
 import bisect
@@ -356,7 +356,15 @@ def read_frame_schema(
     return find_schema(replace(empty, nested=nested))
 
 # %% ../../nbs/spark/61_frames.ipynb #61-frames-41
-class FramePapers(Papers):
+class RemotePapers(Papers):
+    "Papers whose rows are not on this machine."
+
+    def batches(self, *_: Any, **__: Any) -> Iterator[pa.RecordBatch]:
+        "Raise `InputError`."
+        raise InputError("the rows of a Spark DataFrame stay with the executors")
+
+# %% ../../nbs/spark/61_frames.ipynb #61-frames-42
+class FramePapers(RemotePapers):
     "The papers of a Spark DataFrame, which executors read."
 
     def __init__(
@@ -409,10 +417,6 @@ class FramePapers(Papers):
     ) -> PartPlan:
         "Divide the papers into parts."
         return plan_parts(self.scanned.ids, self.chosen, len(self), part_size)
-
-    def batches(self, *_: Any, **__: Any) -> Iterator[pa.RecordBatch]:
-        "Raise `InputError`: the rows are not on this machine."
-        raise InputError("the rows of a Spark DataFrame stay with the executors")
 
     def release(self) -> None:
         "Let executors forget the ids."
