@@ -97,7 +97,7 @@ format: env ## Format notebooks and scripts, clean notebooks, export the package
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_clean
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_export
 
-figures: env ## The figures on real data, about two hours; written to benchmarks/results
+figures: env ## The figures on real data, two and a half hours; written to benchmarks/results
 	$(BIN)/python -m benchmarks.main_job
 	$(BIN)/python -m benchmarks.precisions
 	$(BIN)/python -m benchmarks.static
