@@ -120,7 +120,10 @@ def _naming_errors(resolved: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"cannot open {resolved}: {as_line(error)}") from error
+        reason = as_line(error)
+        if reason.startswith("Protocol not known"):
+            reason = f"no file system has this name, give a local path or one such as hdfs://HOST:PORT/path ({reason})"
+        raise InputError(f"cannot open {resolved}: {reason}") from error
 
 
 def _find_file_system(resolved: str) -> tuple[fsspec.AbstractFileSystem, str]:

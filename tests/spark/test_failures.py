@@ -90,7 +90,7 @@ def test_servers_that_are_down_are_named_within_seconds(
     [
         (["--out", "foo://x"], None, "not in foo://x"),
         (["--shared-model", "foo://x"], None, "not in foo://x"),
-        ([], "foo://x", "cannot open foo://x"),
+        ([], "foo://x", "cannot open foo://x: no file system has this name, give a local path or one such as hdfs://"),
         (["--out", f"hdfs://{NO_ONE}/x"], None, f"no HDFS answers at {NO_ONE}"),
         ([], f"hdfs://{NO_ONE}/x", f"no HDFS answers at {NO_ONE}"),
         (["--shared-model", f"hdfs://{NO_ONE}/x"], None, f"no HDFS answers at {NO_ONE}"),
