@@ -287,12 +287,17 @@ def run_and_commit(
             wait([job.future], timeout=committer.pause)
             committer.commit_new()
         job.future.result()
-    except Exception as error:  # py4j's, Spark's and Python's own
         committer.commit_new()
-        raise error if isinstance(error, InputError) else explain_failure(error, "of the DataFrame") from error
+    except BaseException as error:  # py4j's, Spark's and Python's own, and Ctrl-C
+        job.stop()
+        with suppress(Exception):  # the first error is the one to report
+            committer.commit_new()
+            committer.writer.remove_orphans()
+        if isinstance(error, InputError) or not isinstance(error, Exception):
+            raise
+        raise explain_failure(error, "of the DataFrame") from error
     finally:
         job.stop()
-    committer.commit_new()
 
 # %% ../../nbs/spark/62_frame_parts.ipynb #62-frame-parts-32
 def find_missing(

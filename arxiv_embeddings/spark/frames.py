@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['FACTS_SCHEMA', 'WITHOUT_ID', 'ROLES', 'IDS_SCHEMA', 'ALL_IDS', 'SAMPLED', 'RowReader', 'hash_row', 'scan_share',
            'settle_ids', 'merge_reports', 'ScannedFrame', 'scan_frame', 'ChosenIds', 'hash_share', 'PartPlan',
-           'choose_bounds', 'plan_parts', 'read_frame_schema', 'RemotePapers', 'FramePapers']
+           'choose_bounds', 'plan_parts', 'read_frame_schema', 'read_first_rows', 'RemotePapers', 'FramePapers']
 
 # %% ../../nbs/spark/61_frames.ipynb #61-frames-02
 import bisect
 import hashlib
 import json
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..files.errors import InputError
+from ..papers.columns import N_LOOKED_AT
 from arxiv_embeddings.papers.corpus import (
     NO_VERSION,
     Papers,
@@ -356,6 +358,14 @@ def read_frame_schema(
     return find_schema(replace(empty, nested=nested))
 
 # %% ../../nbs/spark/61_frames.ipynb #61-frames-41
+def read_first_rows(
+    frame: "DataFrame",  # of Spark
+) -> Iterator[dict[str, Any]]:  # values by column name
+    "Read rows to find out which columns are filled; a job, made only when the first row is asked for."
+    for row in frame.limit(N_LOOKED_AT).collect():
+        yield row.asDict(recursive=True)
+
+# %% ../../nbs/spark/61_frames.ipynb #61-frames-42
 class RemotePapers(Papers):
     "Papers whose rows are not on this machine."
 
@@ -363,7 +373,7 @@ class RemotePapers(Papers):
         "Raise `InputError`."
         raise InputError("the rows of a Spark DataFrame stay with the executors")
 
-# %% ../../nbs/spark/61_frames.ipynb #61-frames-42
+# %% ../../nbs/spark/61_frames.ipynb #61-frames-43
 class FramePapers(RemotePapers):
     "The papers of a Spark DataFrame, which executors read."
 
@@ -377,16 +387,18 @@ class FramePapers(RemotePapers):
             InputFiles("Spark DataFrame", "table", None, [], nested=nested),
             read_frame_schema(frame, nested),
         )
-        rows = (row.asDict(recursive=True) for row in frame.limit(1000).toLocalIterator())
-        super().__init__(files, assign_roles(files, schema, rows, **named), schema)
+        super().__init__(files, assign_roles(files, schema, read_first_rows(frame), **named), schema)
         self.frame, self.reader = frame, RowReader(self.columns, nested)
         self.wanted: np.ndarray | None = None  # hashed ids of an append's papers, S16, ascending; `None`: all
         self.streamed = np.empty(0, "S16")  # hashed ids in the order in which they were streamed
 
     @cached_property
     def scanned(self) -> ScannedFrame:
-        "The scan of all rows, done once."
-        return scan_frame(self.frame, self.reader)
+        "The scan of all rows, done once. Executors forget the ids together with these papers."
+        scanned = scan_frame(self.frame, self.reader)
+        self.forget = weakref.finalize(self, scanned.ids.unpersist)
+        self.forget.atexit = False  # Spark may have ended before
+        return scanned
 
     def scan(self, beside_arxiv: bool | None = None) -> "FramePapers":
         "Judge every row and fill `report`; raises `InputError` if no row is a paper."
@@ -421,4 +433,4 @@ class FramePapers(RemotePapers):
     def release(self) -> None:
         "Let executors forget the ids."
         if "scanned" in self.__dict__:
-            self.scanned.ids.unpersist()
+            self.forget()
