@@ -61,8 +61,8 @@ def parse_memory(
 
 # %% ../../nbs/spark/54_checks.ipynb #54-checks-11
 def same_value(
-    one: str,  # of a setting
-    other: str,
+    one: str,  # value of a setting
+    other: str,  # another value of the same setting
 ) -> bool:
     "Whether two values mean the same, such as `2g` and `2048m`."
     return one == other or None is not parse_memory(one) == parse_memory(other)

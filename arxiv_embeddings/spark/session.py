@@ -265,10 +265,10 @@ log = logging.getLogger(__name__)
 
 def check_running(
     running: "SparkSession",  # yours or ours
-    master: str | None = None,  # that is asked for, and so on for the others; `None`: any
-    jars: str | None = None,
-    conf: dict[str, str] | None = None,
-    environment: str | Path | None = None,
+    master: str | None = None,  # such as `yarn`; `None`: any
+    jars: str | None = None,  # onnx, full or none; `None`: any
+    conf: dict[str, str] | None = None,  # settings that are asked for
+    environment: str | Path | None = None,  # archive from `pack_environment`; `None`: any Python
 ) -> None:
     "Raise `InputError` if a running session cannot do what is asked for, with the settings, reasons and remedies."
     conf = conf or {}
@@ -377,12 +377,10 @@ def _start_session(name: str, settings: dict[str, str]) -> tuple["SparkSession",
 
 # %% ../../nbs/spark/55_session.ipynb #55-session-65
 def make_session(
-    master: str
-    | None = None,  # such as `local[*]`, `yarn` or `spark://HOST:7077`; `None`: `local[*]`, or the running session's
+    master: str | None = None,  # such as `yarn` or `spark://HOST:7077`; `None`: the running session's, or `local[*]`
     *,
     name: str = "arxiv-embeddings",  # of the application
-    jars: str
-    | None = None,  # onnx (ONNX models), full (TensorFlow too), none (no Spark NLP); `None`: onnx, or the running session's
+    jars: str | None = None,  # onnx (ONNX models), full (TensorFlow too), none (no Spark NLP); `None`: running, or onnx
     conf: dict[str, str] | None = None,  # further Spark settings, which override `SESSION_SETTINGS`
     environment: str | Path | None = None,  # archive from `pack_environment`, local path or URI, for a cluster
 ) -> "SparkSession":
