@@ -95,7 +95,7 @@ def test_a_nodemanager_that_is_stopped_and_started_again(
     _, errors = process.communicate(timeout=300)
     if process.returncode:  # it may be too much for Spark; then it is said in a line, and the same command goes on
         assert len(errors.splitlines()) == 1
-        assert "goes on from there" in errors
+        assert "continues from there" in errors
         assert n_before <= count_committed(run) < 144
         process = embed_on_yarn(yarn, packed["file"])
         _, errors = process.communicate(timeout=300)
