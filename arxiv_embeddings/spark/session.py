@@ -6,7 +6,7 @@
 __all__ = ['JAVA_VERSIONS', 'SPARK_NLP', 'ARCHIVE_SETS', 'ARCHIVE_LISTS', 'ENVIRONMENT', 'SESSION_SETTINGS', 'log',
            'spark_version', 'read_java_version', 'list_java_homes', 'find_java', 'pyspark_jars', 'choose_archives',
            'choose_python', 'collect_settings', 'redirect_java_output', 'find_reason', 'release_hdfs_clients',
-           'find_running', 'check_running', 'make_session']
+           'forget_dead_session', 'find_running', 'check_running', 'make_session']
 
 # %% ../../nbs/spark/55_session.ipynb #55-session-02
 import contextlib
@@ -240,6 +240,17 @@ def release_hdfs_clients() -> None:
             kind.clear_instance_cache()
 
 # %% ../../nbs/spark/55_session.ipynb #55-session-50
+def forget_dead_session() -> None:
+    "Forget a session whose Java has ended, so that another one can start in this process."
+    from pyspark import SparkContext
+    from pyspark.sql import SparkSession
+
+    process = getattr(SparkContext._gateway, "proc", None)
+    if process is not None and process.poll() is not None:
+        SparkContext._active_spark_context = SparkContext._gateway = SparkContext._jvm = None
+        SparkSession._instantiatedSession = None
+
+# %% ../../nbs/spark/55_session.ipynb #55-session-52
 def find_running() -> "SparkSession | None":
     "Find the running session of this process, classic or Connect."
     from pyspark.sql import SparkSession
@@ -249,7 +260,7 @@ def find_running() -> "SparkSession | None":
     connect = sys.modules.get("pyspark.sql.connect.session")  # whoever has such a session has imported it
     return getattr(connect.SparkSession, "getActiveSession", lambda: None)() if connect else None
 
-# %% ../../nbs/spark/55_session.ipynb #55-session-52
+# %% ../../nbs/spark/55_session.ipynb #55-session-54
 def _list_differences(running: "SparkSession", asked: dict[str, str]) -> list[str]:
     "Name each setting that has another value than asked for."
     found = {name: get_setting(running, name) for name in asked}
@@ -259,7 +270,7 @@ def _list_differences(running: "SparkSession", asked: dict[str, str]) -> list[st
         if not same_value(found[name], value) and not (name in ARCHIVE_LISTS and value in found[name].split(","))
     ]
 
-# %% ../../nbs/spark/55_session.ipynb #55-session-54
+# %% ../../nbs/spark/55_session.ipynb #55-session-56
 log = logging.getLogger(__name__)
 
 
@@ -289,7 +300,7 @@ def check_running(
     for line in _list_differences(running, {name: value for name, value in conf.items() if name not in matter}):
         log.warning("the running session keeps its settings: %s", line)
 
-# %% ../../nbs/spark/55_session.ipynb #55-session-59
+# %% ../../nbs/spark/55_session.ipynb #55-session-61
 def _end_java() -> None:
     "End the Java process of a stopped session."
     from pyspark import SparkContext
@@ -315,7 +326,7 @@ def _set_python(python: str | None) -> Iterator[None]:
         if before is not None:
             os.environ["PYSPARK_PYTHON"] = before
 
-# %% ../../nbs/spark/55_session.ipynb #55-session-61
+# %% ../../nbs/spark/55_session.ipynb #55-session-63
 @contextlib.contextmanager
 def _end_if_it_waits(log: Path, seconds: float) -> Iterator[list[str]]:
     "End Java if it waits longer than that in the block; the list then has the line that tells what it waited for."
@@ -356,7 +367,7 @@ def _terminate_java() -> None:
     if process := getattr(SparkContext._gateway, "proc", None):
         process.terminate()
 
-# %% ../../nbs/spark/55_session.ipynb #55-session-63
+# %% ../../nbs/spark/55_session.ipynb #55-session-65
 def _start_session(name: str, settings: dict[str, str]) -> tuple["SparkSession", Path]:
     "Start a session in a new Java process, with a log; raises `InputError` with Java's reason if it does not start."
     from pyspark.sql import SparkSession
@@ -375,7 +386,7 @@ def _start_session(name: str, settings: dict[str, str]) -> tuple["SparkSession",
             reason = "".join(waits) or find_reason(log.read_text(errors="replace")) or error
             raise InputError(f"Spark did not start: {reason}; see {log}") from error
 
-# %% ../../nbs/spark/55_session.ipynb #55-session-65
+# %% ../../nbs/spark/55_session.ipynb #55-session-67
 def make_session(
     master: str | None = None,  # such as `yarn` or `spark://HOST:7077`; `None`: the running session's, or `local[*]`
     *,
@@ -387,6 +398,7 @@ def make_session(
     "Start Spark, or return the running session if it can do the work; raises `InputError` if neither is possible."
     spark_version()
     settings = collect_settings(master or "local[*]", jars or "onnx", conf, environment)
+    forget_dead_session()
     if running := find_running():
         check_running(running, master, jars, conf, environment)
         return running

@@ -340,6 +340,7 @@ def test_another_python_in_executors(spark: SparkSession, tmp_path: Path, monkey
 def test_java_that_ends_is_told(spark: SparkSession) -> None:
     "The last test of this session."
     require_session(spark)
+    spark.range(1).count()  # executors are there then
     assert has_executors(spark)
     process = spark.sparkContext._gateway.proc
     process.kill()
@@ -350,3 +351,6 @@ def test_java_that_ends_is_told(spark: SparkSession) -> None:
             explain_spark_errors(),
         ):
             spark.range(1).count()
+    again = make_session("local[1]", jars="none", conf={"spark.driver.memory": "700m"})
+    assert again.range(3).count() == 3
+    again.stop()
