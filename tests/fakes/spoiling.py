@@ -47,20 +47,10 @@ def spoil(encoder: BatchEncoder, which: int, seed: int = 0) -> list[tuple[int, i
 class SpoilingPartEncoder(PartEncoder):
     "Spoils what a Python worker has loaded, before it embeds its first part."
 
-    def embed(self, rows: Iterator) -> Iterator:
-        "Embed the papers of parts with an engine that is wrong."
-        names = super().embed.__func__.__globals__  # of the module, or of the copy of it that traveled here
-        load = names["load_in_worker"]
-
-        def load_spoiled(*given: str) -> BatchEncoder:
-            encoder = load(*given)
-            if not hasattr(encoder, "spoiled"):
-                encoder.__dict__.pop("guards", None)  # another test may have used this worker: every shape is new again
-                encoder.spoiled = spoil(encoder, 1)
-            return encoder
-
-        names["load_in_worker"] = load_spoiled
-        try:
-            yield from super().embed(rows)
-        finally:
-            names["load_in_worker"] = load
+    def load(self) -> BatchEncoder:
+        "Load an engine that is wrong."
+        encoder = super().load()
+        if not hasattr(encoder, "spoiled"):
+            encoder.__dict__.pop("guards", None)  # another test may have used this worker: every shape is new again
+            encoder.spoiled = spoil(encoder, 1)
+        return encoder
