@@ -373,6 +373,13 @@ class RemotePapers(Papers):
         "Raise `InputError`."
         raise InputError("the rows of a Spark DataFrame stay with the executors")
 
+
+def _forget_with(papers: RemotePapers, ids: "DataFrame") -> weakref.finalize:
+    "Let executors forget the ids when the papers are gone, or when the result is called."
+    forget = weakref.finalize(papers, ids.unpersist)
+    forget.atexit = False  # Spark may have ended before
+    return forget
+
 # %% ../../nbs/spark/61_frames.ipynb #61-frames-43
 class FramePapers(RemotePapers):
     "The papers of a Spark DataFrame, which executors read."
@@ -396,8 +403,7 @@ class FramePapers(RemotePapers):
     def scanned(self) -> ScannedFrame:
         "The scan of all rows, done once. Executors forget the ids together with these papers."
         scanned = scan_frame(self.frame, self.reader)
-        self.forget = weakref.finalize(self, scanned.ids.unpersist)
-        self.forget.atexit = False  # Spark may have ended before
+        self.forget = _forget_with(self, scanned.ids)
         return scanned
 
     def scan(self, beside_arxiv: bool | None = None) -> "FramePapers":
