@@ -398,7 +398,8 @@ def assign_roles(
         raise InputError(f"{files.path}: {as_line(error)}") from error
     id_type = schema.field(found.columns["id"]).type
     if pa.types.is_floating(id_type) or (pa.types.is_decimal(id_type) and id_type.scale):
-        remedy = "write the file again with ids as text" if files.names else "read them as text (in pandas: dtype=str)"
+        remedy = "write the file again with ids as text" if files.names else "read them as text"
+        remedy = "read them with dtype=str" if files.table is not None else remedy
         raise InputError(
             f"ids are {id_type} in column {found.columns['id']!r} of {files.path}: "
             f"zeros at either end of an arXiv id are already lost; {remedy}"
