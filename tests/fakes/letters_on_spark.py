@@ -1,7 +1,11 @@
 """Letters instead of a model in the executors of Spark, so that all but the model is measured or tested."""
 
+import secrets
+import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,6 +50,25 @@ class LettersOnSpark(FrameExecutor):
 
     def make_parts(self, payloads: Any, encoder: letters.LetterEncoder, writer: Any) -> Any:
         return payloads.mapInArrow(self.make_part_encoder(encoder, writer).embed, REPORT_SCHEMA)
+
+
+class TimedEncoder(letters.LetterEncoder):
+    "Takes another time for each part, and keeps when it worked."
+
+    def __init__(self, folder: str, seconds: list[float]):
+        super().__init__()
+        self.folder, self.seconds_of_parts = Path(folder), seconds
+
+    def run(self, tokenized: Any, on_batch: Any = None) -> np.ndarray:
+        began, vectors = time.time(), super().run(tokenized)
+        time.sleep(self.seconds_of_parts[zlib.crc32(vectors.tobytes()) % len(self.seconds_of_parts)])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / secrets.token_hex(8)).write_text(f"{began} {time.time()}")
+        return vectors
+
+    def read_spans(self) -> list[tuple[float, ...]]:
+        "When parts began and ended, seconds since 1970."
+        return [tuple(map(float, one.read_text().split())) for one in self.folder.iterdir()]
 
 
 cloudpickle.register_pickle_by_value(__import__(__name__, fromlist=["LetterParts"]))

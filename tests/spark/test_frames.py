@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,9 @@ import pyarrow as pa
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from pyspark.sql import functions as F
+from typer.testing import CliRunner
 
+from arxiv_embeddings.cli.main import app
 from arxiv_embeddings.encoders.base import Encoder
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import read_papers, sample_papers
@@ -354,3 +357,24 @@ def test_many_papers_are_planned_by_a_sample(spark: Any, monkeypatch: pytest.Mon
     assert plans[0] == plans[1]
     assert (len(plans[0].counts), sum(plans[0].counts)) == (20, 20_000)
     assert 600 < min(plans[0].counts) < max(plans[0].counts) < 1500
+
+
+def test_a_command_whose_executors_read_the_papers(tmp_path: Path, spark: Any) -> None:
+    "The last test of this session, which the command ends."
+    spark.createDataFrame(SAMPLE[:12]).write.parquet(str(tmp_path / "papers.parquet"))
+    spark.read.parquet(str(tmp_path / "papers.parquet")).createOrReplaceTempView("papers")
+    words = ["spark", "embed", "--quiet", "--json", "--master", TWO_EXECUTORS, "--out", str(tmp_path / "run")]
+    with patch.object(spark, "stop"):
+        made = CliRunner().invoke(app, [*words, "papers", "--read-as", "table"])
+        assert made.exit_code == 0, made.output
+        again = CliRunner().invoke(app, [*words, str(tmp_path / "papers.parquet"), "--read-as", "parquet"])
+        assert json.loads(again.stdout)["n_embedded"] == 0
+        missing = CliRunner().invoke(app, [*words, "no_such_table", "--read-as", "table"])
+        other = CliRunner().invoke(app, [*words, "papers", "--read-as", "no_such_format"])
+    run = open_run(tmp_path / "run")
+    assert run.paper_ids == sorted(SAMPLE.paper_id[:12])
+    assert run.input["files"] == []  # this process has read none
+    for one, name in ((missing, "no_such_table"), (other, "no_such_format")):
+        (line,) = one.stderr.splitlines()
+        assert line.startswith("error: ")
+        assert name in line
