@@ -97,7 +97,7 @@ format: env ## Format notebooks and scripts, clean notebooks, export the package
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_clean
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev_export
 
-figures: env ## The figures on real data, two and a half hours; written to benchmarks/results
+figures: env ## The figures on real data, four hours; written to benchmarks/results
 	$(BIN)/python -m benchmarks.main_job
 	$(BIN)/python -m benchmarks.precisions
 	$(BIN)/python -m benchmarks.static
@@ -106,6 +106,7 @@ figures: env ## The figures on real data, two and a half hours; written to bench
 	$(BIN)/python -m benchmarks.runs
 	$(BIN)/python -m benchmarks.hybrid
 	$(BIN)/python -m benchmarks.spark
+	$(BIN)/python -m benchmarks.spark_frames
 	$(BIN)/python -m benchmarks.spark_versions
 
 readme: env ## README.md from nbs/index.ipynb, and the list of all pages on the welcome page

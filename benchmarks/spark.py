@@ -1,6 +1,6 @@
 """Spark on real abstracts: speed beside the first notebook's pipeline and a usual UDF, memory, what is read, parity, HDFS.
 
-    python -m benchmarks.spark [speed] [executors] [memory] [memory-encoder] [faults] [driver] [parity] [counts] [figures] [hdfs]
+    python -m benchmarks.spark [speed] [executors] [memory] [memory-encoder] [faults] [parity] [counts] [figures] [hdfs]
 
 Writes results/spark.json. Each measurement has a Spark of its own. Without names all are made, which takes about an hour and a
 half on two cores; a name renews its own figures and leaves the others.
@@ -227,63 +227,6 @@ def watch_executors(embed: Callable[[], EmbedResult]) -> dict:
         "python_mb_by_tenth": [round(float(part.mean())) for part in np.array_split(python, 10)],
         "peak_mb": round(float(megabytes.max())),
         "rise_over_second_half": round(float(slope * np.ptp(times[half]) / megabytes[half].mean()), 4),
-    }
-
-
-def measure_driver(folder: str) -> dict:
-    """What the driver does for a run: papers that it reads and sends, and a DataFrame that executors read.
-
-    Letters stand for a model, so that nothing but reading, sending, storing and committing is measured."""
-    from arxiv_embeddings.spark.session import make_session
-
-    settings = {"spark.driver.memory": "4g", "spark.executor.memory": "2g"}
-    spark = make_session("local-cluster[2,1,2048]", jars="none", conf=settings)
-    spark.range(100).mapInArrow(lambda batches: batches, "id long").collect()  # Python workers start
-    found = {
-        "sent": watch_driver(spark, Path(folder) / "sent", MANY_PAPERS),
-        "DataFrame": watch_driver(spark, Path(folder) / "frame", spark.read.parquet(str(MANY_PAPERS))),
-    }
-    spark.stop()
-    return found
-
-
-def watch_driver(spark: "SparkSession", out: Path, papers: object) -> dict:
-    "Make a run without a model, and watch the driver: its Python and its Java."
-    import psutil
-
-    from arxiv_embeddings.runs.store import open_run
-    from tests.fakes.letters import LetterEncoder
-    from tests.fakes.letters_on_spark import LettersOnSpark
-
-    driver = [psutil.Process(), *(one for one in psutil.Process().children() if one.name() == "java")]
-    commits, over = [], threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.2):
-            with suppress(Exception):  # not begun yet
-                n_papers = open_run(out).n_papers
-                if n_papers and (not commits or commits[-1][1] != n_papers):
-                    commits.append((time.monotonic() - started, n_papers))
-
-    started, cpu_before = time.monotonic(), sum(sum(one.cpu_times()[:2]) for one in driver)
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        made = embed_papers(papers, out, encoder=LetterEncoder(), executor=LettersOnSpark(spark))
-    finally:
-        over.set()
-        watcher.join()
-    seconds = time.monotonic() - started
-    cpu = sum(sum(one.cpu_times()[:2]) for one in driver) - cpu_before
-    assert made.run.n_papers == made.run.input["n_accepted"]
-    return {
-        "n_papers": made.n_embedded,
-        "n_parts": len(made.run.parts),
-        "seconds": round(seconds, 1),
-        "driver_cpu_seconds": round(cpu, 1),
-        "driver_python_peak_mb": round(driver[0].memory_info().rss / 2**20),
-        "first_commit_seconds": round(commits[0][0], 1),
-        "n_commits_seen": len(commits),
     }
 
 
@@ -615,7 +558,6 @@ MEASUREMENTS = {
     "memory": lambda work: call(measure_executor, work),
     "memory-encoder": lambda work: call(measure_encoder_executors, work),
     "faults": lambda work: {kind: call(suffer, kind, work) for kind in FAULTS},
-    "driver": lambda work: call(measure_driver, work),
     "parity": lambda work: call(measure_parity, N_PARITY),
     "counts": lambda work: call(count_lost, 10_000),
     "figures": lambda work: call(evaluate_tokenizers, work),
