@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['spark_app', 'ONLY_ENCODER', 'minicluster_app', 'parse_settings', 'ClusterOptions', 'SparkNLPOptions', 'check_way',
-           'spark_embed', 'make_executor', 'spark_export_model', 'spark_pack_environment', 'spark_minicluster_start',
-           'spark_minicluster_stop']
+           'open_frame', 'spark_embed', 'make_executor', 'spark_export_model', 'spark_pack_environment',
+           'spark_minicluster_start', 'spark_minicluster_stop']
 
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-02
 from contextlib import suppress
@@ -79,6 +79,14 @@ class ClusterOptions:
             rich_help_panel="Cluster",
         ),
     ] = None
+    read_as: Annotated[
+        str | None,
+        typer.Option(
+            help="Executors read PAPERS: table, or a format of Spark such as parquet; default: this process reads them.",
+            metavar="FORMAT",
+            rich_help_panel="Cluster",
+        ),
+    ] = None
     part_size: Annotated[
         int | None,
         typer.Option(min=1, help="Papers in a part; default: chosen for papers and cores.", rich_help_panel="Cluster"),
@@ -110,7 +118,7 @@ class SparkNLPOptions:
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-09
 ONLY_ENCODER = (
     *("pooling", "max_tokens", "adapter", "query_adapter", "prompt", "query_prompt", "truncate_dim", "long_text"),
-    *("minimum_cosine", "shared_model"),
+    *("minimum_cosine", "shared_model", "read_as"),
 )
 
 
@@ -127,6 +135,15 @@ def check_way(
             if way != via and getattr(options, one.name) != one.default:
                 flag = f"--{one.name.replace('_', '-')}"
                 raise typer.BadParameter(f"this belongs to --via {way}", param_hint=flag)
+
+# %% ../../nbs/cli/93_spark.ipynb #93-spark-21
+def open_frame(
+    session: Any,  # from `make_session`
+    papers: str,  # name of a table, or address of files
+    read_as: str,  # `table`, or a format of Spark such as `parquet`, `delta` or `json`
+) -> Any:  # DataFrame of Spark; nothing has been read but its columns
+    "Open papers as a DataFrame; raises an error of Spark if there is no such table, format or file."
+    return session.table(papers) if read_as == "table" else session.read.format(read_as).load(papers)
 
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-10
 @spark_app.command(
@@ -156,7 +173,8 @@ def spark_embed(
     output.silence()
     for folder in filter(None, (out, cluster.shared_model)):  # wrong paths are reported before Spark is started
         resolve_folder(folder)
-    open_papers(papers, **asdict(columns))
+    if not cluster.read_as:
+        open_papers(papers, **asdict(columns))
     jars = spark_nlp.jars if cluster.via == "spark-nlp" else "none"
     session = make_session(cluster.master, jars=jars, conf=settings, environment=cluster.environment)
     try:
@@ -165,7 +183,8 @@ def spark_embed(
         if cluster.via == "spark-nlp":
             options = {name: value for name, value in options.items() if name not in ONLY_ENCODER}
         with explain_spark_errors():
-            result = embed_papers(papers, out, executor=executor, progress=output.progress, **options)
+            source = open_frame(session, papers, cluster.read_as) if cluster.read_as else papers
+            result = embed_papers(source, out, executor=executor, progress=output.progress, **options)
     finally:
         with suppress(Exception):  # Java may have ended; the first error is the one to report
             session.stop()
