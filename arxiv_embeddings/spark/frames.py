@@ -196,7 +196,7 @@ class ScannedFrame:
     @property
     def gathered_ids(self) -> "DataFrame":
         "The same ids in a task for each `IDS_A_TASK` of them, at most as many as before."
-        return self.ids.coalesce(-(-self.report.n_rows // IDS_A_TASK))
+        return self.ids.coalesce(max(1, -(-self.report.n_rows // IDS_A_TASK)))
 
 # %% ../../nbs/spark/61_frames.ipynb #61-frames-25
 def scan_frame(
