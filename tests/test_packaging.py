@@ -60,7 +60,7 @@ def test_wheel_says_what_it_needs(wheel: Path) -> None:
     named = [line.split(":: ")[-1] for line in metadata.splitlines() if ":: Python :: 3." in line]
     assert named == ["3.10", "3.11", "3.12"]
     extras = {line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Provides-Extra")}
-    assert extras == {"spark", "int8", "explore", "umap", "docs", "dev", "all"}
+    assert extras == {"spark", "stores", "int8", "explore", "umap", "docs", "dev", "all"}
     core = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert any("sentence-transformers" in line for line in core)
     assert not any(

@@ -558,7 +558,7 @@ def test_vectors_of_a_folder_on_hdfs_become_a_run_there(sample: str, folder: Hdf
     put(folder / "mapped" / "vectors.npy", b"")
     with pytest.raises(InputError, match=r"vectors\.npy is not on this machine.*copy it here first"):
         import_vectors(sample, str(folder / "mapped"), folder / "other")
-    with pytest.raises(InputError, match=r"run/map\.html is on HDFS: write the map to a disk with --out"):
+    with pytest.raises(InputError, match=r"run/map\.html is not on a disk: write the map to one with --out"):
         make_map(run).open()
 
 
