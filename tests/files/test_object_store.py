@@ -16,7 +16,6 @@ import pytest
 from obstore.store import MemoryStore
 
 from arxiv_embeddings.explore.index import build_index
-from arxiv_embeddings.explore.search import find_similar
 from arxiv_embeddings.files import object_store
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.files.locks import OWNER_NAME, describe_owner
@@ -37,6 +36,7 @@ from tests.fakes.object_store import ACCESS, BUCKET, SECRET, running_store
 from tests.fakes.slow_writer import count_committed, start_writer, wait_until
 
 VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION")
+NO_KEYS = {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None, "AWS_METADATA_ENDPOINT": "http://127.0.0.1:9"}
 WHOLE = [COPY_NAME, METADATA_NAME, "parts"]
 
 
@@ -99,8 +99,8 @@ def test_a_run_in_a_store_is_the_run_of_a_disk(bucket: str, tmp_path: Path) -> N
         compact_run(writer, 1000)
     assert len(list_names(run.folder / "parts")) == 1
     build_index(run := open_run(run.folder))
-    paper_id = run.paper_ids[7]
-    assert find_similar(run, paper_id, 3).equals(find_similar(local, paper_id, 3))
+    found, expected = (one.similar(run.paper_ids[7], k=3)["paper_id"].tolist() for one in (run, local))
+    assert found == expected
     (exported,) = export_run(run, "npy")
     with exported.open() as stream:
         np.testing.assert_array_equal(np.load(stream), local.embeddings(), strict=True)
@@ -228,9 +228,14 @@ def test_a_folder_of_a_killed_process_is_not_whole(memory: MemoryStore, tmp_path
             "no store answers .* spark.hadoop.fs.s3a.endpoint, or AWS_",
         ),
         ({}, "no-such-bucket", "there is no bucket s3://no-such-bucket: make it, or correct its name"),
-        ({"AWS_ACCESS_KEY_ID": None}, BUCKET, "no keys were found for s3://papers: set spark.hadoop.fs.s3a.access.key"),
+        (NO_KEYS, BUCKET, "no keys were found for s3://papers: set spark.hadoop.fs.s3a.access.key"),
+        (
+            {"AWS_ACCESS_KEY_ID": None},
+            BUCKET,
+            r"s3://papers: wrong settings \(.*AccessKeyId\): check spark.hadoop.fs.s3a",
+        ),
     ],
-    ids=["key", "secret", "server", "bucket", "no keys"],
+    ids=["key", "secret", "server", "bucket", "no keys", "one key"],
 )
 def test_what_is_wrong_is_told_in_one_line(
     variables: dict[str, str | None], place: str, said: str, bucket: str, monkeypatch: pytest.MonkeyPatch
