@@ -8,7 +8,7 @@ __all__ = ['SOURCES', 'SAYS_ANONYMOUS', 'SAYS_KEYS', 'ENCRYPTIONS', 'AZURE_PLACE
            'translate_s3', 'translate_gs', 'translate_azure', 'read_object_uri', 'collect_settings', 'connect_store',
            'ChangedError', 'explain_store_error', 'translate_store_errors', 'ObjectReader', 'PureObjectPath',
            'ObjectEntry', 'ObjectFile', 'ObjectPath', 'ObjectFiles', 'check_conditions', 'is_beating', 'take_over',
-           'ObjectLock']
+           'ObjectNote', 'ObjectLock']
 
 # %% ../../nbs/files/08_object_store.ipynb #08-object-store-02
 import errno
@@ -112,7 +112,7 @@ def _translate_endpoint(bucket: str, one: Callable[[str], str]) -> dict[str, Any
         return {"endpoint": address.replace("://", f"://{bucket}.", 1), "virtual_hosted_style_request": True}
     return {"endpoint": address}
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-14
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-15
 def translate_gs(
     bucket: str,  # its name
     get: Callable[[str], str],  # a setting of Hadoop; empty if it is not set
@@ -128,7 +128,7 @@ def translate_gs(
         config["base_url"] = address
     return config, {}
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-15
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-16
 AZURE_PLACE = re.compile(r"(?P<container>[a-z0-9$-]+)@(?P<account>[a-z0-9]+)\.dfs\.(?P<domain>[a-z0-9.-]+)")
 
 
@@ -155,7 +155,7 @@ def translate_azure(
         config["endpoint"] = f"https://{found['account']}.blob.{found['domain']}"
     return config | {name: value for name, value in named.items() if value}, {}
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-19
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-20
 TRANSLATE = {
     "s3": translate_s3,
     "s3a": translate_s3,
@@ -184,7 +184,7 @@ def read_object_uri(
         raise InputError(f"{text} names no bucket: write {form}")
     return scheme, bucket, posixpath.normpath("/" + path.lstrip("/"))
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-22
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-24
 def collect_settings(
     scheme: str,  # kind of store, from `read_object_uri`
     bucket: str,  # of it
@@ -201,7 +201,7 @@ def collect_settings(
     TRANSLATE[scheme](bucket, get)
     return StoreSettings(tuple(sorted(found.items())))
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-26
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-28
 VARIABLES = ("AWS_", "GOOGLE_", "AZURE_")  # beginnings of their names; those that obstore reads itself
 
 
@@ -217,7 +217,7 @@ def connect_store(
     variables = ((name, value) for name, value in os.environ.items() if name.startswith(VARIABLES))
     return _connect(scheme, bucket, settings, quick, (os.getpid(), *sorted(variables)))
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-27
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-29
 @cache
 def _connect(scheme: str, bucket: str, settings: StoreSettings, quick: bool, process: tuple[Any, ...]) -> Any:
     from obstore.store import AzureStore, GCSStore, S3Store
@@ -251,11 +251,11 @@ def _connect(scheme: str, bucket: str, settings: StoreSettings, quick: bool, pro
         reason, kind = _shorten(error), re.match("s3|gs|abfs", scheme)[0]
         raise InputError(f"{scheme}://{bucket}: wrong settings ({reason}): check {KEY_SETTINGS[kind]}") from None
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-29
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-31
 class ChangedError(StorageError):
     "A file was changed by another process, so it was not replaced."
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-30
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-32
 KEY_SETTINGS = {
     "s3": "spark.hadoop.fs.s3a.access.key and spark.hadoop.fs.s3a.secret.key, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "gs": "spark.hadoop.fs.gs.auth.service.account.json.keyfile, or GOOGLE_APPLICATION_CREDENTIALS",
@@ -275,7 +275,7 @@ NO_KEYS = (
     "/metadata/instance",
 )
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-31
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-33
 def explain_store_error(
     error: Exception,  # of obstore
     uri: str,  # of the file, for messages
@@ -308,12 +308,12 @@ def explain_store_error(
     reason = code[1] if code else _shorten(error)
     return StorageError(f"{uri}: the request to the store failed ({reason}): run the command again")
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-32
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-34
 def _shorten(error: Exception) -> str:
     "The first line of an error, without queries of addresses."
     return re.sub(r"\?[^\s)]+", "", str(error).splitlines()[0] if str(error) else type(error).__name__)[:200]
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-35
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-38
 @contextmanager
 def translate_store_errors(
     uri: str,  # of the file, for messages
@@ -326,7 +326,7 @@ def translate_store_errors(
     except Exception as error:  # obstore's errors have no base that can be imported without it
         raise explain_store_error(error, uri) from None
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-37
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-40
 class ObjectReader(io.RawIOBase):
     "A file in a store, to be read; for buffers of Python's `io`."
 
@@ -384,8 +384,9 @@ class ObjectReader(io.RawIOBase):
         self._at += len(content)
         return content
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-38
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-42
 READ_AHEAD = 4 << 20  # bytes that a reader fetches at a time
+SMALL = 8 << 20  # bytes that are uploaded in one request; larger files in pieces of this size
 
 
 @dataclass(frozen=True, order=True)
@@ -430,7 +431,7 @@ class PureObjectPath(PathNames):
                 return
             yield [one for one in page if one["path"] != self.key]  # some programs mark a folder by a file of its name
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-39
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-43
 @dataclass(frozen=True, order=True)
 class ObjectEntry(PureObjectPath):
     "A file or folder in a store, to look at and to open."
@@ -484,10 +485,7 @@ def _to_version(found: dict[str, Any]) -> str:
     "Write what identifies a content as one text."
     return json.dumps({name: found[name] for name in ("e_tag", "version") if found.get(name)})
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-41
-SMALL = 8 << 20  # bytes that are uploaded in one request; larger files in pieces of this size
-
-
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-45
 @dataclass(frozen=True, order=True)
 class ObjectFile(ObjectEntry):
     "A file or folder in a store, to write and to remove."
@@ -511,13 +509,10 @@ class ObjectFile(ObjectEntry):
         missing_ok: bool = False,  # accept a missing file
     ) -> None:
         "Remove a file."
-        try:
-            if not missing_ok:
-                self.stat()
+        if not missing_ok:
+            self.stat()
+        with suppress(FileNotFoundError):  # some stores tell, and some do not
             self._ask("delete", self.key)
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
 
     def replace(
         self,
@@ -549,7 +544,7 @@ class ObjectFile(ObjectEntry):
             else:
                 self._ask("put", self.key, stream, use_multipart=True, chunk_size=SMALL)
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-42
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-46
 @dataclass(frozen=True, order=True)
 class ObjectPath(ObjectFile, RemotePath):
     "A path in an object store, with the methods of `pathlib.Path` that we use."
@@ -607,7 +602,7 @@ class ObjectPath(ObjectFile, RemotePath):
         "Make the lock of a folder."
         return ObjectLock(self, thing)
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-47
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-51
 class ObjectFiles(fsspec.AbstractFileSystem):
     "Read access to a store for `fsspec`; nothing is cached."
 
@@ -667,7 +662,7 @@ class ObjectFiles(fsspec.AbstractFileSystem):
     def _open(self, path: str, mode: str = "rb", **_: Any) -> io.BufferedReader:
         return self._at(path).open()
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-51
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-55
 def check_conditions(
     path: ObjectPath,  # an existing file
     content: bytes,  # which it has
@@ -683,7 +678,7 @@ def check_conditions(
             "so two writers could not be kept apart: name a folder on another store, on HDFS or on a disk"
         )
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-52
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-57
 def is_beating(
     note: ObjectPath,  # the lock
     seen: str,  # an earlier version of it
@@ -698,7 +693,7 @@ def is_beating(
             return True
     return False
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-53
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-58
 def take_over(
     note: ObjectPath,  # the lock, held by another process
     content: bytes,  # our note
@@ -719,7 +714,40 @@ def take_over(
         warn_of_stale_lock(note.parent, owner)
     return version
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-54
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-60
+class ObjectNote:
+    "The file that is the lock, as its owner writes it."
+
+    def __init__(
+        self,
+        path: ObjectPath,  # of the file
+        owner: dict[str, Any] | None,  # the content; `None`: `describe_owner` of this process
+        seconds: float,  # between two heartbeats
+    ):
+        self.path, self.owner, self.seconds = path, owner, seconds
+        self.token, self.n_beats, self.version = secrets.token_hex(8), 0, ""
+
+    def content(self) -> bytes:
+        "Write the owner, the token and the number of the heartbeat as JSON."
+        note = {"seconds": self.seconds, "token": self.token, "beat": self.n_beats}
+        return json.dumps((self.owner or describe_owner()) | note).encode()
+
+    def is_ours(self) -> bool:
+        "Whether the file is still the one of this owner."
+        return read_manifest(self.path).get("token") == self.token
+
+    def beat(self) -> bool:  # false if another process has taken the lock
+        "Write the file anew, so that others see that the owner is alive."
+        self.n_beats += 1
+        if version := self.path.put_if(self.content(), self.version):
+            self.version = version
+        elif self.is_ours():  # the answer to the heartbeat before was lost
+            self.version = self.path.version()
+        else:
+            return False
+        return True
+
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-62
 class ObjectLock:
     "The lock of a run in an object store; owned by at most one process."
 
@@ -733,35 +761,31 @@ class ObjectLock:
         is_alive: Callable[[dict[str, Any]], bool | None] = is_alive,  # tells whether an owner is alive
         clock: Clock | None = None,  # `None`: the system's
     ):
-        self.note, self.folder = folder / name_lock(thing)[1], folder / thing if thing else folder
+        self.folder, self.note = (
+            folder / thing if thing else folder,
+            ObjectNote(folder / name_lock(thing)[1], owner, seconds),
+        )
         self.seconds, self.is_alive, self.clock = seconds, is_alive, clock or Clock()
-        self.owner, self.token, self._n_beats = owner, secrets.token_hex(8), 0
-        self._mutex, self._stop, self._version = threading.Lock(), threading.Event(), ""
+        self._mutex, self._stop = threading.Lock(), threading.Event()
 
     def acquire(self) -> None:
         "Acquire the lock; raises `InputError` that names the owner if another process holds it."
-        while not (version := self.note.put_if(self._content(), "")):
-            if version := take_over(self.note, self._content(), self.seconds, self.is_alive, self.clock):
+        path, content = self.note.path, self.note.content()
+        while not (version := path.put_if(content, "")):
+            if version := take_over(path, content, self.seconds, self.is_alive, self.clock):
                 break
-        self._version = version
+        self.note.version = version
         try:
-            check_conditions(self.note, self._content())
+            check_conditions(path, content)
         except InputError:
-            self.note.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             raise
         threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True).start()
-
-    def _content(self) -> bytes:
-        note = (self.owner or describe_owner()) | {"seconds": self.seconds, "token": self.token, "beat": self._n_beats}
-        return json.dumps(note).encode()
-
-    def _is_ours(self) -> bool:
-        return read_manifest(self.note).get("token") == self.token
 
     def check(self) -> None:
         "Raise `InputError` if another process has taken the lock, because it saw no heartbeat of ours."
         with self._mutex:
-            if not self._is_ours():
+            if not self.note.is_ours():
                 raise InputError(
                     f"{self.folder} was taken over by another process, "
                     f"because this one sent no heartbeat for {N_MISSED * self.seconds:g} s: "
@@ -772,21 +796,14 @@ class ObjectLock:
         "Release the lock. If the store does not answer, the lock stays and becomes stale."
         self._stop.set()
         with self._mutex, suppress(StorageError):
-            if self._is_ours():
-                self.note.unlink(missing_ok=True)
+            if self.note.is_ours():
+                self.note.path.unlink(missing_ok=True)
 
     def _send_heartbeats(self) -> None:
         while not self.clock.wait(self.seconds, self._stop):
             with self._mutex, suppress(StorageError):  # if the store does not answer, others cannot watch either
-                if self._stop.is_set():
-                    return
-                self._n_beats += 1
-                if version := self.note.put_if(self._content(), self._version):
-                    self._version = version
-                elif self._is_ours():  # the answer to the heartbeat before was lost
-                    self._version = self.note.version()
-                else:
+                if self._stop.is_set() or not self.note.beat():
                     return
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-58
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-66
 OPENERS.update(dict.fromkeys(TRANSLATE, ObjectPath.of))
