@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'SAYS_ANONYMOUS', 'SAYS_KEYS', 'ENCRYPTIONS', 'AZURE_PLACE', 'TRANSLATE', 'OBJECT_URI', 'VARIABLES',
-           'KEY_SETTINGS', 'PLACE_SETTINGS', 'NO_BUCKET', 'NO_KEYS', 'READ_AHEAD', 'SMALL', 'StoreSettings',
-           'translate_s3', 'translate_gs', 'translate_azure', 'read_object_uri', 'collect_settings', 'connect_store',
-           'ChangedError', 'explain_store_error', 'translate_store_errors', 'ObjectReader', 'PureObjectPath',
-           'ObjectEntry', 'ObjectFile', 'ObjectPath', 'ObjectFiles', 'check_conditions', 'is_beating', 'take_over',
-           'ObjectNote', 'ObjectLock']
+           'KEY_SETTINGS', 'PLACE_SETTINGS', 'OTHER_REGION', 'NO_BUCKET', 'NO_KEYS', 'READ_AHEAD', 'SMALL',
+           'StoreSettings', 'translate_s3', 'translate_gs', 'translate_azure', 'read_object_uri', 'collect_settings',
+           'connect_store', 'ChangedError', 'explain_store_error', 'translate_store_errors', 'ObjectReader',
+           'PureObjectPath', 'ObjectEntry', 'ObjectFile', 'ObjectPath', 'ObjectFiles', 'check_conditions', 'is_beating',
+           'take_over', 'ObjectNote', 'ObjectLock']
 
 # %% ../../nbs/files/08_object_store.ipynb #08-object-store-02
 import errno
@@ -266,6 +266,7 @@ PLACE_SETTINGS = {
     "gs": "spark.hadoop.fs.gs.storage.root.url",
     "abfs": "the account in the URI",
 }
+OTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "incorrectly configured region")
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "bucket does not exist")
 NO_KEYS = (
     "/latest/api/token",
@@ -295,17 +296,13 @@ def explain_store_error(
     if any(word in text for word in NO_KEYS):
         return StorageError(f"no keys were found for {place}: set {KEY_SETTINGS[scheme]}")
     status, code = re.search(r"status code: (\d+)", text), re.search(r"<Code>(\w+)</Code>", text)
-    if status and status[1] in ("401", "403"):
-        reason = code[1] if code else f"status {status[1]}"
+    reason = code[1] if code else f"status {status[1]}" if status else _shorten(error)
+    if (status and status[1] in ("401", "403")) or "Token" in reason:
         return StorageError(f"{uri}: the store refused the request ({reason}): check {KEY_SETTINGS[scheme]}")
-    if status and status[1] in ("301", "307", "400") and scheme == "s3":
-        reason = code[1] if code else f"status {status[1]}"
-        return StorageError(
-            f"{uri}: the store refused the request ({reason}): check spark.hadoop.fs.s3a.endpoint.region, or AWS_REGION"
-        )
+    if any(word in text for word in OTHER_REGION):
+        return StorageError(f"{uri} is in another region: check spark.hadoop.fs.s3a.endpoint.region, or AWS_REGION")
     if "error sending request" in text or "operation timed out" in text:
         return StorageError(f"no store answers for {place}: check {PLACE_SETTINGS[scheme]}, and the network")
-    reason = code[1] if code else _shorten(error)
     return StorageError(f"{uri}: the request to the store failed ({reason}): run the command again")
 
 # %% ../../nbs/files/08_object_store.ipynb #08-object-store-34
@@ -674,7 +671,7 @@ def check_conditions(
         except (FileExistsError, FileNotFoundError, ChangedError):
             continue
         raise InputError(
-            f"the store of {path} replaces files although it is told not to (If-None-Match, If-Match), "
+            f"the store of {path.parent} replaces files although it is told not to (If-None-Match, If-Match), "
             "so two writers could not be kept apart: name a folder on another store, on HDFS or on a disk"
         )
 
