@@ -397,14 +397,6 @@ class HdfsEntry(PureHdfsPath):
         with self.open() as stream:
             return stream.read()
 
-    def write_bytes(
-        self,
-        content: bytes,  # of the whole file
-    ) -> None:
-        "Write a file, which others may see before it is whole."
-        with self.open("wb") as stream:
-            stream.write(content)
-
     def read_text(
         self,
         encoding: str = "utf-8",  # of the text
@@ -441,6 +433,14 @@ class HdfsPath(HdfsEntry):
         "Remove a file."
         if not self._ask("delete", False) and not missing_ok:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
+
+    def write_bytes(
+        self,
+        content: bytes,  # of the whole file
+    ) -> None:
+        "Write a file, which others may see before it is whole."
+        with self.open("wb") as stream:
+            stream.write(content)
 
     def set_changed(
         self,

@@ -477,12 +477,12 @@ class ObjectEntry(PureObjectPath):
         "Read a file as text."
         return self.read_bytes().decode(encoding)
 
-
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-44
 def _to_version(found: dict[str, Any]) -> str:
     "Write what identifies a content as one text."
     return json.dumps({name: found[name] for name in ("e_tag", "version") if found.get(name)})
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-45
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-46
 @dataclass(frozen=True, order=True)
 class ObjectFile(ObjectEntry):
     "A file or folder in a store, to write and to remove."
@@ -541,7 +541,7 @@ class ObjectFile(ObjectEntry):
             else:
                 self._ask("put", self.key, stream, use_multipart=True, chunk_size=SMALL)
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-46
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-47
 @dataclass(frozen=True, order=True)
 class ObjectPath(ObjectFile, RemotePath):
     "A path in an object store, with the methods of `pathlib.Path` that we use."
@@ -599,7 +599,7 @@ class ObjectPath(ObjectFile, RemotePath):
         "Make the lock of a folder."
         return ObjectLock(self, thing)
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-51
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-52
 class ObjectFiles(fsspec.AbstractFileSystem):
     "Read access to a store for `fsspec`; nothing is cached."
 
@@ -659,7 +659,7 @@ class ObjectFiles(fsspec.AbstractFileSystem):
     def _open(self, path: str, mode: str = "rb", **_: Any) -> io.BufferedReader:
         return self._at(path).open()
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-55
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-56
 def check_conditions(
     path: ObjectPath,  # an existing file
     content: bytes,  # which it has
@@ -675,7 +675,7 @@ def check_conditions(
             "so two writers could not be kept apart: name a folder on another store, on HDFS or on a disk"
         )
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-57
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-58
 def is_beating(
     note: ObjectPath,  # the lock
     seen: str,  # an earlier version of it
@@ -690,7 +690,7 @@ def is_beating(
             return True
     return False
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-58
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-59
 def take_over(
     note: ObjectPath,  # the lock, held by another process
     content: bytes,  # our note
@@ -711,7 +711,7 @@ def take_over(
         warn_of_stale_lock(note.parent, owner)
     return version
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-60
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-61
 class ObjectNote:
     "The file that is the lock, as its owner writes it."
 
@@ -744,7 +744,7 @@ class ObjectNote:
             return False
         return True
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-62
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-63
 class ObjectLock:
     "The lock of a run in an object store; owned by at most one process."
 
@@ -802,5 +802,5 @@ class ObjectLock:
                 if self._stop.is_set() or not self.note.beat():
                     return
 
-# %% ../../nbs/files/08_object_store.ipynb #08-object-store-66
+# %% ../../nbs/files/08_object_store.ipynb #08-object-store-67
 OPENERS.update(dict.fromkeys(TRANSLATE, ObjectPath.of))
