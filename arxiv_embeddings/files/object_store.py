@@ -271,7 +271,7 @@ NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "bucket does not exist")
 NO_KEYS = (
     "/latest/api/token",
     "/latest/meta-data",
-    "metadata.google.internal",
+    "/computeMetadata/",
     "/metadata/identity",
     "/metadata/instance",
 )
