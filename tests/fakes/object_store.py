@@ -19,6 +19,7 @@ from arxiv_embeddings.spark.minicluster import find_free_ports
 ACCESS, SECRET, BUCKET = "AKIATESTS", "not-to-be-shown", "papers"
 KEYS = f"""{{"identities": [{{"name": "tests", "credentials": [{{"accessKey": "{ACCESS}", "secretKey": "{SECRET}"}}],
 "actions": ["Admin", "Read", "Write", "List", "Tagging"]}}]}}"""
+VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION")
 PORTS = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc")
 PORTS += ("filer.port", "filer.port.grpc", "s3.port.grpc", "s3.port")
 
