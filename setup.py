@@ -12,7 +12,8 @@ settings = parser["DEFAULT"]
 minors = range(*(int(settings[name].removeprefix("3.")) for name in ("min_python", "below_python")))
 
 extras = {
-    name: settings[f"{name}_requirements"].split() for name in ("spark", "int8", "explore", "umap", "docs", "dev")
+    name: settings[f"{name}_requirements"].split()
+    for name in ("spark", "stores", "int8", "explore", "umap", "docs", "dev")
 }
 extras["all"] = [requirement for extra in extras.values() for requirement in extra]
 

@@ -28,12 +28,14 @@ os.environ.pop("LINES")
 
 from arxiv_embeddings.encoders.base import Encoder
 from arxiv_embeddings.encoders.load import load_encoder
+from arxiv_embeddings.files import object_store
 from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.runs.store import Run
 from arxiv_embeddings.spark.environment import pack_environment
 from arxiv_embeddings.spark.minicluster import start_hdfs, stop_minicluster
 from tests.fakes import ROOT
+from tests.fakes.object_store import VARIABLES, running_store
 
 SCREENSHOTS = ROOT / "screenshots"
 DATA = Path(os.environ.get("ARXIV_EMBEDDINGS_DATA", ROOT.parent / "shared" / "data"))
@@ -125,6 +127,24 @@ def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     started = start_hdfs(folder)
     yield started | {"folder": folder}
     stop_minicluster(folder)
+
+
+@pytest.fixture(scope="session")
+def object_store_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    "Where a real object store speaks S3; `tests.fakes.object_store` has its bucket and its keys."
+    with running_store(tmp_path_factory.mktemp("store")) as address:
+        yield address
+
+
+@pytest.fixture
+def no_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    "An environment and a process that know no object store."
+    sources = object_store.SOURCES[:]
+    object_store.SOURCES.clear()
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    yield monkeypatch
+    object_store.SOURCES[:] = sources
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,7 @@ def test_wheel_says_what_it_needs(wheel: Path) -> None:
     named = [line.split(":: ")[-1] for line in metadata.splitlines() if ":: Python :: 3." in line]
     assert named == ["3.10", "3.11", "3.12"]
     extras = {line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Provides-Extra")}
-    assert extras == {"spark", "int8", "explore", "umap", "docs", "dev", "all"}
+    assert extras == {"spark", "stores", "int8", "explore", "umap", "docs", "dev", "all"}
     core = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert any("sentence-transformers" in line for line in core)
     assert not any(
@@ -72,7 +72,7 @@ def test_package_imports_without_development_tools(wheel: Path, tmp_path: Path) 
     zipfile.ZipFile(wheel).extractall(tmp_path)
     script = """
 import importlib, pathlib, pkgutil, sys
-for absent in ("nbdev", "fastcore", "execnb", "IPython", "pytest", "pyspark", "openvino", "jupyterlab", "hdfs_native"):
+for absent in ("nbdev", "fastcore", "execnb", "IPython", "pytest", "pyspark", "openvino", "jupyterlab", "hdfs_native", "obstore"):
     sys.modules[absent] = None  # importing it fails, and looking for it finds nothing
 import arxiv_embeddings
 from arxiv_embeddings.files.errors import InputError
@@ -85,18 +85,20 @@ for module in pkgutil.walk_packages(arxiv_embeddings.__path__, "arxiv_embeddings
 from arxiv_embeddings.files.errors import InputError
 from arxiv_embeddings.papers.corpus import read_papers, sample_papers
 print(len(read_papers(sample_papers())))
-try:
-    read_papers("hdfs:///arxiv/clean")
-except InputError as error:
-    print(error)
+for uri in ("hdfs:///arxiv/clean", "s3://papers/clean"):
+    try:
+        read_papers(uri)
+    except InputError as error:
+        print(error)
 """
     command = [sys.executable, "-c", script, str(tmp_path)]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, check=False
     )
     needed = "hdfs:///arxiv/clean needs an extra: pip install 'arxiv-embeddings[spark]'"
+    stores = "s3://papers needs an extra: pip install 'arxiv-embeddings[stores]'"
     refused = "arxiv_embeddings.spark.transformer ArxivEmbedder needs an extra: pip install 'arxiv-embeddings[spark]'"
-    assert (done.stdout.splitlines(), done.stderr) == ([refused, "144", needed], "")
+    assert (done.stdout.splitlines(), done.stderr) == ([refused, "144", needed, stores], "")
 
 
 def test_constraints_pin_every_requirement_and_name_no_address() -> None:

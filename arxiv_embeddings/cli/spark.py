@@ -153,7 +153,9 @@ def open_frame(
 @takes_options
 def spark_embed(
     papers: PapersFile,
-    out: Annotated[str, typer.Option(help="Run folder that every executor sees: on a shared disk, or hdfs://...")],
+    out: Annotated[
+        str, typer.Option(help="Run folder that every executor sees: on a shared disk, hdfs://, s3a:// ...")
+    ],
     model: ModelOptions,
     spark_nlp: SparkNLPOptions,
     changes: ChangeOptions,

@@ -42,6 +42,7 @@ from arxiv_embeddings.files.paths import (
     atomic_folder,
     cache_folder,
     copy_file,
+    is_whole,
     list_folder,
     make_folder,
     make_local,
@@ -268,7 +269,7 @@ def open_words(
 ) -> WordIndex:  # ready to search
     "Open the stored index of words, mapped into memory, or make it; raises `InputError` for one that does not fit."
     folder = inner_folder(inner_folder(run.folder, FOLDER_NAME), "words")
-    if not folder.exists():
+    if not is_whole(folder):
         log.info("indexing the words of %s papers, once: 10,000 take some seconds", f"{run.n_papers:,}")
         try:
             build_words(run)

@@ -485,9 +485,9 @@ class MapFile:
         )
 
     def open(self) -> None:
-        "Show the file in the browser of this machine; raises `InputError` for a file on HDFS."
+        "Show the file in the browser of this machine; raises `InputError` for a file that is not on a disk."
         if not isinstance(self.path, Path):
-            raise InputError(f"{self.path} is on HDFS: write the map to a disk with --out, then open it")
+            raise InputError(f"{self.path} is not on a disk: write the map to one with --out, then open it")
         webbrowser.open(self.path.as_uri())
 
 # %% ../../nbs/explore/85_map.ipynb #85-map-64

@@ -15,9 +15,10 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -29,7 +30,8 @@ import pyarrow.parquet as pq
 from ..files.errors import InputError
 from ..files.hashes import hash_stream
 from ..files.hdfs import HDFS_URI, HdfsFiles, check_namenode
-from ..files.paths import resolve_path
+from ..files.object_store import ObjectFiles
+from ..files.paths import find_opener, resolve_folder, resolve_path
 from .delimited import MOST_COLUMNS, ReadingOptions, check_names, open_csv, read_csv_rows
 from .json_rows import read_json_rows
 from .rows import ReadReport, RejectedRow
@@ -131,9 +133,20 @@ def _find_file_system(resolved: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if found := HDFS_URI.fullmatch(resolved):
         check_namenode(resolved)
         return HdfsFiles(found["namenode"]), found["path"]
+    if find_opener(resolved):
+        return _find_store(resolved)
     if "://" not in resolved:  # fsspec would take `::` in a local name for a chain of URIs
         return fsspec.filesystem("file"), resolved
     return fsspec.core.url_to_fs(resolved)
+
+
+def _find_store(resolved: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    "Find the file system of an object store: ours, or one of fsspec if that one is installed and ours is not."
+    if not find_spec("obstore"):
+        with suppress(ImportError):
+            return fsspec.core.url_to_fs(resolved)
+    place = resolve_folder(resolved)
+    return ObjectFiles(place), place.path
 
 # %% ../../nbs/papers/14_readers.ipynb #14-readers-18
 def _find_format(filesystem: fsspec.AbstractFileSystem, name: str, resolved: str) -> str:

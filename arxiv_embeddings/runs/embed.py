@@ -103,6 +103,13 @@ PART_SIZE = 2048  # papers in a part at most; a slow machine closes parts earlie
 class InputReader:
     "Reads an input where vectors are made, and divides it into parts."
 
+    def find_folder(
+        self,
+        out: "str | AnyPath",  # of the run, as for `embed_papers`
+    ) -> AnyPath:  # absolute
+        "Find the folder of a run; raises `InputError` if no run can lie there."
+        return resolve_folder(out)
+
     def open_papers(
         self,
         papers: Any,  # as for `embed_papers`
@@ -736,7 +743,7 @@ COLUMN_OPTIONS = ("id_column", "abstract_column", "title_column", "categories_co
 
 def embed_papers(
     papers: Any,  # path or URI of a CSV, JSONL or Parquet file or folder; a DataFrame (Spark's: with `OnSpark`), Arrow table, list of dicts
-    out: str | AnyPath,  # run folder, local or hdfs://: new, empty, or a run of the same input to continue
+    out: str | AnyPath,  # run folder, local, hdfs://, s3:// ...: new, empty, or a run of the same input to continue
     *,
     model: str | Path = DEFAULT_MODEL,  # name in the registry, hub id, or a model folder
     encoder: Encoder | None = None,  # a loaded encoder, instead of `model` and its options
@@ -759,7 +766,8 @@ def embed_papers(
     minimum_cosine = options.pop("minimum_cosine", MINIMUM_COSINE)
     if encoder and options:
         raise InputError(f"an encoder that is given has its options already: leave out {', '.join(options)}")
-    executor, out = executor or Local(), resolve_folder(out)
+    executor = executor or Local()
+    out = executor.find_folder(out)
     exists = holds_run(out)
     if limit and is_spark_frame(papers):
         raise InputError(

@@ -50,7 +50,7 @@ from arxiv_embeddings.files.documents import (
 )
 from ..files.errors import InputError
 from ..files.hashes import hash_settings, hash_stream
-from ..files.paths import AnyPath, atomic_file, list_folder, resolve_folder
+from ..files.paths import AnyPath, RemotePath, atomic_file, list_folder, resolve_folder
 
 # %% ../../nbs/runs/40_format.ipynb #40-format-07
 @contextmanager
@@ -639,16 +639,24 @@ def refuse_lost_metadata(
 def write_metadata(
     folder: AnyPath,  # a run folder, locked by this process
     metadata: dict[str, Any],  # all of it
-) -> None:
-    "Seal metadata and write the copy, then metadata.json: from then on the new parts are the run."
+    version: str | None = None,  # that metadata.json must have in an object store, empty if missing; `None`: any
+) -> str | None:  # the new version in an object store; `None` elsewhere
+    """Seal metadata and write the copy, then metadata.json: from then on the new parts are the run.
+
+    Raises `InputError` if another process has replaced metadata.json in an object store."""
     try:
         check_metadata(metadata)
     except ValueError as error:  # no reader would accept it
         raise InputError(f"metadata.json of {folder} cannot be written: {error}") from error
     content = json.dumps(seal_metadata(metadata), indent=1, ensure_ascii=False).encode()
     for name in (COPY_NAME, METADATA_NAME):
+        if version is not None and name == METADATA_NAME and isinstance(folder, RemotePath):
+            if not (written := (folder / name).put_if(content, version)):
+                raise InputError(f"{folder} was changed by another process meanwhile: give the same command again")
+            return written
         with atomic_file(folder / name) as stream:
             stream.write(content)
+    return None
 
 # %% ../../nbs/runs/40_format.ipynb #40-format-89
 def renew_copy(

@@ -309,11 +309,11 @@ def migrate_run(
 def find_places(
     folder: str | AnyPath,  # a run folder
 ) -> Places:
-    "Name the folders of a migration; raises `InputError` for a run on HDFS."
+    "Name the folders of a migration; raises `InputError` for a run that is not on a disk."
     resolved = resolve_folder(folder)
     if not isinstance(resolved, Path):
         raise InputError(
-            f"{resolved} is on HDFS, where two folders cannot be swapped: "
+            f"{resolved} is not on a disk, and elsewhere two folders cannot be swapped: "
             "embed its papers with the new model into another folder"
         )
     return Places(resolved)

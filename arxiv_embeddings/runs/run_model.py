@@ -29,7 +29,7 @@ from ..encoders.spec import ModelSpec
 from ..encoders.vectors import l2_normalize, paired_cosines
 from ..files.documents import inner_folder
 from ..files.errors import InputError, StorageError
-from ..files.paths import AnyPath, cache_folder, copy_folder, make_local
+from ..files.paths import AnyPath, cache_folder, copy_folder, is_whole, make_local
 from ..papers.texts import TEXT_RULES, make_texts
 from .format import NOT_KNOWN, Difference, compare_fingerprints, describe_content, to_vectors
 from .store import Run, RunWriter, find_rows, open_run
@@ -121,7 +121,7 @@ def keep_model(
     "Copy a quantized or exported model into the run's folder, whole or not at all; other models need no copy."
     model = getattr(encoder, "model_folder", None)
     made_by_us = model and (model.kind == "onnx" or model.manifest["precision"] == "int8")
-    if made_by_us and not inner_folder(folder, "model").exists():
+    if made_by_us and not is_whole(inner_folder(folder, "model")):
         copy_folder(model.folder, folder / "model")
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-15
@@ -270,7 +270,7 @@ class EncoderRequest:
 
     def load(self, run: Run | None = None) -> Encoder:
         "Load the encoder: the run's own model if it has kept one, in the batches of the run."
-        if run and (run.folder / "model").exists():
+        if run and is_whole(run.folder / "model"):
             return load_kept_model(run, self.long_text, self.options.allow_unknown)
         return make_encoder(fetch_model(self.spec), self.options, **(read_batching(run) if run else {}))
 

@@ -706,6 +706,8 @@ class RunCommitter:
         self.lock.acquire()
         try:
             before = self.metadata
+            metadata_file = self.folder / METADATA_NAME
+            self.version = metadata_file.version() if isinstance(metadata_file, paths.RemotePath) else None
             self._take(read_or_begin(self.folder, self.description))
             if any(before[name] != self.metadata[name] for name in ("fingerprint_sha256", "inputs")):
                 raise InputError(f"{self.folder} was replaced by another run meanwhile: start again")
@@ -733,7 +735,7 @@ class RunCommitter:
         parts = before if parts is None else parts
         changed = advance_metadata(self.metadata, parts, **changes)
         self.lock.check()
-        write_metadata(self.folder, changed)
+        self.version = write_metadata(self.folder, changed, self.version)
         self.metadata, self.parts = changed, parts
         _remove_replaced(self.folder, {part.name for part in before} - {part.name for part in parts}, changed)
 

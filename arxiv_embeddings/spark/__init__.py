@@ -7,6 +7,7 @@ _MODULES = {
     "ArxivEmbedder": "transformer",
     "OnSpark": "via_encoder",
     "OnSparkNLP": "via_spark_nlp",
+    "use_store_settings": "checks",
     "write_embeddings": "tables",
 }  # imported when they are used: they need Spark
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['USES', 'IN_PYTHON', 'LEAST_PYTHON_MEMORY', 'LEAST_OVERHEAD', 'LEAST_BATCH', 'LEAST_KRYO', 'PYTHON_RULES',
            'SPARK_NLP_RULES', 'SETTING_RULES', 'EXECUTOR_TIMEOUT', 'DEFAULT_TIMEOUT', 'WHEN_GRANTED', 'SAME_VERSIONS',
-           'OPENVINO_ONLY', 'is_connect', 'get_setting', 'parse_memory', 'same_value', 'SettingCheck', 'SettingRule',
-           'check_session', 'require_session', 'parse_timeout', 'has_executors', 'describe_request', 'count_containers',
-           'wait_for_executors', 'compare_versions', 'check_workers']
+           'OPENVINO_ONLY', 'is_connect', 'get_setting', 'use_store_settings', 'parse_memory', 'same_value',
+           'SettingCheck', 'SettingRule', 'check_session', 'require_session', 'parse_timeout', 'has_executors',
+           'describe_request', 'count_containers', 'wait_for_executors', 'compare_versions', 'check_workers']
 
 # %% ../../nbs/spark/54_checks.ipynb #54-checks-02
 import json
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NewType
 
 from ..files.errors import InputError
+from ..files.object_store import SOURCES
 from .failures import SAME_PYTHON, explain_spark_errors
 
 if TYPE_CHECKING:
@@ -47,6 +48,18 @@ def get_setting(
         return spark.conf.get(name, None) or default
     except Exception:  # a server of Connect may refuse to tell a setting
         return default
+
+# %% ../../nbs/spark/54_checks.ipynb #54-checks-101
+def use_store_settings(
+    spark: "SparkSession",  # classic or Connect
+) -> None:
+    "Let paths in object stores be reached with the settings of a session, such as `spark.hadoop.fs.s3a.access.key`."
+    SOURCES[:] = [lambda name: "" if _has_ended(spark) else get_setting(spark, f"spark.hadoop.{name}")]
+
+
+def _has_ended(spark: "SparkSession") -> bool:
+    "Whether a classic session was stopped: its Java may be gone, and would be asked in vain."
+    return not is_connect(spark) and getattr(getattr(spark, "_sc", spark), "_jsc", spark) is None
 
 # %% ../../nbs/spark/54_checks.ipynb #54-checks-09
 _UNITS = {"k": 1 / 1024, "m": 1, "g": 1 << 10, "t": 1 << 20, "p": 1 << 30}

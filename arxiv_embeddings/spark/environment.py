@@ -34,6 +34,7 @@ EXECUTOR_DISTRIBUTIONS = (
     "hdfs-native",
     "joblib",
     "numpy",
+    "obstore",
     "openvino",
     "pandas",  # Spark's own Python code imports it
     "platformdirs",

@@ -26,10 +26,11 @@ import pyarrow as pa
 
 from ..encoders.base import Encoder
 from ..files.errors import InputError
+from ..files.paths import AnyPath
 from ..runs.embed import Executor
 from ..runs.prepare import SeenTexts, add_hashes
 from ..runs.store import Run, RunWriter, StagedPart, fetch_vectors, open_run, write_part
-from .checks import get_setting, is_connect
+from .checks import get_setting, is_connect, use_store_settings
 from .failures import explain_failure
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def report(
 
 # %% ../../nbs/spark/60_executors.ipynb #60-executors-16
 def store_part(
-    folder: str,  # the run's, as the executor sees it
+    folder: "str | AnyPath",  # the run's, as the executor sees it
     papers: pa.Table,  # with `text_sha256`
     vectors: np.ndarray,  # float32, (n_papers, dim)
     footer: dict[str, Any],  # facts about the run that each part carries
@@ -256,6 +257,14 @@ class SparkExecutor(Executor):
     "Makes vectors in the executors of a Spark session."
 
     spark: "SparkSession"
+
+    def find_folder(
+        self,
+        out: "str | AnyPath",  # of the run, as for `embed_papers`
+    ) -> AnyPath:  # absolute; executors get it with the settings of its store
+        "Find the folder of a run with the settings of the session; raises `InputError` if no run can lie there."
+        use_store_settings(self.spark)
+        return super().find_folder(out)
 
     @abstractmethod
     def make_parts(

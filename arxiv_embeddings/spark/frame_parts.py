@@ -171,7 +171,7 @@ class PartReader:
 class PartStore:
     "Stores parts for the driver to commit; a plain object that Spark sends to executors."
 
-    folder: str  # the run's, as every executor sees it
+    folder: "str | AnyPath"  # the run's, as every executor sees it
     footer: dict[str, Any]  # facts about the run that each part carries
     starts: dict[int, int]  # position in the run of each part's first paper
     attempt: str  # of this call: a report of an earlier one, whose executors still live, is not counted
@@ -330,7 +330,7 @@ def fill_from_frame(
         return
     counts = {part: plan.counts[part] for part in missing}
     reader = PartReader(papers.reader, papers.found, papers.schema, papers.scanned.beside_arxiv, counts)
-    store = PartStore(str(writer.folder), writer.footer, missing, attempt)
+    store = PartStore(writer.folder, writer.footer, missing, attempt)
 
     def make_parts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for part, batch in reader.read(batches):

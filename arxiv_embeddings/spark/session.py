@@ -37,6 +37,7 @@ from arxiv_embeddings.spark.checks import (
     get_setting,
     parse_timeout,
     same_value,
+    use_store_settings,
     wait_for_executors,
 )
 from .failures import find_failure, find_wait
@@ -401,6 +402,7 @@ def make_session(
     forget_dead_session()
     if running := find_running():
         check_running(running, master, jars, conf, environment)
+        use_store_settings(running)
         return running
     check_servers(master or "local[*]", settings)
     _end_java()
@@ -413,4 +415,5 @@ def make_session(
         session.stop()  # what it asked for would be given later, to no one
         raise
     session.sparkContext.setLogLevel("ERROR")
+    use_store_settings(session)
     return session

@@ -24,7 +24,15 @@ from ..encoders.model_folder import ModelFolder, open_model_folder
 from ..encoders.openvino_engine import OpenVINOEncoder, choose_streams
 from ..encoders.spec import ModelSpec
 from ..files.errors import InputError
-from ..files.paths import atomic_file, cache_folder, copy_folder, make_local, resolve_folder
+from arxiv_embeddings.files.paths import (
+    AnyPath,
+    RemotePath,
+    atomic_file,
+    cache_folder,
+    copy_folder,
+    make_local,
+    resolve_folder,
+)
 from ..papers.corpus import Papers
 from ..papers.readers import is_spark_frame
 from ..runs.embed import N_CHECKED, InputReader, embed_part
@@ -104,6 +112,10 @@ def ship_model(
         spark.sparkContext.addArchive(f"{archive.as_uri()}#{archive.stem}")
         return archive.stem
     folder = resolve_folder(shared)
+    if isinstance(folder, RemotePath):
+        raise InputError(
+            f"executors read a model from a disk, from HDFS or through Spark, not from {folder}: leave it out"
+        )
     if not folder.exists():
         copy_folder(converted.folder, folder)
     there = json.loads((folder / "model.json").read_text()) if (folder / "model.json").exists() else {}
@@ -157,7 +169,7 @@ def load_in_worker(
 class PartEncoder:
     "Embeds the papers of parts in an executor; a plain object that Spark sends there."
 
-    folder: str  # the run's, as every executor sees it
+    folder: "str | AnyPath"  # the run's, as every executor sees it
     footer: dict[str, Any]  # facts about the run that each part carries
     spec: ModelSpec  # of the model, with every option resolved
     place: str  # of the model, from `ship_model`
@@ -346,4 +358,4 @@ class OnSpark(EncoderOnSpark):
             "threads": self.threads,
         }
         content_sha256 = encoder.model_folder.content_sha256
-        return PartEncoder(str(writer.folder), writer.footer, encoder.spec, self.place, content_sha256, options)
+        return PartEncoder(writer.folder, writer.footer, encoder.spec, self.place, content_sha256, options)

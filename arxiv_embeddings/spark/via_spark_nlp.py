@@ -270,7 +270,7 @@ def _make_parts(
     "Make parts: texts in Python, vectors in Java, files in Python."
     tokenizer = encoder.text_tokenizer
     maker = TextMaker(encoder.spec, tokenizer.tokenizer.to_str(), reads_whole_text, tokenizer.allow_unknown)
-    finisher = PartFinisher(str(writer.folder), writer.footer)
+    finisher = PartFinisher(writer.folder, writer.footer)
     texts = payloads.mapInArrow(maker.prepare, TEXT_SCHEMA)
     return embed_frame(texts, pipeline, "row", "part").mapInArrow(finisher.finish, REPORT_SCHEMA)
 

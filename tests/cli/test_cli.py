@@ -294,9 +294,10 @@ def test_failures_in_a_real_process() -> None:
         (("embed", "PAPERS", "--out", "NEW", "--device", "abacus"), "abacus"),
         (("embed", "PAPERS", "--out", "PAPERS"), "is a file: name a folder"),
         (
-            ("embed", "PAPERS", "--out", "s3://bucket/run"),
-            "a run lies on a local disk or on HDFS, where files can be renamed in one step, not in s3://bucket/run",
+            ("embed", "PAPERS", "--out", "ftp://server/run"),
+            "a run lies on a local disk, on HDFS or in an object store (s3://, gs://, abfs://), not in ftp://server/run",
         ),
+        (("embed", "PAPERS", "--out", "s3://KEY:hush@bucket/run"), "a URI of s3:// holds keys: write s3://BUCKET/path"),
         (("embed", "PAPERS", "--out", "NEW", "--revision", "main"), "has no revisions"),
         (("describe", "hdfs://127.0.0.1:9/run"), "no HDFS answers at 127.0.0.1:9 (Connection refused)"),
         (

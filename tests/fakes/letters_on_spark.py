@@ -26,7 +26,7 @@ class LetterParts:
     "Does in an executor what `PartEncoder` does."
 
     encoder: letters.LetterEncoder
-    folder: str
+    folder: Any
     footer: dict[str, Any]
 
     def embed_papers(self, papers: pa.RecordBatch) -> tuple[pa.Table, np.ndarray, dict[str, Any]]:
@@ -46,7 +46,7 @@ class LettersOnSpark(FrameExecutor):
         self.spark = spark
 
     def make_part_encoder(self, encoder: letters.LetterEncoder, writer: Any) -> LetterParts:
-        return LetterParts(encoder, str(writer.folder), writer.footer)
+        return LetterParts(encoder, writer.folder, writer.footer)
 
     def make_parts(self, payloads: Any, encoder: letters.LetterEncoder, writer: Any) -> Any:
         return payloads.mapInArrow(self.make_part_encoder(encoder, writer).embed, REPORT_SCHEMA)

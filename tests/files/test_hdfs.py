@@ -43,6 +43,7 @@ from arxiv_embeddings.runs.repair import repair_run
 from arxiv_embeddings.runs.run_model import open_kept_model
 from arxiv_embeddings.runs.store import RunWriter, open_run
 from arxiv_embeddings.runs.verify import verify_run
+from arxiv_embeddings.spark.frame_parts import PartCommitter, PartStore
 from arxiv_embeddings.spark.minicluster import (
     HDFS_SERVERS_FILE,
     restart_server,
@@ -405,6 +406,16 @@ def test_parts_of_many_writers_become_a_run_in_one_step(folder: HdfsPath, whole:
     assert open_run(folder).metadata["complete"]
 
 
+def test_a_part_of_a_dataframe_is_reported_and_committed(folder: HdfsPath) -> None:
+    description = {"model": "letters", "embedding_dim": 2, "fingerprint": {"model": "letters"}}
+    papers = pa.table({"paper_id": ["a", "b"], "text_sha256": ["0" * 64, "1" * 64]})
+    with RunWriter(folder / "run", description | {"inputs": [{"n_accepted": 2}]}) as writer:
+        store = PartStore(writer.folder, writer.footer, {0: 0}, "now")
+        store.store(0, papers, np.eye(2, dtype=np.float32), {"n_tokens": 3})
+        assert PartCommitter(writer, "now", SimpleNamespace(update=lambda n_papers: None)).commit_new() == 1
+    assert open_run(folder / "run").paper_ids == ["a", "b"]
+
+
 def test_append_prune_and_compact_as_on_a_disk(folder: HdfsPath, tmp_path: Path) -> None:
     changed = SAMPLE.assign(abstract="New. " + SAMPLE["abstract"])
     newer = pd.concat([SAMPLE[10:60], changed[60:70], SAMPLE[70:]])
@@ -558,7 +569,7 @@ def test_vectors_of_a_folder_on_hdfs_become_a_run_there(sample: str, folder: Hdf
     put(folder / "mapped" / "vectors.npy", b"")
     with pytest.raises(InputError, match=r"vectors\.npy is not on this machine.*copy it here first"):
         import_vectors(sample, str(folder / "mapped"), folder / "other")
-    with pytest.raises(InputError, match=r"run/map\.html is on HDFS: write the map to a disk with --out"):
+    with pytest.raises(InputError, match=r"run/map\.html is not on a disk: write the map to one with --out"):
         make_map(run).open()
 
 

@@ -244,7 +244,7 @@ def test_what_cannot_be_migrated_is_refused_in_one_line(tmp_path: Path) -> None:
     assert names(tmp_path) == ["run"]
     with pytest.raises(InputError, match="holds no run to continue"):
         migrate_run(tmp_path / "missing", encoder=NEW)
-    with pytest.raises(InputError, match="is on HDFS, where two folders cannot be swapped"):
+    with pytest.raises(InputError, match="is not on a disk, and elsewhere two folders cannot be swapped"):
         migrate_run(HdfsPath("nowhere:9000", "/run"), encoder=NEW)
     (tmp_path / "run.before").mkdir()
     with pytest.raises(InputError, match=r"run\.before is there from an earlier migration"):

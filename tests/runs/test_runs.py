@@ -185,12 +185,13 @@ def test_a_flipped_bit_in_a_vector_that_makes_it_no_number(tmp_path: Path) -> No
 
 def test_uris_are_not_taken_for_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for out in ("s3://bucket/run", Path("s3://bucket/run"), "memory://run"):
-        with pytest.raises(InputError, match="a run lies on a local disk or on HDFS"):
+    for out in ("ftp://server/run", Path("ftp://server/run"), "memory://run"):
+        with pytest.raises(InputError, match="a run lies on a local disk, on HDFS or in an object store"):
             embed_papers(sample_papers(), out, encoder=LetterEncoder())
     for out, message in {
         "hdfs://127.0.0.1:9/run": "no HDFS answers",
         Path("hdfs://127.0.0.1:9/run"): "as text",
+        Path("s3://bucket/run"): "as text",
     }.items():
         with pytest.raises(InputError, match=message):
             embed_papers(sample_papers(), out, encoder=LetterEncoder())

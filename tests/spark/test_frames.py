@@ -22,8 +22,10 @@ from typer.testing import CliRunner
 from arxiv_embeddings.cli.main import app
 from arxiv_embeddings.encoders.base import Encoder
 from arxiv_embeddings.files.errors import InputError
+from arxiv_embeddings.files.paths import list_folder
 from arxiv_embeddings.papers.corpus import read_papers, sample_papers
 from arxiv_embeddings.runs.embed import EmbedResult, embed_papers
+from arxiv_embeddings.runs.format import METADATA_NAME
 from arxiv_embeddings.runs.store import Run, RunWriter, open_run, write_part
 from arxiv_embeddings.runs.verify import verify_run
 from arxiv_embeddings.spark import OnSpark
@@ -33,6 +35,7 @@ from arxiv_embeddings.spark.session import make_session
 from tests.fakes import ROOT
 from tests.fakes.letters import LetterEncoder, SlowEncoder
 from tests.fakes.letters_on_spark import LettersOnSpark
+from tests.fakes.object_store import ACCESS, BUCKET, SECRET
 from tests.fakes.slow_writer import count_committed, wait_until
 from tests.spark.test_via_encoder import SETTINGS, TWO_EXECUTORS, find_executors
 
@@ -213,6 +216,26 @@ def test_what_does_not_go_together_is_refused_before_any_job(tmp_path: Path, spa
     with pytest.raises(InputError, match=r"the DataFrame is a stream: .*ArxivEmbedder"):
         embed(spark.readStream.format("rate").load(), tmp_path / "run", spark)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_in_a_store_with_the_settings_of_spark_alone(
+    object_store_address: str,
+    no_store: pytest.MonkeyPatch,
+    tmp_path: Path,
+    spark: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = {"access.key": ACCESS, "secret.key": SECRET, "endpoint": object_store_address}
+    for name, value in settings.items():
+        spark.conf.set(f"spark.hadoop.fs.s3a.{name}", value)
+    here = embed_papers(SAMPLE[:40], tmp_path / "here", encoder=LetterEncoder()).run
+    run = embed(spark.createDataFrame(SAMPLE[:40]), f"s3a://{BUCKET}/spark/run", spark).run
+    assert_same_vectors(open_run(f"s3a://{BUCKET}/spark/run"), here)
+    assert verify_run(run)["problems"] == []
+    assert len(list_folder(run.folder / "parts")) == len(run.parts) > 1
+    written = b"".join(path.read_bytes() for path in (run.folder / METADATA_NAME, *map(run.part_path, run.parts)))
+    assert not any(key.encode() in written for key in (ACCESS, SECRET))
+    assert SECRET not in caplog.text + repr(run) + repr(run.folder) + str(vars(run))
 
 
 # reports
