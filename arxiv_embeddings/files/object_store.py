@@ -331,10 +331,11 @@ class ObjectReader(io.RawIOBase):
         self,
         store: Any,  # obstore's client
         key: str,  # name of the file in its bucket
-        size: int,  # bytes
+        about: dict[str, Any],  # `size` in bytes, and `e_tag`, which another content does not have
         uri: str,  # of the file, for messages
     ):
-        self._store, self._key, self._size, self._uri, self._at = store, key, size, uri, 0
+        self._store, self._key, self._size, self._uri, self._at = store, key, about["size"], uri, 0
+        self._pinned = {"if_match": about["e_tag"]} if about.get("e_tag") else {}
 
     def readable(self) -> bool:
         "Yes."
@@ -377,7 +378,8 @@ class ObjectReader(io.RawIOBase):
         if end <= self._at:
             return b""
         with translate_store_errors(self._uri):
-            content = bytes(obstore.get_range(self._store, self._key, start=self._at, end=end))
+            options = self._pinned | {"range": (self._at, end)}
+            content = bytes(obstore.get(self._store, self._key, options=options).bytes())
         self._at += len(content)
         return content
 
@@ -459,10 +461,13 @@ class ObjectEntry(PureObjectPath):
     def open(
         self,
         mode: str = "rb",  # no other: files are written by `ObjectPath.write_whole`
-    ) -> io.BufferedReader:
-        "Open a file for bytes; raises `FileNotFoundError`."
-        reader = ObjectReader(self._store(), self.key, self.stat().st_size, str(self))
-        return io.BufferedReader(reader, READ_AHEAD)
+    ) -> BinaryIO:
+        "Open a file for bytes, all of one version; raises `FileNotFoundError`."
+        found = self._ask("get", self.key)
+        with translate_store_errors(str(self)):
+            if found.meta["size"] <= READ_AHEAD:
+                return io.BytesIO(bytes(found.bytes()))
+        return io.BufferedReader(ObjectReader(self._store(), self.key, found.meta, str(self)), READ_AHEAD)
 
     def read_bytes(self) -> bytes:
         "Read a file."

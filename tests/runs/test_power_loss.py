@@ -172,11 +172,11 @@ def marking_commits(recorder: Recorder, contents: dict[str, Content | None]) -> 
     "Remember when metadata were about to be replaced, when this was reported, and what the run held then."
     write = format.write_metadata
 
-    def write_metadata(folder: Path, metadata: dict[str, Any]) -> None:
+    def write_metadata(folder: Path, metadata: dict[str, Any], version: str | None = None) -> None:
         sha = format.seal_metadata(metadata)["metadata_sha256"]
         name = "staging" if folder.name == STAGING_NAME else "run"
         recorder.mark((name, "begin", sha))
-        write(folder, metadata)
+        write(folder, metadata, version)
         recorder.mark((name, "end", sha))
         contents[sha] = read_or_none(folder)
 
