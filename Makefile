@@ -75,9 +75,12 @@ test: env $(SPARK_CLASSES) ## Every cell of every notebook, then every other tes
 	export JAVA_TOOL_OPTIONS="$$JAVA_TOOL_OPTIONS -Djava.io.tmpdir=$$TMPDIR" && \
 	$(MAKE) --no-print-directory --keep-going --jobs 2 all-notebooks all-tests
 
+# Every cell of a tutorial runs in JupyterLab where there is a browser (tests/browser), and else with the other notebooks.
+BROWSER = $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+
 # Side by side, so that neither has an end in which a core waits.
 all-notebooks:
-	$(BIN)/nbdev_test --flags "slow spark" --n_workers 2 --timing
+	$(BIN)/nbdev_test --flags "slow spark" --n_workers 2 --timing $(if $(BROWSER),--skip_folder_re '^([_.]|tutorials$$)')
 
 all-tests:
 	$(PYTEST) --numprocesses 2
