@@ -154,7 +154,8 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # which the workers share
     described = folder / "environment.json"
-    with FileLock(folder / "environment.lock"):
+    with FileLock(folder / "environment.lock"), pytest.MonkeyPatch.context() as patched:
+        patched.setattr("arxiv_embeddings.spark.environment.COMPRESSION", 1)  # quick; a little larger than users' ones
         if not described.exists():
             described.write_text(json.dumps(pack_environment(folder / "environment.tar.gz")))
     return json.loads(described.read_text())

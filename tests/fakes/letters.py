@@ -50,6 +50,14 @@ class SlowEncoder(LetterEncoder):
         return super().run(tokenized)
 
 
+class SlowReader(SlowEncoder):
+    "Takes some time for each thousand characters."
+
+    def run(self, tokenized, on_batch=None):
+        time.sleep(self.seconds * tokenized.n_tokens.sum() / 1000)
+        return LetterEncoder.run(self, tokenized)
+
+
 class PacedEncoder(SlowEncoder):
     "Takes some time for each text, and says after each that it is done."
 

@@ -313,18 +313,18 @@ from arxiv_embeddings.spark.session import make_session
 from tests.fakes.letters import SlowEncoder
 from tests.fakes.letters_on_spark import LettersOnSpark
 
-papers, out, master = sys.argv[1:]
-spark = make_session(master, jars="none", conf={"spark.driver.memory": "1g", "spark.executor.memory": "1g"})
+papers, out = sys.argv[1:]
+spark = make_session("local[2]", jars="none", conf={"spark.driver.memory": "1g"})
 embed_papers(spark.read.parquet(papers), out, encoder=SlowEncoder(0.5), executor=LettersOnSpark(spark), part_size=20)
 """
 
 
 def test_an_executor_and_the_driver_are_killed(tmp_path: Path, spark: Any) -> None:
-    rows = pd.concat([SAMPLE.assign(paper_id=f"{copy}-" + SAMPLE.paper_id) for copy in range(4)])
+    rows = pd.concat([SAMPLE.assign(paper_id=f"{copy}-" + SAMPLE.paper_id) for copy in range(2)])
     rows = rows.assign(title=rows.paper_id)  # so that the letters of each paper are its own
     rows.to_parquet(tmp_path / "papers.parquet")
     out = tmp_path / "run"
-    command = [sys.executable, "-c", DRIVER, str(tmp_path / "papers.parquet"), str(out), TWO_EXECUTORS]
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "papers.parquet"), str(out)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT, start_new_session=True) as driver:
         wait_until(lambda: count_committed(out) > 0, driver)
         children = psutil.Process(driver.pid).children(recursive=True)
@@ -371,6 +371,7 @@ def test_the_driver_reads_no_paper(tmp_path: Path, spark: Any, monkeypatch: pyte
 
 def test_many_papers_are_planned_by_a_sample(spark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("arxiv_embeddings.spark.frames.ALL_IDS", 1)
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "1000")  # the last test: small ones take long
     ids = spark.range(20_000).selectExpr("concat('id', lpad(id, 6, '0')) as id", "'An abstract.' as abstract")
     plans = []
     for split in (ids, ids.repartition(5)):

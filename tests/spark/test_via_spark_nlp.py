@@ -19,7 +19,9 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
+from typer.testing import CliRunner, Result
 
+from arxiv_embeddings.cli.main import app
 from arxiv_embeddings.encoders.model_folder import ModelFolder, open_model_folder
 from arxiv_embeddings.encoders.models import fetch_model
 from arxiv_embeddings.encoders.onnx_engine import OnnxEncoder
@@ -44,7 +46,8 @@ from tests.fakes.slow_writer import count_committed, wait_until
 pytestmark = pytest.mark.spark
 
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)
-PART_SIZE = 18
+PART_SIZE = 36
+SMALL_PARTS = {"part_size": 18}  # of which a run has eight, in four slices
 
 
 def make_distilbert(folder: Path, n_positions: int = 512) -> Path:
@@ -135,7 +138,7 @@ def test_the_same_papers_are_accepted_and_rejected(tmp_path: Path, spark: Any, s
     rows.loc[11:14, ["title", "abstract"]] = ["The same title", "The same abstract."]
     rows.loc[90, ["title", "abstract"]] = ["The same title", "The same abstract."]
     rows.to_csv(tmp_path / "papers.csv", index=False)
-    there = embed(tmp_path / "papers.csv", tmp_path / "there", spark, small).run
+    there = embed(tmp_path / "papers.csv", tmp_path / "there", spark, small, **SMALL_PARTS).run
     here = embed_papers(tmp_path / "papers.csv", tmp_path / "here", encoder=OnnxEncoder(small)).run
     assert there.input == here.input
     assert sum(one["count"] for one in there.input["rejected"].values()) == 3
@@ -151,7 +154,7 @@ def test_more_parts_than_cores_are_tasks_of_their_own(
 ) -> None:
     "As when an executor is lost after they were counted."
     monkeypatch.setattr(executors, "count_tasks", lambda _: 5)
-    assert_same(embed(sample_papers(), tmp_path / "run", spark, small).run, whole)
+    assert_same(embed(sample_papers(), tmp_path / "run", spark, small, **SMALL_PARTS).run, whole)
 
 
 def test_what_metadata_say(tmp_path: Path, spark: Any, small: ModelFolder, whole: Run) -> None:
@@ -327,14 +330,14 @@ def test_parts_that_were_not_committed_do_not_stay(
 
     monkeypatch.setattr(executors, "commit_slice", fail_at_the_second)
     with pytest.raises(InputError, match="the second slice failed"):
-        embed(sample_papers(), tmp_path / "run", spark, small)
+        embed(sample_papers(), tmp_path / "run", spark, small, **SMALL_PARTS)
     run = open_run(tmp_path / "run")
-    assert run.n_papers == 2 * PART_SIZE
+    assert run.n_papers == 2 * SMALL_PARTS["part_size"]
     assert sorted(path.name for path in (run.folder / "parts").iterdir()) == [
         part["name"] for part in run.metadata["parts"]
     ]
     monkeypatch.undo()
-    assert_same(embed(sample_papers(), tmp_path / "run", spark, small).run, whole)
+    assert_same(embed(sample_papers(), tmp_path / "run", spark, small, **SMALL_PARTS).run, whole)
 
 
 def test_papers_without_a_known_token_are_named(tmp_path: Path, spark: Any, small: ModelFolder) -> None:
@@ -401,10 +404,15 @@ def test_the_command_line_as_a_user_calls_it(tmp_path: Path, small: ModelFolder,
     assert done.stderr.startswith("error: no such file or folder: ")
 
 
+def invoke(*words: object) -> Result:
+    "Run `arxiv-embeddings spark` in this process."
+    return CliRunner().invoke(app, ["spark", *map(str, words)])
+
+
 def test_a_model_is_exported_on_the_command_line(tmp_path: Path, small: ModelFolder) -> None:
     source = small.folder.parent / "distilbert"
-    done = run_command("export-model", tmp_path / "out", "--model", source)
-    assert done.returncode == 0, done.stderr
+    done = invoke("export-model", tmp_path / "out", "--model", source)
+    assert done.exit_code == 0, done.output
     assert open_model_folder(tmp_path / "out").manifest["sha256"] == small.manifest["sha256"]
-    done = run_command("export-model", tmp_path / "out")
-    assert (done.returncode, done.stderr) == (1, f"error: {tmp_path / 'out'} is there already: name another folder\n")
+    done = invoke("export-model", tmp_path / "out")
+    assert (done.exit_code, done.stderr) == (1, f"error: {tmp_path / 'out'} is there already: name another folder\n")

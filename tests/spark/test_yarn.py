@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from arxiv_embeddings.cli.main import app
 from arxiv_embeddings.encoders.vectors import paired_cosines
 from arxiv_embeddings.files.errors import InputError
-from arxiv_embeddings.files.paths import copy_folder, resolve_folder
+from arxiv_embeddings.files.paths import copy_file, copy_folder, resolve_folder
 from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.runs.store import Run, open_run
@@ -41,6 +41,7 @@ from tests.fakes.slow_writer import count_committed, wait_until
 pytestmark = pytest.mark.spark
 
 MEMORY, CORES = 6144, 3
+N_PAPERS, PART_SIZE = 72, 6  # of the run that loses its NodeManager
 EXECUTORS = {
     "spark.driver.memory": "1g",
     "spark.driver.host": "127.0.0.1",
@@ -62,13 +63,21 @@ def yarn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     shutil.rmtree(folder)  # with what containers unpacked
 
 
+@pytest.fixture(scope="module")
+def on_hdfs(yarn: dict[str, Any], packed: dict[str, Any]) -> str:
+    "The archive where everyone may read it: YARN unpacks it once for several applications."
+    uri = f"{yarn['uri']}/environment.tar.gz"
+    copy_file(Path(packed["file"]), resolve_folder(uri))
+    return uri
+
+
 # before the session below, which keeps all of the machine's executors
 
 
 def embed_on_yarn(yarn: dict[str, Any], environment: Path) -> subprocess.Popen:
     "The command line as a user calls it."
     words = [f"{yarn['uri']}/papers", "--out", f"{yarn['uri']}/run", "--via", "encoder", "--master", "yarn", "--quiet"]
-    words += ["--environment", str(environment), "--part-size", "12", "--precision", "int8"]
+    words += ["--environment", str(environment), "--part-size", str(PART_SIZE), "--precision", "int8"]
     for setting in (EXECUTORS | {"spark.task.maxFailures": "4"}).items():
         words += ["--conf", "=".join(setting)]
     command = [sys.executable, "-c", "from arxiv_embeddings.cli.main import main; main()", "spark", "embed", *words]
@@ -80,23 +89,23 @@ def test_a_nodemanager_that_is_stopped_and_started_again(
     yarn: dict[str, Any], packed: dict[str, Any], tmp_path: Path
 ) -> None:
     "From HDFS to HDFS, in executors that have the archive alone; in the middle of it their machine goes."
-    papers = pd.read_csv(sample_papers(), dtype=str)
+    papers = pd.read_csv(sample_papers(), dtype=str)[:N_PAPERS]
     papers["abstract"] = papers["abstract"].str.cat(papers["abstract"], sep=" ").str.cat(papers["abstract"], sep=" ")
     (tmp_path / "papers").mkdir()
     papers.to_parquet(tmp_path / "papers" / "all.parquet")
     copy_folder(tmp_path / "papers", resolve_folder(f"{yarn['uri']}/papers"))
     expected = embed_papers(tmp_path / "papers", tmp_path / "run", precision="int8", device="cpu").run
     process, run = embed_on_yarn(yarn, packed["file"]), f"{yarn['uri']}/run"
-    wait_until(lambda: 0 < count_committed(run) < 144, process, seconds=240)
+    wait_until(lambda: 0 < count_committed(run) < N_PAPERS, process, seconds=240)
     stop_server(yarn["processes"]["nodemanager"])
     n_before = count_committed(run)
-    assert n_before < 144
+    assert n_before < N_PAPERS
     yarn["processes"]["nodemanager"] = restart_server(yarn["folder"], "nodemanager")
     _, errors = process.communicate(timeout=300)
     if process.returncode:  # it may be too much for Spark; then it is said in a line, and the same command goes on
         assert len(errors.splitlines()) == 1
         assert "continues from there" in errors
-        assert n_before <= count_committed(run) < 144
+        assert n_before <= count_committed(run) < N_PAPERS
         process = embed_on_yarn(yarn, packed["file"])
         _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
@@ -106,12 +115,44 @@ def test_a_nodemanager_that_is_stopped_and_started_again(
     assert verify_run(made)["problems"] == []
 
 
+def fails_on_yarn(yarn: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **changed: str) -> str:
+    "Call the command line with other settings of executors; the line that it ends in."
+    words = ["spark", "embed", str(sample_papers()), "--out", f"{yarn['uri']}/none", "--master", "yarn", "--quiet"]
+    settings = EXECUTORS | {"spark.arxivEmbeddings.executorTimeout": "6s"} | changed
+    words += [word for setting in settings.items() for word in ("--conf", "=".join(setting))]
+    monkeypatch.setenv("HADOOP_CONF_DIR", yarn["conf"])
+    result = CliRunner().invoke(app, words)
+    assert (result.exit_code, result.stdout) == (1, ""), result.output
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+def test_containers_that_are_never_granted(
+    yarn: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    "More memory than is free beside the application's master, more than any node has, and then no node at all."
+    line = fails_on_yarn(yarn, monkeypatch, **{"spark.executor.memory": "5000m"})
+    assert (
+        "no executor came within 6 s from yarn, each asks for 5000m of memory and 768m for what is beside Java" in line
+    )
+    assert "lower spark.executor.memory or spark.executor.cores to what a node has free" in line
+    line = fails_on_yarn(yarn, monkeypatch, **{"spark.executor.memory": "90g"})
+    assert re.search(r"Spark did not start: Required executor memory \(92160 MB\).* is above the max threshold", line)
+    stop_server(yarn["processes"]["nodemanager"])
+    wait_until(lambda: measure_yarn(yarn)["n_nodes"] == 0)
+    line = fails_on_yarn(yarn, monkeypatch)
+    assert re.search(r"YARN has accepted application_\d+_\d+, but gives it no container: .*spark\.yarn\.queue", line)
+    assert capfd.readouterr() == ("", "")  # of Java
+    yarn["processes"]["nodemanager"] = restart_server(yarn["folder"], "nodemanager")
+    wait_until(lambda: measure_yarn(yarn)["n_nodes"] == 1)
+
+
 @contextlib.contextmanager
-def yarn_session(yarn: dict[str, Any], packed: dict[str, Any], **changed: str) -> Iterator[Any]:
+def yarn_session(yarn: dict[str, Any], on_hdfs: str, **changed: str) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("HADOOP_CONF_DIR", yarn["conf"])
         patched.delenv("PYSPARK_PYTHON", raising=False)
-        settings = {"jars": "none", "conf": EXECUTORS | changed, "environment": packed["file"]}
+        settings = {"jars": "none", "conf": EXECUTORS | changed, "environment": on_hdfs}
         session = make_session("yarn", **settings)
         try:
             assert make_session("yarn", **settings) is session
@@ -121,11 +162,11 @@ def yarn_session(yarn: dict[str, Any], packed: dict[str, Any], **changed: str) -
 
 
 def test_executors_with_too_little_memory_are_killed_and_the_setting_is_named(
-    yarn: dict[str, Any], packed: dict[str, Any], sample_run: Run
+    yarn: dict[str, Any], on_hdfs: str, sample_run: Run
 ) -> None:
     out = f"{yarn['uri']}/small"
     with (
-        yarn_session(yarn, packed, **{"spark.executor.memoryOverhead": "128m"}) as session,
+        yarn_session(yarn, on_hdfs, **{"spark.executor.memoryOverhead": "128m"}) as session,
         pytest.raises(InputError, match=r"needs more memory than it may have: raise spark\.executor\.memoryOverhead"),
     ):
         embed_papers(sample_papers(), out, executor=OnSpark(session))
@@ -134,40 +175,9 @@ def test_executors_with_too_little_memory_are_killed_and_the_setting_is_named(
     assert open_run(out).read().equals(sample_run.read())
 
 
-def fails_on_yarn(yarn: dict[str, Any], **changed: str) -> str:
-    "Call the command line with other settings of executors; the line that it ends in."
-    words = [str(sample_papers()), "--out", f"{yarn['uri']}/none", "--master", "yarn", "--quiet"]
-    settings = EXECUTORS | {"spark.arxivEmbeddings.executorTimeout": "12s"} | changed
-    words += [word for setting in settings.items() for word in ("--conf", "=".join(setting))]
-    command = [sys.executable, "-c", "from arxiv_embeddings.cli.main import main; main()", "spark", "embed", *words]
-    done = subprocess.run(
-        command, env=os.environ | {"HADOOP_CONF_DIR": yarn["conf"]}, capture_output=True, text=True, timeout=200
-    )
-    assert (done.returncode, done.stdout) == (1, ""), done.stderr
-    (line,) = done.stderr.splitlines()
-    return line
-
-
-def test_containers_that_are_never_granted(yarn: dict[str, Any]) -> None:
-    "More memory than is free beside the application's master, more than any node has, and then no node at all."
-    line = fails_on_yarn(yarn, **{"spark.executor.memory": "5000m"})
-    assert (
-        "no executor came within 12 s from yarn, each asks for 5000m of memory and 768m for what is beside Java" in line
-    )
-    assert "lower spark.executor.memory or spark.executor.cores to what a node has free" in line
-    line = fails_on_yarn(yarn, **{"spark.executor.memory": "90g"})
-    assert re.search(r"Spark did not start: Required executor memory \(92160 MB\).* is above the max threshold", line)
-    stop_server(yarn["processes"]["nodemanager"])
-    wait_until(lambda: measure_yarn(yarn)["n_nodes"] == 0)
-    line = fails_on_yarn(yarn)
-    assert re.search(r"YARN has accepted application_\d+_\d+, but gives it no container: .*spark\.yarn\.queue", line)
-    yarn["processes"]["nodemanager"] = restart_server(yarn["folder"], "nodemanager")
-    wait_until(lambda: measure_yarn(yarn)["n_nodes"] == 1)
-
-
 @pytest.fixture(scope="module")
-def session(yarn: dict[str, Any], packed: dict[str, Any]) -> Iterator[Any]:
-    with yarn_session(yarn, packed) as session:
+def session(yarn: dict[str, Any], on_hdfs: str) -> Iterator[Any]:
+    with yarn_session(yarn, on_hdfs) as session:
         yield session
 
 
