@@ -83,6 +83,8 @@ def make_environment(distribution: str, version: str) -> Path:
     (folder / "constraints.txt").write_text(constraints, encoding="utf-8")
     command = [uv, "pip", "install", "--quiet", "--python", folder / "bin" / "python"]
     subprocess.run([*command, "--constraint", folder / "constraints.txt", *wanted], check=True)
+    # runs state its version, and executors are asked for it: a server's workers are executors too
+    subprocess.run([*command, "--no-deps", "--editable", ROOT], check=True)
     installed.write_text("\n".join([*wanted, constraints]), encoding="utf-8")
     return folder
 
