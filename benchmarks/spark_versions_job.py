@@ -8,9 +8,10 @@ Each check is one use of the package. A check that fails says why, and the next 
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,39 @@ def check_run(job: Job) -> None:
     assert job.cosines["run"] >= LEAST_COSINE, f"smallest cosine {job.cosines['run']:.6f}"
 
 
+def check_file(job: Job) -> None:
+    "A run from a file, whose papers the driver reads and sends."
+    from arxiv_embeddings.runs.embed import embed_papers
+    from arxiv_embeddings.spark import OnSpark
+
+    job.papers.to_parquet(job.folder / "papers.parquet")
+    made = embed_papers(
+        job.folder / "papers.parquet", job.folder / "file", executor=OnSpark(job.spark), part_size=5
+    ).run
+    vectors = dict(zip(made.paper_ids, made.embeddings(), strict=True))
+    assert len(made.parts) == 4, f"{len(made.parts)} parts"
+    job.compare("file", [SimpleNamespace(paper_id=one, embedding=vectors.get(one)) for one in job.papers["paper_id"]])
+
+
+def check_stop(job: Job) -> None:
+    "A job that is stopped ends long before its tasks would."
+    from arxiv_embeddings.spark.frame_parts import Job as RunningJob
+
+    def wait(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            time.sleep(20)
+            yield batch
+
+    frame = job.make_frame()
+    running = RunningJob(job.spark, frame.mapInArrow(wait, frame.schema).collect)
+    time.sleep(5)
+    assert not running.future.done(), "it ended by itself"
+    started = time.monotonic()
+    running.stop()
+    assert time.monotonic() - started < 10, "it went on"
+    assert running.future.exception() is not None, "it ended well"
+
+
 CHECKS: dict[str, Callable[[Job], None]] = {
     "transform": check_transform,
     "table": check_table,
@@ -148,6 +182,8 @@ CHECKS: dict[str, Callable[[Job], None]] = {
     "pipeline": check_pipeline,
     "stream": check_stream,
     "run": check_run,
+    "file": check_file,
+    "stop": check_stop,
 }
 
 

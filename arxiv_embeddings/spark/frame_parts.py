@@ -32,8 +32,7 @@ from ..runs.embed import PART_SIZE
 from ..runs.format import UNFINISHED_FILE
 from ..runs.prepare import add_hashes, hash_ids
 from ..runs.store import RunWriter, StagedPart, write_part
-from .checks import is_connect
-from .executors import commit_staged
+from .executors import cancel_jobs, commit_staged, name_jobs
 from .failures import explain_failure
 from .frames import ChosenIds, FramePapers, PartPlan, RowReader, hash_row, hash_share
 
@@ -255,25 +254,18 @@ class Job:
         run: Callable[[], Any],  # starts the job and waits for its end
     ):
         self.spark, self.name = spark, f"arxiv-embeddings-{secrets.token_hex(4)}"
-        self.is_remote = is_connect(spark)
         self.threads = ThreadPoolExecutor(max_workers=1)
         self.future: Future = self.threads.submit(self._run, run)
 
     def _run(self, run: Callable[[], Any]) -> Any:
-        if self.is_remote:
-            self.spark.addTag(self.name)
-        else:
-            self.spark.sparkContext.setJobGroup(self.name, "parts of a run", interruptOnCancel=False)
+        name_jobs(self.spark, self.name)
         return run()
 
     def stop(self) -> None:
         "Stop the job if it still runs, and wait until it has stopped."
         if not self.future.done():
             with suppress(Exception):  # Spark may have ended too; the first error is the one to report
-                if self.is_remote:
-                    self.spark.interruptTag(self.name)
-                else:
-                    self.spark.sparkContext.cancelJobGroup(self.name)
+                cancel_jobs(self.spark, self.name)
         self.threads.shutdown(wait=True)
 
 # %% ../../nbs/spark/62_frame_parts.ipynb #62-frame-parts-30

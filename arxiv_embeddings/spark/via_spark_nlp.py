@@ -32,7 +32,7 @@ from ..files.errors import InputError
 from ..runs.prepare import PreparedPart, prepare_part
 from ..runs.run_model import EncoderSource
 from ..runs.store import Run, RunWriter
-from .checks import OPENVINO_ONLY, check_workers, require_session
+from .checks import OPENVINO_ONLY, TORCH_ONLY, check_workers, require_session
 from arxiv_embeddings.spark.executors import (
     REPORT_SCHEMA,
     PartPayload,
@@ -331,7 +331,7 @@ class OnSparkNLP(SparkExecutor):
             raise InputError("Spark NLP runs exported models: give an OnnxEncoder, or a model")
         options = {"tokenizer": self.tokenizer, "batch_size": batching["batch_size"]}
         if (key := (str(encoder.model_folder.folder), batching["batch_size"])) not in self.pipelines:
-            check_workers(self.spark, without=OPENVINO_ONLY)
+            check_workers(self.spark, without=OPENVINO_ONLY + TORCH_ONLY)
             with explain_spark_errors():
                 self.pipelines[key] = make_pipeline(self.spark, encoder.model_folder, **options)
 
