@@ -5,15 +5,13 @@
 # %% auto #0
 __all__ = ['ORIGINAL_FILE', 'ENGINE_ON', 'OriginalModel', 'hash_original', 'list_original', 'pack_original', 'open_original',
            'archive_model', 'add_artifact', 'ship_model', 'choose_device', 'find_task_device', 'find_in_worker',
-           'load_in_worker', 'PartEncoder', 'GpuEncoder', 'GpuRequest', 'FrameReader', 'FrameExecutor', 'check_options',
-           'EncoderOnSpark', 'OnSpark']
+           'load_in_worker', 'PartEncoder', 'GpuEncoder', 'GpuRequest', 'check_options', 'EncoderOnSpark', 'OnSpark']
 
 # %% ../../nbs/spark/64_via_encoder.ipynb #64-via-encoder-02
 import json
 import os
 import shutil
 import zipfile
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
@@ -42,9 +40,7 @@ from arxiv_embeddings.files.paths import (
     make_local,
     resolve_folder,
 )
-from ..papers.corpus import Papers
-from ..papers.readers import is_spark_frame
-from ..runs.embed import N_CHECKED, InputReader, embed_part
+from ..runs.embed import embed_part
 from ..runs.prepare import SeenTexts, prepare_part
 from ..runs.run_model import EncoderRequest, EncoderSource, read_batching
 from ..runs.store import Run, RunWriter
@@ -55,10 +51,9 @@ from arxiv_embeddings.spark.checks import (
     is_connect,
     require_session,
 )
-from .executors import REPORT_SCHEMA, SparkExecutor, read_payloads, report, store_part
+from .executors import REPORT_SCHEMA, read_payloads, report, store_part
 from .failures import explain_spark_errors
-from .frame_parts import fill_from_frame, hash_frame, pick_from_frame
-from .frames import FramePapers
+from .frame_parts import FrameExecutor, PartReader, PartStore, embed_rows
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -370,80 +365,6 @@ class GpuRequest(EncoderRequest):
         return GpuEncoder(fetch_model(self.spec), options.precision, token_budget=budget, **texts)
 
 # %% ../../nbs/spark/64_via_encoder.ipynb #64-via-encoder-34
-class FrameReader(InputReader):
-    "Reads Spark DataFrames where their rows are, and other inputs in the driver."
-
-    def open_papers(
-        self,
-        papers: Any,  # as for `embed_papers`
-        **columns: Any,  # as for the function `open_papers`
-    ) -> Papers:  # not scanned yet
-        "Find an input and its columns; raises `InputError` if it cannot be read, or if an option is for files only."
-        if not is_spark_frame(papers):
-            return super().open_papers(papers, **columns)
-        named = {name.removesuffix("_column"): columns.pop(name) for name in list(columns) if name.endswith("_column")}
-        if given := [name for name, value in columns.items() if value is not None]:
-            raise InputError(f"{given[0]} is for files, and a Spark DataFrame is read already: leave it out")
-        return FramePapers(papers, **named)
-
-    def hash_input(
-        self,
-        papers: Papers,  # from `open_papers`
-    ) -> dict[str, Any]:  # `sha256`, and `files`, none for a DataFrame
-        "Hash an input; a DataFrame by the content of its rows, in any order."
-        if not isinstance(papers, FramePapers):
-            return super().hash_input(papers)
-        return {"sha256": papers.scanned.sha256, "files": []}
-
-    def pick_papers(
-        self,
-        papers: Papers,  # scanned
-        n_wanted: int,  # pick among this many papers from the beginning, 1 or more; all of a DataFrame
-    ) -> pa.Table:  # at most `N_CHECKED` papers
-        "Pick papers on which int8 is compared with float32."
-        is_frame = isinstance(papers, FramePapers)
-        return pick_from_frame(papers, N_CHECKED) if is_frame else super().pick_papers(papers, n_wanted)
-
-    def stream_hashed(
-        self,
-        papers: Papers,  # scanned
-        spec: ModelSpec,  # of the model, with every option resolved
-    ) -> Iterator[pa.Table]:  # `paper_id`, `text_sha256` and `arxiv_version`
-        "Stream the keys of papers, by which an append finds the new and the changed ones."
-        if not isinstance(papers, FramePapers):
-            return super().stream_hashed(papers, spec)
-        return iter([hash_frame(papers, spec.texts_of)])
-
-# %% ../../nbs/spark/64_via_encoder.ipynb #64-via-encoder-35
-class FrameExecutor(FrameReader, SparkExecutor):
-    "An executor that also embeds Spark DataFrames, whose rows the driver does not read."
-
-    @abstractmethod
-    def make_part_encoder(
-        self,
-        encoder: Encoder,  # as the driver has loaded it
-        writer: RunWriter,  # of the run
-    ) -> Any:  # a plain object whose `embed_papers` does what `PartEncoder.embed_papers` does
-        "Make what executors get."
-
-    def fill(
-        self,
-        papers: Papers,  # scanned
-        limit: int,  # papers from the beginning that the run shall have
-        encoder: Encoder,  # as the driver has loaded it
-        writer: RunWriter,  # of the run, holding its lock
-        bar: Any,  # progress, with `update(n)`
-        base: Run | None = None,  # of an append: the run whose rows count before the writer's
-    ) -> None:
-        "Embed the papers that a run does not have."
-        if not isinstance(papers, FramePapers):
-            return super().fill(papers, limit, encoder, writer, bar, base)
-        try:
-            fill_from_frame(papers, self.make_part_encoder(encoder, writer).embed_papers, writer, bar)
-        finally:
-            papers.release()
-
-# %% ../../nbs/spark/64_via_encoder.ipynb #64-via-encoder-36
 ENGINE_ON = {"cpu": "openvino", "cuda": "torch"}  # device of an executor -> engine
 
 
@@ -463,7 +384,7 @@ def check_options(
         raise InputError("GPUs have no int8: choose float16, bfloat16 or float32")
     return options | {"engine": engine, "device": device}
 
-# %% ../../nbs/spark/64_via_encoder.ipynb #64-via-encoder-39
+# %% ../../nbs/spark/64_via_encoder.ipynb #64-via-encoder-37
 class EncoderOnSpark(FrameExecutor):
     "Finds and describes the encoder that executors run."
 
@@ -512,7 +433,7 @@ class EncoderOnSpark(FrameExecutor):
             return encoder.batching
         return encoder.batching | {"streams": choose_streams(self.threads, encoder.fingerprint["precision"])}
 
-# %% ../../nbs/spark/64_via_encoder.ipynb #64-via-encoder-40
+# %% ../../nbs/spark/64_via_encoder.ipynb #64-via-encoder-38
 class OnSpark(EncoderOnSpark):
     "Makes vectors in the executors of a Spark session, with the encoder of one machine."
 
@@ -539,6 +460,17 @@ class OnSpark(EncoderOnSpark):
     ) -> "DataFrame":  # as `REPORT_SCHEMA` states
         "Make the parts of a slice."
         return payloads.mapInArrow(self.make_part_encoder(encoder, writer).embed, REPORT_SCHEMA)
+
+    def make_frame_parts(
+        self,
+        rows: "DataFrame",  # from `spread_rows`
+        reader: PartReader,  # of the papers
+        store: PartStore,  # of the run
+        encoder: OpenVINOEncoder | TorchEncoder,  # as the driver has loaded it
+        writer: RunWriter,  # of the run
+    ) -> "DataFrame":  # as `PARTS_SCHEMA` states
+        "Make and store the parts of a DataFrame."
+        return embed_rows(rows, reader, store, self.make_part_encoder(encoder, writer).embed_papers)
 
     def make_part_encoder(
         self,
