@@ -192,7 +192,7 @@ def show(results: dict[str, dict]) -> None:
         if name in results:
             one = results[name]
             marks = [{"passed": "passed", None: "-"}.get(one["checks"].get(check), "no") for check in CHECKS]
-            cosine = f"{one['smallest_cosine']:.7f}" if one["smallest_cosine"] is not None else "-"
+            cosine = f"{one['cosines']['run']:.7f}" if "run" in one["cosines"] else "-"
             print(f"{name:16}" + "".join(f"{mark:>11}" for mark in marks) + f"{cosine:>11}{one['job_seconds']:10.0f}")
 
 
