@@ -93,7 +93,8 @@ def list_original(
     "List the files that torch reads of a model and its adapter."
     modules = [files.folder, files.transformer_folder, *(folder for _, folder in files.modules)]
     weights = {folder: find_weights(folder) for folder in files.weighted_folders}
-    places = [("model", files.folder, folder, weights.get(folder, [])) for folder in dict.fromkeys(modules)]
+    there = [folder for folder in dict.fromkeys(modules) if folder.is_dir()]  # a module without settings needs none
+    places = [("model", files.folder, folder, weights.get(folder, [])) for folder in there]
     if adapter := files.adapter_folder:
         places.append(("adapter", adapter, adapter, find_weights(adapter)))
     found = {}
