@@ -136,6 +136,7 @@ def run_server(row: Row, work: Path) -> Iterator[str]:
         "spark.connect.grpc.binding.address": "127.0.0.1",
         "spark.connect.grpc.binding.port": str(port),
         "spark.sql.warehouse.dir": str(work / "warehouse"),
+        "spark.sql.shuffle.partitions": "4",  # 20 papers in 200 partitions would be waiting, and nothing else
     }
     command = [home / "bin" / "spark-submit", "--class", SERVER, "--master", "local[2]", "--driver-memory", "2g"]
     command += [word for name, value in settings.items() for word in ("--conf", f"{name}={value}")]

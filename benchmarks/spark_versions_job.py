@@ -203,6 +203,7 @@ def make_job(folder: Path, remote: str | None) -> Job:
         spark = SparkSession.builder.remote(remote).getOrCreate()
     else:
         settings = {"spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.memory": "1g"}
+        settings["spark.sql.shuffle.partitions"] = "4"
         builder = SparkSession.builder.master("local[2]").config("spark.sql.warehouse.dir", f"{folder}/warehouse")
         for name, value in settings.items():
             builder = builder.config(name, value)
