@@ -49,6 +49,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     settings = {
         "spark.driver.memory": "1g",
         "spark.executor.memory": "1g",
+        "spark.sql.shuffle.partitions": "2",
         "spark.worker.resource.gpu.amount": "1",
         "spark.worker.resource.gpu.discoveryScript": str(script),
         "spark.executor.resource.gpu.amount": "1",
@@ -75,6 +76,8 @@ class LettersOnGpu(LetterEncoder):
 
 class LettersInDriver(LetterEncoder, TorchEncoder):
     "What the driver has of it."
+
+    spec, model_folder = None, None  # no properties, as `TorchEncoder` has
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,8 +161,7 @@ def test_a_session_that_gives_tasks_no_gpu_is_refused(spark: Any) -> None:
     with pytest.raises(InputError, match=r"spark\.task\.resource\.gpu\.amount is 0, but tasks ask for no GPU"):
         ArxivEmbedder(device="cuda").transform(plain.createDataFrame(SAMPLE[:1]))
     with pytest.raises(InputError, match="executors run models in torch: load the encoder with engine='torch'"):
-        embed_papers(SAMPLE[:3], "nowhere", encoder=LetterEncoder(), executor=OnSpark(spark, device="cuda"))
-    assert not Path("nowhere").exists()
+        OnSpark(spark, device="cuda").prepare(LetterEncoder(), {})
 
 
 def load(model: via_encoder.OriginalModel, folder: Path | None = None, **changed: Any) -> Any:
