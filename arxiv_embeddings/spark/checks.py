@@ -137,8 +137,9 @@ def _has_kryo_buffer(spark: "SparkSession", value: str) -> bool:
 
 def _has_same_spark(spark: "SparkSession", value: str) -> bool:
     "Whether Java's and Python's Spark have the same minor version; a server of Connect may have another one."
-    ours, java = metadata.version("pyspark").split(".")[:2], spark.version.split(".")[:2]
-    return is_connect(spark) or ours == java
+    if is_connect(spark):  # and the package pyspark-client, which has no Java, is no package pyspark
+        return True
+    return metadata.version("pyspark").split(".")[:2] == spark.version.split(".")[:2]
 
 # %% ../../nbs/spark/54_checks.ipynb #54-checks-23
 PYTHON_RULES = (

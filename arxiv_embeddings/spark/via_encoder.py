@@ -286,16 +286,17 @@ def load_in_worker(
     folder = find_in_worker(place, content_sha256)
     if not folder.exists():
         raise InputError(f"an executor does not see the model in {folder}: name a folder that all of them see")
-    model_spec = ModelSpec(**json.loads(spec))
-    there = open_original(folder, model_spec) if on_gpu else open_model_folder(folder)
+    there = open_original(folder, ModelSpec(**json.loads(spec))) if on_gpu else open_model_folder(folder)
     if there.content_sha256 != content_sha256:
         raise InputError(f"{place} holds another model than the driver has: name a new folder")
-    _WORKER_CACHE[key] = _load_torch(there, given) if on_gpu else OpenVINOEncoder(there.with_spec(model_spec), **given)
+    _WORKER_CACHE[key] = _load(there, ModelSpec(**json.loads(spec)), given)
     return _WORKER_CACHE[key]
 
 
-def _load_torch(original: OriginalModel, given: dict[str, Any]) -> TorchEncoder:
-    return TorchEncoder(original.files, **{name: value for name, value in given.items() if name != "threads"})
+def _load(model: ModelFolder | OriginalModel, spec: ModelSpec, given: dict[str, Any]) -> BatchEncoder:
+    if isinstance(model, ModelFolder):
+        return OpenVINOEncoder(model.with_spec(spec), **given)
+    return TorchEncoder(model.files, **{name: value for name, value in given.items() if name != "threads"})
 
 # %% ../../nbs/spark/64_via_encoder.ipynb #64-via-encoder-28
 @dataclass(frozen=True)
