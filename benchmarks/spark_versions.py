@@ -83,6 +83,8 @@ def make_environment(distribution: str, version: str) -> Path:
     (folder / "constraints.txt").write_text(constraints, encoding="utf-8")
     command = [uv, "pip", "install", "--quiet", "--python", folder / "bin" / "python"]
     subprocess.run([*command, "--constraint", folder / "constraints.txt", *wanted], check=True)
+    # runs state its version, and executors are asked for it: a server's workers are executors too
+    subprocess.run([*command, "--no-deps", "--editable", ROOT], check=True)
     installed.write_text("\n".join([*wanted, constraints]), encoding="utf-8")
     return folder
 
@@ -134,6 +136,7 @@ def run_server(row: Row, work: Path) -> Iterator[str]:
         "spark.connect.grpc.binding.address": "127.0.0.1",
         "spark.connect.grpc.binding.port": str(port),
         "spark.sql.warehouse.dir": str(work / "warehouse"),
+        "spark.sql.shuffle.partitions": "4",  # 20 papers in 200 partitions would be waiting, and nothing else
     }
     command = [home / "bin" / "spark-submit", "--class", SERVER, "--master", "local[2]", "--driver-memory", "2g"]
     command += [word for name, value in settings.items() for word in ("--conf", f"{name}={value}")]
@@ -190,7 +193,7 @@ def show(results: dict[str, dict]) -> None:
         if name in results:
             one = results[name]
             marks = [{"passed": "passed", None: "-"}.get(one["checks"].get(check), "no") for check in CHECKS]
-            cosine = f"{one['smallest_cosine']:.7f}" if one["smallest_cosine"] is not None else "-"
+            cosine = f"{one['cosines']['run']:.7f}" if "run" in one["cosines"] else "-"
             print(f"{name:16}" + "".join(f"{mark:>11}" for mark in marks) + f"{cosine:>11}{one['job_seconds']:10.0f}")
 
 

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['USES', 'IN_PYTHON', 'LEAST_PYTHON_MEMORY', 'LEAST_OVERHEAD', 'LEAST_BATCH', 'LEAST_KRYO', 'PYTHON_RULES',
-           'SPARK_NLP_RULES', 'SETTING_RULES', 'EXECUTOR_TIMEOUT', 'DEFAULT_TIMEOUT', 'WHEN_GRANTED', 'SAME_VERSIONS',
-           'OPENVINO_ONLY', 'is_connect', 'get_setting', 'use_store_settings', 'parse_memory', 'same_value',
-           'SettingCheck', 'SettingRule', 'check_session', 'require_session', 'parse_timeout', 'has_executors',
-           'describe_request', 'count_containers', 'wait_for_executors', 'compare_versions', 'check_workers']
+           'SPARK_NLP_RULES', 'GPU_RULES', 'SETTING_RULES', 'EXECUTOR_TIMEOUT', 'DEFAULT_TIMEOUT', 'WHEN_GRANTED',
+           'SAME_VERSIONS', 'OPENVINO_ONLY', 'TORCH_ONLY', 'is_connect', 'get_setting', 'use_store_settings',
+           'parse_memory', 'same_value', 'SettingCheck', 'SettingRule', 'check_session', 'require_session',
+           'parse_timeout', 'has_executors', 'describe_request', 'count_containers', 'wait_for_executors',
+           'compare_versions', 'check_workers']
 
 # %% ../../nbs/spark/54_checks.ipynb #54-checks-02
 import json
@@ -81,7 +82,7 @@ def same_value(
     return one == other or None is not parse_memory(one) == parse_memory(other)
 
 # %% ../../nbs/spark/54_checks.ipynb #54-checks-15
-USES = ("transformer", "encoder", "spark-nlp")
+USES = ("transformer", "encoder", "spark-nlp", "gpu")
 IN_PYTHON = ("transformer", "encoder")
 # MiB of addresses that a worker takes for MiniLM, measured: 768 are enough, 512 end in a MemoryError; larger models take more
 LEAST_PYTHON_MEMORY = 768
@@ -150,8 +151,9 @@ def _has_kryo_buffer(spark: "SparkSession", value: str) -> bool:
 
 def _has_same_spark(spark: "SparkSession", value: str) -> bool:
     "Whether Java's and Python's Spark have the same minor version; a server of Connect may have another one."
-    ours, java = metadata.version("pyspark").split(".")[:2], spark.version.split(".")[:2]
-    return is_connect(spark) or ours == java
+    if is_connect(spark):  # and the package pyspark-client, which has no Java, is no package pyspark
+        return True
+    return metadata.version("pyspark").split(".")[:2] == spark.version.split(".")[:2]
 
 # %% ../../nbs/spark/54_checks.ipynb #54-checks-23
 PYTHON_RULES = (
@@ -224,9 +226,61 @@ SPARK_NLP_RULES = (
         "set it to the value of spark.task.cpus when the session starts",
     ),
 )
-SETTING_RULES = (*PYTHON_RULES, *SPARK_NLP_RULES)
 
 # %% ../../nbs/spark/54_checks.ipynb #54-checks-27
+def _is_amount(value: str) -> bool:
+    "Whether a setting asks for something."
+    return bool(re.fullmatch(r"\d*\.?\d+", value)) and float(value) > 0
+
+
+def _can_assign(spark: "SparkSession", value: str) -> bool:
+    "Whether the master assigns resources to tasks; a local one does not."
+    return is_connect(spark) or not re.fullmatch(r"local(\[.*\])?", value)
+
+
+def _can_discover(spark: "SparkSession", value: str) -> bool:
+    "Whether executors find their GPUs; elsewhere than on YARN and Kubernetes the workers have found them."
+    plugin = get_setting(spark, "spark.resources.discoveryPlugin")
+    return bool(value or plugin) or not re.match("yarn|k8s", get_setting(spark, "spark.master"))
+
+# %% ../../nbs/spark/54_checks.ipynb #54-checks-29
+GPU_RULES = (
+    SettingRule(
+        "spark.master",
+        ("gpu",),
+        True,
+        _can_assign,
+        "a local session gives its tasks no GPUs",
+        "leave Spark out, and embed on this machine with device='cuda', or start local-cluster[1,1,4096]",
+    ),
+    SettingRule(
+        "spark.executor.resource.gpu.amount",
+        ("gpu",),
+        True,
+        lambda spark, value: _is_amount(value),
+        "executors ask for no GPU",
+        "set the number of GPUs of an executor, best 1, when the session starts",
+    ),
+    SettingRule(
+        "spark.task.resource.gpu.amount",
+        ("gpu",),
+        True,
+        lambda spark, value: _is_amount(value),
+        "tasks ask for no GPU",
+        "set 1 when the session starts, or 0.5 if two tasks shall share a GPU",
+    ),
+    SettingRule(
+        "spark.executor.resource.gpu.discoveryScript",
+        ("gpu",),
+        True,
+        _can_discover,
+        "executors on YARN and Kubernetes find their GPUs by a script",
+        "set the path of one, such as Spark's examples/src/main/scripts/getGpusResources.sh",
+    ),
+)
+SETTING_RULES = (*PYTHON_RULES, *SPARK_NLP_RULES, *GPU_RULES)
+
+# %% ../../nbs/spark/54_checks.ipynb #54-checks-31
 def check_session(
     spark: "SparkSession",  # yours or ours, classic or Connect
     use: str = "encoder",  # one of `USES`
@@ -243,7 +297,7 @@ def check_session(
             checks.append(SettingCheck(name, value, fits, rule.needed, rule.reason, rule.remedy))
     return checks
 
-# %% ../../nbs/spark/54_checks.ipynb #54-checks-29
+# %% ../../nbs/spark/54_checks.ipynb #54-checks-33
 def require_session(
     spark: "SparkSession",  # yours or ours
     use: str = "encoder",  # one of `USES`
@@ -252,12 +306,12 @@ def require_session(
     if wrong := [str(one) for one in check_session(spark, use) if one.needed and not one.fits]:
         raise InputError("this Spark session cannot do it: " + "; ".join(wrong))
 
-# %% ../../nbs/spark/54_checks.ipynb #54-checks-37
+# %% ../../nbs/spark/54_checks.ipynb #54-checks-44
 EXECUTOR_TIMEOUT = "spark.arxivEmbeddings.executorTimeout"  # the setting
 DEFAULT_TIMEOUT = "25s"
 WHEN_GRANTED = 4  # times as long, if an executor is starting
 
-# %% ../../nbs/spark/54_checks.ipynb #54-checks-38
+# %% ../../nbs/spark/54_checks.ipynb #54-checks-45
 def parse_timeout(
     text: str,  # such as `60s` or `5min`; a number alone is in seconds
 ) -> float:  # seconds
@@ -267,7 +321,7 @@ def parse_timeout(
         raise InputError(f"{EXECUTOR_TIMEOUT} must be a time such as 60s or 5min, not {text!r}")
     return float(found[1]) * {"h": 3600, "m": 60, "min": 60}.get(found[2], 1)
 
-# %% ../../nbs/spark/54_checks.ipynb #54-checks-40
+# %% ../../nbs/spark/54_checks.ipynb #54-checks-47
 def has_executors(
     spark: "SparkSession",  # any
 ) -> bool:  # always true for local sessions and Spark Connect
@@ -276,7 +330,7 @@ def has_executors(
         return True
     return spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size() > 1  # the driver is one of them
 
-# %% ../../nbs/spark/54_checks.ipynb #54-checks-42
+# %% ../../nbs/spark/54_checks.ipynb #54-checks-49
 _BESIDE = {"memoryOverhead": "what is beside Java", "pyspark.memory": "Python"}
 
 
@@ -289,7 +343,7 @@ def describe_request(
     memory = " and ".join([f"{get('memory', '1g')} of memory", *beside])
     return f"{memory}, and {get('cores', 'the usual number of')} cores"
 
-# %% ../../nbs/spark/54_checks.ipynb #54-checks-44
+# %% ../../nbs/spark/54_checks.ipynb #54-checks-51
 def _ask_for_executor(spark: "SparkSession") -> None:
     "Begin a job of one number, in Java, without waiting for it."
     number = spark._jvm.java.util.Collections.singletonList(1)
@@ -300,7 +354,7 @@ def _ask_for_executor(spark: "SparkSession") -> None:
 
     threading.Thread(target=count, daemon=True).start()
 
-# %% ../../nbs/spark/54_checks.ipynb #54-checks-46
+# %% ../../nbs/spark/54_checks.ipynb #54-checks-53
 def count_containers(
     java: Any,  # py4j's view of the driver's Java
     application: str,  # id, such as `application_1700000000000_0001`
@@ -316,7 +370,7 @@ def count_containers(
         return report.getApplicationResourceUsageReport().getNumUsedContainers()
     return 0
 
-# %% ../../nbs/spark/54_checks.ipynb #54-checks-48
+# %% ../../nbs/spark/54_checks.ipynb #54-checks-55
 _GRANTED = re.compile(r"Granted executor ID|Executor added: app-")  # in the log of a session on Spark's own master
 
 
@@ -327,7 +381,7 @@ def _is_granted(spark: "SparkSession", log: Path | None) -> bool:
     on_yarn = get_setting(spark, "spark.master").startswith("yarn")
     return on_yarn and count_containers(spark._jvm, spark.sparkContext.applicationId) > 1
 
-# %% ../../nbs/spark/54_checks.ipynb #54-checks-50
+# %% ../../nbs/spark/54_checks.ipynb #54-checks-57
 def wait_for_executors(
     spark: "SparkSession",  # any
     seconds: float | None = None,  # longest wait; `None`: as the setting `EXECUTOR_TIMEOUT` says, else 25
@@ -358,7 +412,7 @@ def wait_for_executors(
             )
         time.sleep(0.1)
 
-# %% ../../nbs/spark/54_checks.ipynb #54-checks-55
+# %% ../../nbs/spark/54_checks.ipynb #54-checks-62
 SAME_VERSIONS = {  # package -> leading numbers of its version that must be equal; 0: it must be there
     "arxiv-embeddings": 3,  # writes the parts
     "openvino": 2,  # makes the vectors
@@ -366,8 +420,12 @@ SAME_VERSIONS = {  # package -> leading numbers of its version that must be equa
     "numpy": 1,  # arrays travel between driver and executors
     "pyarrow": 0,
     "pandas": 0,
+    "torch": 2,  # makes the vectors on GPUs
+    "transformers": 2,
+    "sentence-transformers": 2,
 }
-OPENVINO_ONLY = ("openvino",)  # Spark NLP does without
+OPENVINO_ONLY = ("openvino",)  # Spark NLP does without, and so do GPUs
+TORCH_ONLY = ("torch", "transformers", "sentence-transformers")  # only GPUs need them
 
 
 def _make_look_around(names: tuple[str, ...]) -> Callable[[Any], Any]:
@@ -393,7 +451,7 @@ def _make_look_around(names: tuple[str, ...]) -> Callable[[Any], Any]:
 
     return look_around
 
-# %% ../../nbs/spark/54_checks.ipynb #54-checks-56
+# %% ../../nbs/spark/54_checks.ipynb #54-checks-63
 def compare_versions(
     driver: dict[str, str],  # package -> version
     executor: dict[str, str],  # package -> version, empty if it is missing; `host`, if it is known
@@ -410,10 +468,10 @@ def compare_versions(
         place = f" on {executor['host']}" if executor.get("host") else ""
         raise InputError(f"the Python of executors{place} has {', '.join(wrong)}: {SAME_PYTHON}")
 
-# %% ../../nbs/spark/54_checks.ipynb #54-checks-58
+# %% ../../nbs/spark/54_checks.ipynb #54-checks-65
 def check_workers(
     spark: "SparkSession",  # any
-    without: tuple[str, ...] = (),  # packages of `SAME_VERSIONS` that are not needed
+    without: tuple[str, ...] = TORCH_ONLY,  # packages of `SAME_VERSIONS` that are not needed
 ) -> dict[str, str]:  # versions of an executor; empty for a local session, whose Python is the driver's
     "Compare the Python of an executor with the driver's; raises `InputError` if they do not fit. A job of one task."
     if not is_connect(spark) and re.fullmatch(r"local(\[.*\])?", get_setting(spark, "spark.master")):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['log', 'PAYLOAD_SCHEMA', 'REPORT_SCHEMA', 'SLICES_AHEAD', 'CORES_OF_CONNECT', 'SENDING', 'PartPayload',
            'read_payloads', 'PayloadMaker', 'report', 'store_part', 'commit_slice', 'commit_staged', 'count_tasks',
-           'Slices', 'SparkExecutor']
+           'name_jobs', 'cancel_jobs', 'Slices', 'SparkExecutor']
 
 # %% ../../nbs/spark/60_executors.ipynb #60-executors-02
 import json
@@ -205,7 +205,29 @@ def count_tasks(
         n_cores = spark.sparkContext.defaultParallelism
     return max(1, n_cores // int(get_setting(spark, "spark.task.cpus", "1")))
 
-# %% ../../nbs/spark/60_executors.ipynb #60-executors-21
+# %% ../../nbs/spark/60_executors.ipynb #60-executors-22
+def name_jobs(
+    spark: "SparkSession",  # classic or Connect
+    name: str,  # without a comma
+) -> None:
+    "Name the jobs that this thread starts from now on, so that they can be canceled."
+    if is_connect(spark):
+        spark.addTag(name)
+    else:
+        spark.sparkContext.setJobGroup(name, "parts of a run", interruptOnCancel=False)
+
+# %% ../../nbs/spark/60_executors.ipynb #60-executors-23
+def cancel_jobs(
+    spark: "SparkSession",  # classic or Connect
+    name: str,  # as for `name_jobs`
+) -> None:
+    "Cancel the jobs of a name, whichever thread has started them."
+    if is_connect(spark):
+        spark.interruptTag(name)
+    else:
+        spark.sparkContext.cancelJobGroup(name)
+
+# %% ../../nbs/spark/60_executors.ipynb #60-executors-24
 class Slices:
     "Sends payloads to executors slice by slice, and gives back the reports of each slice in order."
 
@@ -216,10 +238,12 @@ class Slices:
         name: str,  # of the run, for Spark's own pages
     ):
         self.spark, self.make_parts = spark, make_parts
-        self.group = f"arxiv-embeddings {name} {time.time_ns()}"
-        self.session = spark.newSession()  # the same Spark, with settings of its own
-        for setting, value in SENDING.items():
-            self.session.conf.set(setting, value)
+        self.group = f"arxiv-embeddings {name} {time.time_ns()}".replace(",", "_")  # a tag holds no comma
+        self.session = spark
+        if not is_connect(spark):
+            self.session = spark.newSession()  # the same Spark, with settings of its own
+            for setting, value in SENDING.items():
+                self.session.conf.set(setting, value)
 
     def run(
         self,
@@ -237,22 +261,23 @@ class Slices:
                         yield begun.popleft().result()
             except BaseException:
                 with suppress(Exception):  # Spark may have ended too; the first error is the one to report
-                    self.spark.sparkContext.cancelJobGroup(self.group)
+                    cancel_jobs(self.session, self.group)
                 raise
 
     def _run_slice(self, slice: list[PartPayload]) -> list[dict[str, Any]]:
         "Make the parts of a slice, each in a task of its own."
-        self.session.sparkContext.setJobGroup(self.group, "parts of a run", interruptOnCancel=False)
+        name_jobs(self.session, self.group)
         first, last = slice[0].papers["paper_id"][0], slice[-1].papers["paper_id"][-1]
         sent = pd.DataFrame({"position": [one.position for one in slice], "payload": [one.to_bytes() for one in slice]})
         try:
-            made = self.make_parts(self.session.createDataFrame(sent, PAYLOAD_SCHEMA)).collect()
+            payloads = self.session.createDataFrame(sent, PAYLOAD_SCHEMA)
+            made = self.make_parts(payloads.repartition(len(slice)) if is_connect(self.session) else payloads).collect()
         except Exception as error:  # py4j's, Spark's and Python's own
-            python_memory = self.session.conf.get("spark.executor.pyspark.memory", None)
+            python_memory = get_setting(self.session, "spark.executor.pyspark.memory") or None
             raise explain_failure(error, f"{first} to {last}", python_memory) from error
         return [json.loads(row["report"]) for row in made]
 
-# %% ../../nbs/spark/60_executors.ipynb #60-executors-23
+# %% ../../nbs/spark/60_executors.ipynb #60-executors-26
 class SparkExecutor(Executor):
     "Makes vectors in the executors of a Spark session."
 

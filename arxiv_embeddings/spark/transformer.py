@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['EMBEDDING_TYPE', 'LARGEST_SENT', 'LARGEST_IN_CONNECT', 'MODEL_OPTIONS', 'read_texts', 'embed_known', 'make_column',
            'shares_disk', 'place_model', 'unpack_model', 'BatchEmbedder', 'find_columns', 'extend_schema',
-           'EmbedderParams', 'find_converted', 'check_saving', 'SavedParams', 'ArxivEmbedder']
+           'EmbedderParams', 'find_converted', 'find_original', 'find_for_workers', 'check_saving', 'SavedParams',
+           'ArxivEmbedder']
 
 # %% ../../nbs/spark/65_transformer.ipynb #65-transformer-02
 import io
@@ -32,7 +33,16 @@ from ..files.errors import InputError
 from ..files.paths import atomic_folder, cache_folder
 from ..papers.texts import make_texts
 from .checks import is_connect, require_session
-from .via_encoder import add_artifact, archive_model, load_in_worker, ship_model
+from arxiv_embeddings.spark.via_encoder import (
+    ENGINE_ON,
+    OriginalModel,
+    add_artifact,
+    archive_model,
+    check_options,
+    load_in_worker,
+    pack_original,
+    ship_model,
+)
 
 try:
     import pyspark
@@ -109,7 +119,7 @@ def shares_disk(
 # %% ../../nbs/spark/65_transformer.ipynb #65-transformer-19
 def place_model(
     spark: "SparkSession",  # of the DataFrame
-    converted: ModelFolder,  # the model
+    converted: ModelFolder | OriginalModel,  # the model
     shared: str | None = None,  # folder or URI that driver and executors see
     streams: bool = False,  # whether the DataFrame is a stream
 ) -> tuple[str, bytes]:  # where workers find the model, and its archive if it is sent
@@ -154,7 +164,7 @@ class BatchEmbedder:
     output: str  # name of the new column
     spec: ModelSpec  # of the model, with every option resolved
     content_sha256: str  # of the model that it must be
-    options: dict[str, Any]  # `precision` and `long_text` of `OpenVINOEncoder`
+    options: dict[str, Any]  # `precision` and `long_text`; for GPUs `device`, which is `cuda`
     place: str  # folder or URI of the model; empty if it is sent
     archive: bytes = b""  # the model, if it is sent
 
@@ -162,7 +172,9 @@ class BatchEmbedder:
         "Load the model; raises `InputError` if it is missing, or is another one."
         task = TaskContext.get()
         threads = task.cpus() if task else 1
-        options = self.options | {"threads": threads, "streams": choose_streams(threads, self.options["precision"])}
+        options = self.options | {"threads": threads}
+        if "device" not in options:
+            options["streams"] = choose_streams(threads, options["precision"])
         place = self.place or str(unpack_model(self.archive, self.content_sha256))
         return load_in_worker(place, self.content_sha256, json.dumps(asdict(self.spec)), json.dumps(options))
 
@@ -241,7 +253,8 @@ class EmbedderParams(HasInputCols, HasOutputCol):
     "Parameters of `ArxivEmbedder`."
 
     model = Param(Params._dummy(), "model", "name in the registry, hub id, or a model folder", TypeConverters.toString)
-    precision = Param(Params._dummy(), "precision", "float32, bfloat16 or int8", TypeConverters.toString)
+    precision = Param(Params._dummy(), "precision", "float32, bfloat16, float16 or int8", TypeConverters.toString)
+    device = Param(Params._dummy(), "device", "cpu, or cuda: the GPU of each task", TypeConverters.toString)
     text = Param(Params._dummy(), "text", "title+abstract or abstract", TypeConverters.toString)
     prompt = Param(Params._dummy(), "prompt", "put before each text: words, or a name", TypeConverters.toString)
     maxTokens = Param(Params._dummy(), "maxTokens", "longer texts are truncated", TypeConverters.toInt)
@@ -268,7 +281,7 @@ class EmbedderParams(HasInputCols, HasOutputCol):
             raise InputError(f"{type(self).__name__} has no parameter {unknown[0]}")
         return self._set(**given)
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-34
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-35
 def find_converted(
     model: str,  # name in the registry, hub id, or a model folder
     precision: str,  # float32, bfloat16 or int8
@@ -286,6 +299,31 @@ def find_converted(
     return converted
 
 # %% ../../nbs/spark/65_transformer.ipynb #65-transformer-36
+def find_original(
+    model: str,  # name in the registry, hub id, or a model folder
+    precision: str,  # float32, bfloat16 or float16
+    **options: Any,  # of `find_model`
+) -> OriginalModel:  # from the cache, or made now
+    "Find a model's own files, for GPUs; raises `InputError` if options do not go together, or if it has no transformer."
+    EncoderOptions(**check_options("cuda", {"precision": precision})).choose_engine()
+    files = fetch_model(find_model(model, **options))
+    if files.is_static:
+        raise InputError(f"executors run transformers, and {model} is a static model: choose another model")
+    return pack_original(files)
+
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-37
+def find_for_workers(
+    model: str,  # name in the registry, hub id, or a model folder
+    precision: str,  # float32, bfloat16, float16 or int8
+    device: str,  # cpu or cuda
+    **options: Any,  # of `find_model`
+) -> ModelFolder | OriginalModel:  # from the cache, or made now
+    "Find a model in the form that workers run on a device; raises `InputError` if options do not go together."
+    if device not in ENGINE_ON:
+        raise InputError(f"device must be cpu or cuda, not {device!r}: Spark chooses the GPU of each task")
+    return (find_original if device == "cuda" else find_converted)(model, precision, **options)
+
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-39
 def check_saving() -> None:
     "Raise `InputError` if this session cannot save or load a stage of Spark ML."
     if is_remote() and pyspark.__version__.startswith("3."):
@@ -294,7 +332,7 @@ def check_saving() -> None:
             "make it anew with its parameters, or use Spark Connect 4"
         )
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-38
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-41
 class SavedParams(DefaultParamsReadable, DefaultParamsWritable):
     "Saves and loads parameters, in sessions that can."
 
@@ -309,7 +347,7 @@ class SavedParams(DefaultParamsReadable, DefaultParamsWritable):
         check_saving()
         return super().read()
 
-# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-40
+# %% ../../nbs/spark/65_transformer.ipynb #65-transformer-43
 class ArxivEmbedder(Transformer, EmbedderParams, SavedParams):
     "Adds a column with the vectors of papers to a DataFrame."
 
@@ -320,7 +358,7 @@ class ArxivEmbedder(Transformer, EmbedderParams, SavedParams):
         model: str = DEFAULT_MODEL,  # name in the registry, hub id, or a model folder
         inputCols: list[str] | None = None,  # title and abstract, or one column; `None`: `title` and `abstract`
         outputCol: str = "embedding",  # name of the new column, `array<float>`
-        precision: str = "float32",  # float32, bfloat16 or int8
+        precision: str = "float32",  # float32, bfloat16 or int8; on GPUs float16, but no int8
         longText: str = "truncate",  # truncate texts beyond the limit, or read them in windows
         text: str | None = None,  # title+abstract or abstract; `None`: the model's own
         prompt: str | None = None,  # put before each text: words, or a name in the model's files
@@ -330,9 +368,10 @@ class ArxivEmbedder(Transformer, EmbedderParams, SavedParams):
         adapter: str | None = None,  # hub id or folder of an adapter
         revision: str | None = None,  # hub commit, tag or branch
         modelPath: str | None = None,  # folder or URI from which executors read the model; `None`: it is sent
+        device: str = "cpu",  # cpu, or cuda: the GPU that Spark gives each task
     ):
         super().__init__()
-        defaults = {"model": DEFAULT_MODEL, "precision": "float32", "longText": "truncate"}
+        defaults = {"model": DEFAULT_MODEL, "precision": "float32", "longText": "truncate", "device": "cpu"}
         self._setDefault(inputCols=["title", "abstract"], outputCol="embedding", **defaults)
         self.setParams(**self._input_kwargs)
 
@@ -353,11 +392,14 @@ class ArxivEmbedder(Transformer, EmbedderParams, SavedParams):
         options = {"precision": self.getOrDefault("precision"), "long_text": self.getOrDefault("longText")}
         if options["long_text"] not in LONG_TEXTS:
             raise InputError(f"longText must be one of {', '.join(LONG_TEXTS)}, not {options['long_text']!r}")
-        converted = find_converted(self.getOrDefault("model"), options["precision"], **asked)
-        spec = replace(converted.spec, text="abstract") if len(columns) == 1 else converted.spec
+        if (device := self.getOrDefault("device")) == "cuda":
+            require_session(spark, "gpu")
+            options["device"] = device
+        found = find_for_workers(self.getOrDefault("model"), options["precision"], device, **asked)
+        spec = replace(found.spec, text="abstract") if len(columns) == 1 else found.spec
         read = columns if spec.text == "title+abstract" else columns[-1:]
-        place, archive = place_model(spark, converted, self.get_or_none("modelPath"), streams)
-        return BatchEmbedder(read, self.getOutputCol(), spec, converted.content_sha256, options, place, archive)
+        place, archive = place_model(spark, found, self.get_or_none("modelPath"), streams)
+        return BatchEmbedder(read, self.getOutputCol(), spec, found.content_sha256, options, place, archive)
 
     def countNulls(
         self,

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['TEXT_SCHEMA', 'OpenPart', 'choose_repeated', 'describe_failure', 'describe_difference', 'TextMaker', 'PartFinisher',
-           'ExportRequest', 'OnSparkNLP']
+           'ExportRequest', 'FrameTexts', 'split_parts', 'FrameFinisher', 'NLPSteps', 'PipelineOnSpark', 'OnSparkNLP']
 
 # %% ../../nbs/spark/63_via_spark_nlp.ipynb #63-via-spark-nlp-02
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NewType
 
@@ -29,14 +30,14 @@ from arxiv_embeddings.encoders.onnx_engine import (
 from ..encoders.spec import ModelSpec
 from ..encoders.vectors import find_least_cosine
 from ..files.errors import InputError
+from ..files.paths import AnyPath
 from ..runs.prepare import PreparedPart, prepare_part
 from ..runs.run_model import EncoderSource
 from ..runs.store import Run, RunWriter
-from .checks import OPENVINO_ONLY, check_workers, require_session
+from .checks import OPENVINO_ONLY, TORCH_ONLY, check_workers, require_session
 from arxiv_embeddings.spark.executors import (
     REPORT_SCHEMA,
     PartPayload,
-    SparkExecutor,
     _from_stream,
     _to_stream,
     read_payloads,
@@ -44,6 +45,7 @@ from arxiv_embeddings.spark.executors import (
     store_part,
 )
 from .failures import CANNOT_RUN, EXPORT_ANEW, explain_spark_errors
+from .frame_parts import PARTS_SCHEMA, FrameExecutor, PartReader, PartStore
 from .nlp_model import get_or_export
 from .nlp_pipeline import BATCH_SIZE, TOKENIZERS, embed_frame, make_pipeline
 
@@ -148,9 +150,16 @@ class TextMaker:
         self,
         rows: Iterator[pa.RecordBatch],  # as `PAYLOAD_SCHEMA` states
     ) -> Iterator[pa.RecordBatch]:  # as `TEXT_SCHEMA` states
+        "Make the texts of parts that the driver has sent."
+        return self.make_texts(read_payloads(rows))
+
+    def make_texts(
+        self,
+        payloads: Iterable[PartPayload],  # the parts of a task
+    ) -> Iterator[pa.RecordBatch]:  # as `TEXT_SCHEMA` states
         "Make the texts of parts, longest first; raises `InputError` naming papers whose text the model cannot read."
         text_tokenizer = make_word_tokenizer(self.vocabulary, self.spec.max_tokens, self.allow_unknown)
-        for payload in read_payloads(rows):
+        for payload in payloads:
             part = prepare_part(payload.batch, self.spec, text_tokenizer.tokenize, payload.seen_texts())
             longest_first = np.argsort(-part.tokenized.lengths, kind="stable")
             longest_first = np.append(longest_first, longest_first[choose_repeated(len(part.fresh))])
@@ -176,7 +185,7 @@ class TextMaker:
 class PartFinisher:
     "Turns vectors from Java into a part; a plain object that Spark sends to executors."
 
-    folder: str  # the run's, as every executor sees it
+    folder: AnyPath  # the run's, as every executor sees it
     footer: dict[str, Any]  # facts about the run that each part carries
 
     def finish(
@@ -185,15 +194,21 @@ class PartFinisher:
     ) -> Iterator[pa.RecordBatch]:  # as `REPORT_SCHEMA` states
         "Check the vectors of a part and write it."
         started, table = time.monotonic(), pa.Table.from_batches(list(rows))
-        part = OpenPart.from_bytes(table["part"].drop_null()[0].as_py())
-        vectors, error = self._collect(table, part) if len(part.fresh) else (self._none_new(part), None)
+        part, vectors, error = self.collect(table)
         if error:
             yield report({"error": error})
             return
         counts = part.counts | {"seconds": round(time.monotonic() - started, 3)}
-        yield report(
-            store_part(self.folder, part.papers, part.place_vectors(vectors), self.footer, part.position, counts)
-        )
+        yield report(store_part(self.folder, part.papers, vectors, self.footer, part.position, counts))
+
+    def collect(
+        self,
+        table: pa.Table,  # `row`, `part` and `embedding` of one part
+    ) -> tuple[OpenPart, np.ndarray, str | None]:  # the part; float32, (n_papers, dim); why they cannot be trusted
+        "Give each paper of a part its vector."
+        part = OpenPart.from_bytes(table["part"].drop_null()[0].as_py())
+        of_fresh, error = self._collect(table, part) if len(part.fresh) else (self._none_new(part), None)
+        return part, of_fresh if error else part.place_vectors(of_fresh), error
 
     def _none_new(self, part: OpenPart) -> np.ndarray:
         return np.empty((len(part.papers), self.footer["embedding_dim"]), dtype=np.float32)
@@ -264,17 +279,105 @@ class ExportRequest:
         return OnnxEncoder(self.exported, spec=self.spec, allow_unknown=self.allow_unknown)
 
 # %% ../../nbs/spark/63_via_spark_nlp.ipynb #63-via-spark-nlp-20
-def _make_parts(
-    payloads: "DataFrame", encoder: OnnxEncoder, pipeline: Any, writer: RunWriter, *, reads_whole_text: bool
-) -> "DataFrame":
-    "Make parts: texts in Python, vectors in Java, files in Python."
-    tokenizer = encoder.text_tokenizer
-    maker = TextMaker(encoder.spec, tokenizer.tokenizer.to_str(), reads_whole_text, tokenizer.allow_unknown)
-    finisher = PartFinisher(writer.folder, writer.footer)
-    texts = payloads.mapInArrow(maker.prepare, TEXT_SCHEMA)
-    return embed_frame(texts, pipeline, "row", "part").mapInArrow(finisher.finish, REPORT_SCHEMA)
+@dataclass(frozen=True)
+class FrameTexts:
+    "Reads the parts of a DataFrame and makes their texts; a plain object that Spark sends to executors."
 
-# %% ../../nbs/spark/63_via_spark_nlp.ipynb #63-via-spark-nlp-22
+    reader: PartReader  # of the papers
+    maker: TextMaker  # of the texts
+    dim: int  # numbers in a vector
+
+    def prepare(
+        self,
+        batches: Iterator[pa.RecordBatch],  # rows from `RowPlacer`, ordered by part
+    ) -> Iterator[pa.RecordBatch]:  # as `TEXT_SCHEMA` states
+        "Make the texts of the parts of a task. A part is known by its number."
+        nothing_known = np.empty((0, self.dim), dtype=np.float32)
+        read = ((part, pa.Table.from_batches([papers])) for part, papers in self.reader.read(batches))
+        return self.maker.make_texts(PartPayload(part, papers, [], nothing_known) for part, papers in read)
+
+# %% ../../nbs/spark/63_via_spark_nlp.ipynb #63-via-spark-nlp-21
+def split_parts(
+    batches: Iterator[pa.RecordBatch],  # with `part`, null except in the first row of each part
+) -> Iterator[pa.Table]:  # the rows of one part
+    "Split the rows of a task into parts, in the order in which they come."
+    kept: list[pa.RecordBatch] = []
+    for batch in batches:
+        begins = np.flatnonzero(batch["part"].is_valid().to_numpy(zero_copy_only=False))
+        for start, end in pairwise(np.unique([0, *begins, len(batch)]).tolist()):
+            if kept and batch["part"][start].is_valid:
+                yield pa.Table.from_batches(kept)
+                kept = []
+            kept.append(batch.slice(start, end - start))
+    if kept:
+        yield pa.Table.from_batches(kept)
+
+# %% ../../nbs/spark/63_via_spark_nlp.ipynb #63-via-spark-nlp-24
+@dataclass(frozen=True)
+class FrameFinisher:
+    "Turns vectors from Java into parts of a DataFrame; a plain object that Spark sends to executors."
+
+    finisher: PartFinisher  # checks vectors
+    store: PartStore  # of the run
+
+    def finish(
+        self,
+        rows: Iterator[pa.RecordBatch],  # `row`, `part` and `embedding` of the parts of a task
+    ) -> Iterator[pa.RecordBatch]:  # as `PARTS_SCHEMA` states
+        "Check and store the parts; raises `InputError` for vectors that cannot be trusted."
+        started = time.monotonic()
+        for table in split_parts(rows):
+            part, vectors, error = self.finisher.collect(table)
+            if error:
+                raise InputError(error)
+            counts = part.counts | {"seconds": round(time.monotonic() - started, 3)}
+            self.store.store(part.position, part.papers, vectors, counts)
+            yield pa.RecordBatch.from_pydict({"part": pa.array([part.position], pa.int64())})
+            started = time.monotonic()
+
+# %% ../../nbs/spark/63_via_spark_nlp.ipynb #63-via-spark-nlp-26
+@dataclass(frozen=True)
+class NLPSteps:
+    "The three steps that make parts."
+
+    maker: TextMaker  # in Python
+    pipeline: Any  # of Spark NLP, in Java
+    finisher: PartFinisher  # in Python
+
+    @classmethod
+    def of(
+        cls,
+        encoder: OnnxEncoder,  # as the driver has loaded it
+        pipeline: Any,  # from `make_pipeline`, of the same model
+        writer: RunWriter,  # of the run
+        reads_whole_text: bool,  # whether texts are given as the words that the model knows
+    ) -> "NLPSteps":
+        "Make the steps of a run."
+        tokenizer = encoder.text_tokenizer
+        maker = TextMaker(encoder.spec, tokenizer.tokenizer.to_str(), reads_whole_text, tokenizer.allow_unknown)
+        return cls(maker, pipeline, PartFinisher(writer.folder, writer.footer))
+
+    def make_parts(
+        self,
+        payloads: "DataFrame",  # as `PAYLOAD_SCHEMA` states
+    ) -> "DataFrame":  # as `REPORT_SCHEMA` states
+        "Make parts that the driver has sent."
+        texts = payloads.mapInArrow(self.maker.prepare, TEXT_SCHEMA)
+        return embed_frame(texts, self.pipeline, "row", "part").mapInArrow(self.finisher.finish, REPORT_SCHEMA)
+
+    def make_frame_parts(
+        self,
+        rows: "DataFrame",  # from `spread_rows`
+        reader: PartReader,  # of the papers
+        store: PartStore,  # of the run
+    ) -> "DataFrame":  # as `PARTS_SCHEMA` states
+        "Make parts of rows that executors have read themselves."
+        given = FrameTexts(reader, self.maker, self.finisher.footer["embedding_dim"])
+        texts = rows.mapInArrow(given.prepare, TEXT_SCHEMA)
+        finish = FrameFinisher(self.finisher, store).finish
+        return embed_frame(texts, self.pipeline, "row", "part").mapInArrow(finish, PARTS_SCHEMA)
+
+# %% ../../nbs/spark/63_via_spark_nlp.ipynb #63-via-spark-nlp-28
 def _check_tokenizer_name(tokenizer: str) -> None:
     if tokenizer not in TOKENIZERS:
         raise InputError(f"no tokenizer {tokenizer!r}; there are: {', '.join(TOKENIZERS)}")
@@ -285,9 +388,9 @@ def _state_settings(encoder: Encoder) -> dict[str, Any]:
     engine = {"engine": "spark-nlp", "device": "cpu", "precision": encoder.settings["precision"]}
     return engine | {"versions": encoder.settings["versions"] | versions}
 
-# %% ../../nbs/spark/63_via_spark_nlp.ipynb #63-via-spark-nlp-23
-class OnSparkNLP(SparkExecutor):
-    "Makes vectors in the executors of a Spark session, with Spark NLP."
+# %% ../../nbs/spark/63_via_spark_nlp.ipynb #63-via-spark-nlp-29
+class PipelineOnSpark(FrameExecutor):
+    "Finds and describes the model that Spark NLP runs."
 
     def __init__(
         self,
@@ -321,6 +424,10 @@ class OnSparkNLP(SparkExecutor):
         "Everything that decides which texts share a batch."
         return {"batch_size": self.batch_size}
 
+# %% ../../nbs/spark/63_via_spark_nlp.ipynb #63-via-spark-nlp-30
+class OnSparkNLP(PipelineOnSpark):
+    "Makes vectors in the executors of a Spark session, with Spark NLP."
+
     def prepare(
         self,
         encoder: Encoder,  # loaded in the driver
@@ -331,7 +438,7 @@ class OnSparkNLP(SparkExecutor):
             raise InputError("Spark NLP runs exported models: give an OnnxEncoder, or a model")
         options = {"tokenizer": self.tokenizer, "batch_size": batching["batch_size"]}
         if (key := (str(encoder.model_folder.folder), batching["batch_size"])) not in self.pipelines:
-            check_workers(self.spark, without=OPENVINO_ONLY)
+            check_workers(self.spark, without=OPENVINO_ONLY + TORCH_ONLY)
             with explain_spark_errors():
                 self.pipelines[key] = make_pipeline(self.spark, encoder.model_folder, **options)
 
@@ -342,5 +449,19 @@ class OnSparkNLP(SparkExecutor):
         writer: RunWriter,  # of the run
     ) -> "DataFrame":  # as `REPORT_SCHEMA` states
         "Make the parts of a slice: texts in Python, vectors in Java, parts in Python."
+        return self._get_steps(encoder, writer).make_parts(payloads)
+
+    def make_frame_parts(
+        self,
+        rows: "DataFrame",  # from `spread_rows`
+        reader: PartReader,  # of the papers
+        store: PartStore,  # of the run
+        encoder: OnnxEncoder,  # as the driver has loaded it
+        writer: RunWriter,  # of the run
+    ) -> "DataFrame":  # as `PARTS_SCHEMA` states
+        "Make and store the parts of a DataFrame, in the same three steps."
+        return self._get_steps(encoder, writer).make_frame_parts(rows, reader, store)
+
+    def _get_steps(self, encoder: OnnxEncoder, writer: RunWriter) -> NLPSteps:
         pipeline = self.pipelines[str(encoder.model_folder.folder), writer.metadata["batching"]["batch_size"]]
-        return _make_parts(payloads, encoder, pipeline, writer, reads_whole_text=self.tokenizer == "bert")
+        return NLPSteps.of(encoder, pipeline, writer, self.tokenizer == "bert")

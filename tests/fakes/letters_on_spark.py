@@ -15,7 +15,7 @@ from pyspark import cloudpickle
 from arxiv_embeddings.runs.embed import embed_part
 from arxiv_embeddings.runs.prepare import SeenTexts, prepare_part
 from arxiv_embeddings.spark.executors import REPORT_SCHEMA, read_payloads, report, store_part
-from arxiv_embeddings.spark.via_encoder import FrameExecutor
+from arxiv_embeddings.spark.frame_parts import FrameExecutor, embed_rows
 from tests.fakes import letters
 
 cloudpickle.register_pickle_by_value(letters)  # executors have the package, but not its tests
@@ -47,6 +47,9 @@ class LettersOnSpark(FrameExecutor):
 
     def make_part_encoder(self, encoder: letters.LetterEncoder, writer: Any) -> LetterParts:
         return LetterParts(encoder, writer.folder, writer.footer)
+
+    def make_frame_parts(self, rows: Any, reader: Any, store: Any, encoder: letters.LetterEncoder, writer: Any) -> Any:
+        return embed_rows(rows, reader, store, self.make_part_encoder(encoder, writer).embed_papers)
 
     def make_parts(self, payloads: Any, encoder: letters.LetterEncoder, writer: Any) -> Any:
         return payloads.mapInArrow(self.make_part_encoder(encoder, writer).embed, REPORT_SCHEMA)

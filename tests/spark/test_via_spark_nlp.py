@@ -31,10 +31,10 @@ from arxiv_embeddings.files.hashes import hash_contents
 from arxiv_embeddings.papers.corpus import sample_papers
 from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.runs.export import export_run
-from arxiv_embeddings.runs.store import Run, open_run
+from arxiv_embeddings.runs.store import Run, RunWriter, open_run
 from arxiv_embeddings.runs.verify import verify_run
 from arxiv_embeddings.runs.wrong_vectors import verify_sample
-from arxiv_embeddings.spark import executors
+from arxiv_embeddings.spark import executors, frame_parts
 from arxiv_embeddings.spark.minicluster import restart_server, stop_server, wait_until_writable
 from arxiv_embeddings.spark.nlp_model import export_model
 from arxiv_embeddings.spark.nlp_pipeline import embed_frame
@@ -48,6 +48,7 @@ pytestmark = pytest.mark.spark
 SAMPLE = pd.read_csv(sample_papers(), dtype=str)
 PART_SIZE = 36
 SMALL_PARTS = {"part_size": 18}  # of which a run has eight, in four slices
+COUNTED = ("n_papers", "n_tokens", "n_truncated", "n_unknown", "n_repeated")
 
 
 def make_distilbert(folder: Path, n_positions: int = 512) -> Path:
@@ -193,6 +194,46 @@ def test_appended_and_pruned(tmp_path: Path, spark: Any, small: ModelFolder) -> 
     assert sorted(order) == list(range(134))
     assert_allclose(made.run.embeddings(), alone.embeddings()[order], atol=1e-5)
     assert verify_run(made.run)["problems"] == []
+
+
+def test_a_dataframe_is_embedded_where_its_rows_are(
+    tmp_path: Path, spark: Any, small: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    "With several parts in a task, a text twice in a part, and rows that are no papers."
+    rows = SAMPLE[["paper_id", "title", "abstract", "categories"]].fillna("")
+    rows.loc[3, "abstract"] = None
+    rows.loc[7, "paper_id"] = None
+    rows.loc[11:12, ["title", "abstract"]] = ["The same title", "The same abstract."]
+    monkeypatch.setattr(frame_parts, "MOST_TASKS", 2)
+    frame = spark.createDataFrame(rows).repartition(3)
+    there = embed(frame, tmp_path / "there", spark, small, **SMALL_PARTS).run
+    here = embed_papers(rows, tmp_path / "here", encoder=OnnxEncoder(small)).run
+    assert there.paper_ids == sorted(here.paper_ids)
+    order = [here.row_of(paper_id) for paper_id in there.paper_ids]
+    assert_allclose(there.embeddings(), here.embeddings()[order], atol=1e-5, strict=True)
+    assert [part.n_papers for part in there.parts] == [18] * 7 + [16]
+    counts = [{name: sum(part[name] for part in run.metadata["parts"]) for name in COUNTED} for run in (there, here)]
+    assert counts[0] == counts[1]
+    assert counts[0]["n_repeated"] == 1
+    assert there.metadata["settings"]["engine"] == "spark-nlp"
+    papers, vectors = there.read(), there.embeddings()
+    with RunWriter(there.folder) as writer:
+        writer.commit([part for part in writer.parts if part.position not in (18, 36)])
+    again = embed(frame.repartition(5), there.folder, spark, small, **SMALL_PARTS)
+    assert (again.n_embedded, again.run.read().equals(papers)) == (36, True)
+    assert_allclose(again.run.embeddings(), vectors, atol=1e-5, strict=True)
+    newer = spark.createDataFrame(rows[40:].assign(title="Another title"))
+    made = embed(newer, there.folder, spark, small, part_size=None, append=True)
+    assert (made.changes["n_changed"], verify_run(made.run)["problems"]) == (104, [])
+
+
+def test_papers_of_a_dataframe_without_a_known_token_are_named(tmp_path: Path, spark: Any, small: ModelFolder) -> None:
+    rows = SAMPLE[:20].fillna("")
+    rows.loc[13, ["title", "abstract"]] = ["ꙮ", "ꙮꙮ"]
+    with pytest.raises(InputError, match=f"knows no token of 1 papers, {rows.loc[13, 'paper_id']}"):
+        embed(spark.createDataFrame(rows), tmp_path / "run", spark, small, text="abstract")
+    run = open_run(tmp_path / "run")
+    assert {path.name for path in (run.folder / "parts").iterdir()} == {part.name for part in run.parts}
 
 
 def test_the_seed_s_folder(tmp_path: Path, spark: Any, small: ModelFolder) -> None:
