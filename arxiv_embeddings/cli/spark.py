@@ -118,7 +118,7 @@ class SparkNLPOptions:
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-09
 ONLY_ENCODER = (
     *("pooling", "max_tokens", "adapter", "query_adapter", "prompt", "query_prompt", "truncate_dim", "long_text"),
-    *("minimum_cosine", "shared_model", "read_as"),
+    *("minimum_cosine", "shared_model"),
 )
 
 
