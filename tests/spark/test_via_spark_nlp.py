@@ -73,7 +73,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
 
 @pytest.fixture(scope="module")
 def spark() -> Iterator[Any]:
-    session = make_session("local[2]")
+    session = make_session("local[2]", conf={"spark.sql.shuffle.partitions": "3"})
     yield session
     session.stop()
 
