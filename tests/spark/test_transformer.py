@@ -353,4 +353,4 @@ def test_columns_that_cannot_work(spark: Any, papers: Any) -> None:
     with pytest.raises(TypeError):
         ArxivEmbedder(maxTokens="many")
     with pytest.raises(TypeError):
-        ArxivEmbedder(device="cuda")
+        ArxivEmbedder(batchSize=8)
