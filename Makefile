@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 # uv where there is one (several times faster than pip), else it is installed inside the environment.
 UV = $(shell command -v uv || echo $(BIN)/uv)
 
-.PHONY: help env demo check test all-notebooks all-tests bench lint format figures readme docs lab constraints clean
+.PHONY: help env demo check test bench lint format figures readme docs lab constraints clean
 
 help: ## What can be made
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -47,22 +47,22 @@ demo: env ## The main job on the sample corpus: papers, vectors, index, exports,
 	@echo "  $(CLI) embed YOUR_PAPERS.csv --out YOUR_RUN"
 	@echo "  make lab"
 
-# More processes than cores, with one thread each, since servers keep tests waiting; converted models are shared by all.
+# Three processes with one thread each, since servers keep tests waiting; converted models are shared by all.
 check test: export ARXIV_EMBEDDINGS_CACHE = $(abspath $(VENV))/converted-models
 check test: export OMP_NUM_THREADS = 1
 check test: export LOKY_MAX_CPU_COUNT = 1
 # Servers and sessions of tests live for seconds: Java's quick compiler alone, and no threads to collect garbage.
 check test: export JAVA_TOOL_OPTIONS = -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
 check test: export PATH := $(abspath $(BIN)):$(PATH)
-# What Spark's processes load, in a file that Java maps instead; without it each takes two thirds more work to start.
+# What Spark's sessions load, in a file that Java maps instead; without it each takes two thirds more work to start.
 SPARK_CLASSES := $(abspath $(VENV))/spark-classes.jsa
-test: export JDK_JAVA_OPTIONS = -XX:SharedArchiveFile=$(SPARK_CLASSES) -Xlog:disable
+test: export SPARK_SUBMIT_OPTS = -XX:SharedArchiveFile=$(SPARK_CLASSES)
 # A process that is lost ends the run: with another in its place pytest-xdist may wait forever.
-PYTEST = $(BIN)/pytest --max-worker-restart 0 --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/pytest --numprocesses 3 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder
 
 check: env lint ## What every commit needs, in three minutes: lint, notebooks and tests without slow parts and without Spark
 	$(BIN)/nbdev_test --n_workers 2
-	$(PYTEST) --numprocesses 3 -m "not slow and not spark"
+	$(PYTEST) -m "not slow and not spark"
 
 $(SPARK_CLASSES): $(INSTALLED)
 	@rm -f $@
@@ -73,17 +73,7 @@ test: env $(SPARK_CLASSES) ## Every cell of every notebook, then every other tes
 	@# a folder of its own for temporary files, Java's too: what killed processes leave goes with it
 	@TMPDIR=$$(mktemp -d) && export TMPDIR && trap 'rm -rf "$$TMPDIR"' EXIT && \
 	export JAVA_TOOL_OPTIONS="$$JAVA_TOOL_OPTIONS -Djava.io.tmpdir=$$TMPDIR" && \
-	$(MAKE) --no-print-directory --keep-going --jobs 2 all-notebooks all-tests
-
-# Every cell of a tutorial runs in JupyterLab where there is a browser (tests/browser), and else with the other notebooks.
-BROWSER = $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
-
-# Side by side, so that neither has an end in which a core waits.
-all-notebooks:
-	$(BIN)/nbdev_test --flags "slow spark" --n_workers 2 --timing $(if $(BROWSER),--skip_folder_re '^([_.]|tutorials$$)')
-
-all-tests:
-	$(PYTEST) --numprocesses 2
+	$(BIN)/nbdev_test --flags "slow spark" --n_workers 3 --timing && $(PYTEST)
 
 # Peers need older libraries than the package does.
 PEERS := .venv-peers
