@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NAMENODE_PORT', 'HDFS_URI', 'VIEWFS_URI', 'UNCHANGED', 'read_hadoop_settings', 'resolve_hdfs', 'list_namenodes',
            'resolve_viewfs', 'find_server', 'check_namenode', 'explain_hdfs_error', 'translate_hdfs_errors',
-           'HdfsReader', 'connect_hdfs', 'HdfsFiles', 'PathNames', 'PureHdfsPath', 'HdfsEntry', 'HdfsPath',
-           'HdfsWriter']
+           'RemoteReader', 'HdfsReader', 'connect_hdfs', 'HdfsFiles', 'PathNames', 'PureHdfsPath', 'HdfsEntry',
+           'HdfsPath', 'HdfsWriter']
 
 # %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-02
 import errno
@@ -15,6 +15,7 @@ import os
 import posixpath
 import re
 import socket
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -176,16 +177,16 @@ def translate_hdfs_errors(
     except (OSError, RuntimeError, ValueError) as error:
         raise explain_hdfs_error(error, uri) from error
 
-# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-18
-class HdfsReader(io.RawIOBase):
-    "A file on HDFS, to be read; for buffers of Python's `io`."
+# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-110
+class RemoteReader(io.RawIOBase):
+    "A file that is not on a disk, to be read; for buffers of Python's `io`."
 
-    def __init__(
+    @abstractmethod
+    def fetch(
         self,
-        inner: Any,  # hdfs-native's reader
-        uri: str,  # of the file, for messages
-    ):
-        self._inner, self._uri = inner, uri
+        n_bytes: int,  # at most; -1 for all that follow
+    ) -> bytes:  # none at the end
+        "Read the next bytes, in one request."
 
     def readable(self) -> bool:
         "Yes."
@@ -194,6 +195,30 @@ class HdfsReader(io.RawIOBase):
     def seekable(self) -> bool:
         "Yes."
         return True
+
+    def readinto(
+        self,
+        buffer: Any,  # to be filled
+    ) -> int:  # bytes read; 0 at the end
+        "Read the next bytes."
+        content = self.fetch(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def readall(self) -> bytes:
+        "Read the rest of the file in one request; Python's default reads a few kilobytes at a time."
+        return self.fetch(-1)
+
+# %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-18
+class HdfsReader(RemoteReader):
+    "A file on HDFS, to be read."
+
+    def __init__(
+        self,
+        inner: Any,  # hdfs-native's reader
+        uri: str,  # of the file, for messages
+    ):
+        self._inner, self._uri = inner, uri
 
     def seek(
         self,
@@ -208,20 +233,13 @@ class HdfsReader(io.RawIOBase):
         "Get the position in bytes from the beginning."
         return self._inner.tell()
 
-    def readinto(
+    def fetch(
         self,
-        buffer: Any,  # to be filled
-    ) -> int:  # bytes read; 0 at the end
+        n_bytes: int,  # at most; -1 for all that follow
+    ) -> bytes:  # none at the end
         "Read the next bytes."
         with translate_hdfs_errors(self._uri):
-            content = self._inner.read(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
-
-    def readall(self) -> bytes:
-        "Read the rest of the file in one request; Python's default reads a few kilobytes at a time."
-        with translate_hdfs_errors(self._uri):
-            return self._inner.read(-1)
+            return self._inner.read(n_bytes)
 
 # %% ../../nbs/files/03_hdfs.ipynb #03-hdfs-19
 def connect_hdfs(

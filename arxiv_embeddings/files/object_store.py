@@ -33,7 +33,7 @@ import fsspec
 
 from .documents import read_manifest
 from .errors import InputError, StorageError
-from .hdfs import PathNames, read_hadoop_settings
+from .hdfs import PathNames, RemoteReader, read_hadoop_settings
 from arxiv_embeddings.files.locks import (
     HEARTBEAT_SECONDS,
     N_MISSED,
@@ -324,8 +324,8 @@ def translate_store_errors(
         raise explain_store_error(error, uri) from None
 
 # %% ../../nbs/files/08_object_store.ipynb #08-object-store-40
-class ObjectReader(io.RawIOBase):
-    "A file in a store, to be read; for buffers of Python's `io`."
+class ObjectReader(RemoteReader):
+    "A file in a store, to be read."
 
     def __init__(
         self,
@@ -336,14 +336,6 @@ class ObjectReader(io.RawIOBase):
     ):
         self._store, self._key, self._size, self._uri, self._at = store, key, about["size"], uri, 0
         self._pinned = {"if_match": about["e_tag"]} if about.get("e_tag") else {}
-
-    def readable(self) -> bool:
-        "Yes."
-        return True
-
-    def seekable(self) -> bool:
-        "Yes."
-        return True
 
     def seek(
         self,
@@ -359,22 +351,14 @@ class ObjectReader(io.RawIOBase):
         "Get the position in bytes from the beginning."
         return self._at
 
-    def readinto(
+    def fetch(
         self,
-        buffer: Any,  # to be filled
-    ) -> int:  # bytes read; 0 at the end
-        "Read the next bytes, in one request."
-        content = self._fetch(min(self._size, self._at + len(buffer)))
-        buffer[: len(content)] = content
-        return len(content)
-
-    def readall(self) -> bytes:
-        "Read the rest of the file in one request."
-        return self._fetch(self._size)
-
-    def _fetch(self, end: int) -> bytes:
+        n_bytes: int,  # at most; -1 for all that follow
+    ) -> bytes:  # none at the end
+        "Read the next bytes, of the version that was opened."
         import obstore
 
+        end = self._size if n_bytes < 0 else min(self._size, self._at + n_bytes)
         if end <= self._at:
             return b""
         with translate_store_errors(self._uri):

@@ -371,7 +371,7 @@ def test_the_driver_reads_no_paper(tmp_path: Path, spark: Any, monkeypatch: pyte
 
 def test_many_papers_are_planned_by_a_sample(spark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("arxiv_embeddings.spark.frames.ALL_IDS", 1)
-    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "1000")  # the last test: small ones take long
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "1000")  # small ones take long
     ids = spark.range(20_000).selectExpr("concat('id', lpad(id, 6, '0')) as id", "'An abstract.' as abstract")
     plans = []
     for split in (ids, ids.repartition(5)):
@@ -384,7 +384,7 @@ def test_many_papers_are_planned_by_a_sample(spark: Any, monkeypatch: pytest.Mon
 
 
 def test_a_command_whose_executors_read_the_papers(tmp_path: Path, spark: Any) -> None:
-    "The last test of this session, which the command ends."
+    "In the session that is there, which the command would stop when it ends."
     spark.createDataFrame(SAMPLE[:12]).write.parquet(str(tmp_path / "papers.parquet"))
     spark.read.parquet(str(tmp_path / "papers.parquet")).createOrReplaceTempView("papers")
     words = ["spark", "embed", "--quiet", "--json", "--master", TWO_EXECUTORS, "--out", str(tmp_path / "run")]
