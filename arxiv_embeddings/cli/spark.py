@@ -72,6 +72,10 @@ class ClusterOptions:
             help="Archive from pack-environment, for executors on a cluster.", metavar="FILE", rich_help_panel="Cluster"
         ),
     ] = None
+    device: Annotated[
+        Literal["cpu", "cuda"],
+        typer.Option(help="Of executors; cuda: the GPU that Spark gives each task.", rich_help_panel="Cluster"),
+    ] = "cpu"
     shared_model: Annotated[
         str | None,
         typer.Option(
@@ -118,7 +122,7 @@ class SparkNLPOptions:
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-09
 ONLY_ENCODER = (
     *("pooling", "max_tokens", "adapter", "query_adapter", "prompt", "query_prompt", "truncate_dim", "long_text"),
-    *("minimum_cosine", "shared_model"),
+    *("minimum_cosine", "device", "shared_model"),
 )
 
 
@@ -202,7 +206,7 @@ def make_executor(
     if cluster.via == "encoder":
         from arxiv_embeddings.spark.via_encoder import OnSpark
 
-        return OnSpark(session, shared=cluster.shared_model)
+        return OnSpark(session, shared=cluster.shared_model, device=cluster.device)
     from arxiv_embeddings.spark.via_spark_nlp import OnSparkNLP
 
     given = {name: getattr(spark_nlp, name) for name in ("tokenizer", "batch_size") if getattr(spark_nlp, name)}

@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import typer
 from numpy.testing import assert_array_equal
 from pyspark import cloudpickle
 
+from arxiv_embeddings.cli.spark import ClusterOptions, SparkNLPOptions, check_way, make_executor
 from arxiv_embeddings.encoders.models import ModelFiles, fetch_model
 from arxiv_embeddings.encoders.registry import find_model
 from arxiv_embeddings.encoders.torch_engine import TorchEncoder
@@ -162,6 +164,16 @@ def test_a_session_that_gives_tasks_no_gpu_is_refused(spark: Any) -> None:
         ArxivEmbedder(device="cuda").transform(plain.createDataFrame(SAMPLE[:1]))
     with pytest.raises(InputError, match="executors run models in torch: load the encoder with engine='torch'"):
         OnSpark(spark, device="cuda").prepare(LetterEncoder(), {})
+
+
+def test_the_command_line_asks_for_gpus(spark: Any) -> None:
+    cluster = ClusterOptions(device="cuda")
+    assert make_executor(spark, SparkNLPOptions(), cluster).device == "cuda"
+    assert make_executor(spark, SparkNLPOptions(), ClusterOptions()).device == "cpu"
+    check_way("encoder", cluster)
+    with pytest.raises(typer.BadParameter, match="this belongs to --via encoder") as refused:
+        check_way("spark-nlp", cluster)
+    assert refused.value.param_hint == "--device"
 
 
 def load(model: via_encoder.OriginalModel, folder: Path | None = None, **changed: Any) -> Any:
