@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['TASK_COLUMN', 'PART_COLUMN', 'ID_COLUMN', 'MOST_TASKS', 'LEAST_PAUSE', 'MOST_PAUSE', 'COMMIT_SHARE', 'PARTS_SCHEMA',
-           'HASHED', 'RowPlacer', 'choose_keys', 'order_rows', 'group_rows', 'PartReader', 'PartStore', 'name_report',
-           'read_reports', 'PartCommitter', 'Job', 'run_and_commit', 'find_missing', 'embed_rows', 'fill_from_frame',
-           'spread_rows', 'pick_from_frame', 'fetch_rows', 'hash_frame', 'FrameReader', 'FrameExecutor']
+           'PACKED', 'HASHED', 'RowPlacer', 'choose_keys', 'order_rows', 'group_rows', 'PartReader', 'PartStore',
+           'name_report', 'read_reports', 'choose_pause', 'PartCommitter', 'Job', 'run_and_commit', 'find_missing',
+           'embed_rows', 'fill_from_frame', 'spread_rows', 'pick_from_frame', 'pack_rows', 'fetch_rows', 'hash_frame',
+           'FrameReader', 'FrameExecutor']
 
 # %% ../../nbs/spark/62_frame_parts.ipynb #62-frame-parts-02
 import json
@@ -217,11 +218,18 @@ def read_reports(
             staged.append(StagedPart.from_json(content["staged"]))
     return staged
 
-# %% ../../nbs/spark/62_frame_parts.ipynb #62-frame-parts-27
+# %% ../../nbs/spark/62_frame_parts.ipynb #62-frame-parts-101
 LEAST_PAUSE, MOST_PAUSE = 1.0, 60.0  # seconds between commits
 COMMIT_SHARE = 1 / 20  # of the time
 
 
+def choose_pause(
+    seconds: float,  # that the last commit took
+) -> float:  # seconds until the next one begins
+    "Choose a pause so that commits take a twentieth of the time, and one ends every minute."
+    return float(np.clip(seconds / COMMIT_SHARE, LEAST_PAUSE, max(LEAST_PAUSE, MOST_PAUSE - seconds)))
+
+# %% ../../nbs/spark/62_frame_parts.ipynb #62-frame-parts-27
 class PartCommitter:
     "Commits parts of a job as their reports appear."
 
@@ -244,7 +252,7 @@ class PartCommitter:
             commit_staged(list(new.values()), self.writer, self.bar)
             for one in new.values():
                 (self.writer.folder / "parts" / name_report(one.staged_name)).unlink(missing_ok=True)
-        self.pause = float(np.clip((time.monotonic() - started) / COMMIT_SHARE, LEAST_PAUSE, MOST_PAUSE))
+        self.pause = choose_pause(time.monotonic() - started)
         return len(new)
 
 # %% ../../nbs/spark/62_frame_parts.ipynb #62-frame-parts-29
@@ -388,30 +396,35 @@ def pick_from_frame(
 
     found = [row["paper_id"] for row in papers.scanned.gathered_ids.mapInArrow(pick, "paper_id string").collect()]
     wanted = replace(chosen, wanted=np.sort(hash_ids(pa.array(sorted(found, key=hash_share)[:n_picked]))))
-    rows = fetch_rows(papers, RowPlacer(papers.reader, PartPlan(("",), ()), {0: 0}, wanted))
+    placer = RowPlacer(papers.reader, PartPlan(("",), ()), {0: 0}, wanted)
+    rows = fetch_rows(papers.frame.mapInArrow(lambda batches: pack_rows(placer.place(batches)), PACKED))
     reader = PartReader(papers.reader, papers.found, papers.schema, chosen.beside_arxiv, {})
-    return pa.Table.from_batches([reader.make_papers(rows)])
+    return pa.Table.from_batches([reader.make_papers(pa.concat_tables(rows))])
 
 # %% ../../nbs/spark/62_frame_parts.ipynb #62-frame-parts-42
+PACKED = "rows binary"
+
+
+def pack_rows(
+    batches: Iterator[pa.RecordBatch],  # rows in an executor
+) -> Iterator[pa.RecordBatch]:  # as `PACKED` states, a value for each batch that has rows
+    "Pack rows for the driver, so that it need not make a Python object of each value."
+    for batch in batches:
+        if len(batch):
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, batch.schema) as stream:
+                stream.write_batch(batch)
+            yield pa.RecordBatch.from_pydict({"rows": pa.array([sink.getvalue().to_pybytes()], pa.binary())})
+
+# %% ../../nbs/spark/62_frame_parts.ipynb #62-frame-parts-100
 def fetch_rows(
-    papers: FramePapers,  # scanned
-    placer: RowPlacer,  # chooses the rows
-) -> pa.Table:  # with the columns that `RowPlacer` adds
-    "Fetch a few rows to the driver."
-
-    def send(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in placer.place(batches):
-            if len(batch):
-                sink = pa.BufferOutputStream()
-                with pa.ipc.new_stream(sink, batch.schema) as stream:
-                    stream.write_batch(batch)
-                yield pa.RecordBatch.from_pydict({"rows": pa.array([sink.getvalue().to_pybytes()], pa.binary())})
-
-    sent = papers.frame.mapInArrow(send, "rows binary").collect()
-    return pa.concat_tables(pa.ipc.open_stream(bytes(row["rows"])).read_all() for row in sent)
+    packed: "DataFrame",  # with the rows of `pack_rows`
+) -> list[pa.Table]:  # the rows
+    "Fetch packed rows to the driver."
+    return [pa.ipc.open_stream(bytes(row["rows"])).read_all() for row in packed.collect()]
 
 # %% ../../nbs/spark/62_frame_parts.ipynb #62-frame-parts-46
-HASHED = "paper_id string, arxiv_version int, text_sha256 string"
+HASHED = pa.schema([("paper_id", pa.string()), ("arxiv_version", pa.int32()), ("text_sha256", pa.string())])
 
 
 def hash_frame(
@@ -425,14 +438,11 @@ def hash_frame(
 
     def hash_parts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for _, batch in reader.read(batches):
-            hashed = add_hashes(batch, texts_of(batch)).select(["paper_id", "arxiv_version", "text_sha256"])
-            yield from hashed.combine_chunks().to_batches()
+            hashed = add_hashes(batch, texts_of(batch)).select(HASHED.names).cast(HASHED)
+            yield from pack_rows(hashed.combine_chunks().to_batches())
 
-    made = spread_rows(papers, plan, list(counts)).mapInArrow(hash_parts, HASHED).collect()
-    columns = list(zip(*map(tuple, made), strict=True)) or [(), (), ()]
-    types = (pa.string(), pa.int32(), pa.string())
-    names = ("paper_id", "arxiv_version", "text_sha256")
-    hashed = pa.table([pa.array(one, kind) for one, kind in zip(columns, types, strict=True)], names=names)
+    made = spread_rows(papers, plan, list(counts)).mapInArrow(hash_parts, PACKED)
+    hashed = pa.concat_tables([HASHED.empty_table(), *fetch_rows(made)])
     papers.streamed = hash_ids(hashed["paper_id"])
     return hashed
 
