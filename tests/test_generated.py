@@ -138,3 +138,11 @@ def test_modules_import_only_modules_below_them(path: Path) -> None:
             if own in ("runs.format", "runs.store"):  # a run can be read without knowing what a model is
                 assert module.split(".")[0] == "files" or module == "runs.format"
         assert own in KNOWN_TO.get(package, {own}), f"{own} imports {package}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_lines_of_prose_are_at_most_120_characters_long(path: Path) -> None:
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            prose = re.sub(r"^```.*?^```$", "", cell.source, flags=re.DOTALL | re.MULTILINE)
+            assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")] == []
