@@ -6,10 +6,13 @@
 rest is indexed. The other cases have synthetic papers of 768 numbers, made block by block from a seed: 20,000 groups in a
 space of 64 dimensions whose spread falls off, with a little noise in all 768. `rounding` evaluates the run of the 10,000
 papers with known relations that ARXIV_EMBEDDINGS_SMALL_RUN names, in smaller numbers. Every contender gets the same vectors and
-queries, and answers the queries in one call, on one thread and on two, in turns.
+queries, and answers the queries in one call, on one thread and on two, in turns. Of three million papers, memory holds
+one other library at a time, so that each is measured in turns with ours. That case takes an hour and 13 GB on two cores,
+most of it for a graph, and `million` 50 minutes.
 """
 
 import functools
+import itertools
 import json
 import os
 import sys
@@ -106,9 +109,22 @@ def make_queries() -> np.ndarray:
     return unit(make_clustered(2**40, N_FEW_QUERIES))
 
 
+def add_blocks(run: MadeRun, add: Callable[[np.ndarray], Any]) -> float:
+    "Add vectors of unit length to an index, block by block; seconds that the index took."
+    seconds = 0.0
+    for block in run.iter_vectors():
+        vectors = np.ascontiguousarray(unit(block))
+        started = time.monotonic()
+        add(vectors)
+        seconds += time.monotonic() - started
+    return seconds
+
+
 # -- contenders: each gives a function from queries, a setting and threads to rows, and facts about itself
 
 Search = Callable[[np.ndarray, Any, int], np.ndarray]
+N_TRAINED = 100_000  # vectors from which FAISS alone learns its codes
+LEFT_OUT = {"million": ["FAISS HNSW16"], "three_million": ["FAISS HNSW16", "usearch M=16"]}  # hours more of building
 GRAPH_SETTINGS = (10, 14, 20, 28, 40, 56, 80, 112, 160)
 
 
@@ -140,15 +156,25 @@ def build_ours(run: Run, kind: str | None = None) -> tuple[Search, list, dict]:
     return search, [*settings, chosen], facts | {"precision": about["precision"], "chosen": chosen}
 
 
-def build_plain(vectors: np.ndarray, factory: str) -> tuple[Search, list, dict]:
+def count_bytes(index: Any) -> int:
+    "How large a file of an index of FAISS is, without writing it."
+    import faiss
+
+    sizes: list[int] = []
+    faiss.write_index(index, faiss.PyCallbackIOWriter(lambda written: sizes.append(len(written))))
+    return sum(sizes)
+
+
+def build_plain(run: MadeRun, factory: str) -> tuple[Search, list, dict]:
     "The same codes in FAISS alone, with its own refinement by float32 vectors in memory."
     import faiss
 
+    index = faiss.index_factory(run.dim, f"{factory},RFlat", faiss.METRIC_INNER_PRODUCT)
+    sample = np.concatenate([unit(block) for block in itertools.islice(run.iter_vectors(), N_TRAINED // PART_SIZE)])
     started = time.monotonic()
-    index = faiss.index_factory(vectors.shape[1], f"{factory},RFlat", faiss.METRIC_INNER_PRODUCT)
-    index.train(vectors[:60_000])
-    index.add(vectors)
+    index.train(sample)
     seconds = time.monotonic() - started
+    seconds += add_blocks(run, index.add)
 
     def search(queries: np.ndarray, setting: tuple[int, int], n_threads: int) -> np.ndarray:
         faiss.omp_set_num_threads(n_threads)
@@ -156,36 +182,33 @@ def build_plain(vectors: np.ndarray, factory: str) -> tuple[Search, list, dict]:
         parameters = faiss.IndexRefineSearchParameters(k_factor=setting[1] / K, base_index_params=inner)
         return index.search(queries, K, params=parameters)[1]
 
-    n_bytes = len(faiss.serialize_index(index))
+    n_bytes = count_bytes(index)
     settings = [(effort, n) for n in (50, 100) for effort in (8, 16, 24, 32, 48, 64, 96)]
     return search, settings, {"build_seconds": round(seconds, 1), "in_memory": n_bytes, "on_disk": n_bytes}
 
 
-def build_faiss_graph(vectors: np.ndarray) -> tuple[Search, list, dict]:
+def build_faiss_graph(run: MadeRun) -> tuple[Search, list, dict]:
     import faiss
 
-    started = time.monotonic()
-    index = faiss.index_factory(vectors.shape[1], "HNSW16", faiss.METRIC_INNER_PRODUCT)
+    index = faiss.index_factory(run.dim, "HNSW16", faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = 200
-    index.add(vectors)
-    seconds = time.monotonic() - started
+    seconds = add_blocks(run, index.add)
 
     def search(queries: np.ndarray, setting: int, n_threads: int) -> np.ndarray:
         faiss.omp_set_num_threads(n_threads)
         return index.search(queries, K, params=faiss.SearchParametersHNSW(efSearch=setting))[1]
 
-    n_bytes = len(faiss.serialize_index(index))
+    n_bytes = count_bytes(index)
     return search, list(GRAPH_SETTINGS), {"build_seconds": round(seconds, 1), "in_memory": n_bytes, "on_disk": n_bytes}
 
 
-def build_hnswlib(vectors: np.ndarray, n_threads: int = 1) -> tuple[Search, list, dict]:
+def build_hnswlib(run: MadeRun, n_threads: int = 1) -> tuple[Search, list, dict]:
     import hnswlib
 
-    index, started = hnswlib.Index("ip", vectors.shape[1]), time.monotonic()
-    index.init_index(len(vectors), M=16, ef_construction=200)
+    index = hnswlib.Index("ip", run.dim)
+    index.init_index(run.n_papers, M=16, ef_construction=200)
     index.set_num_threads(n_threads)
-    index.add_items(vectors)
-    seconds = time.monotonic() - started
+    seconds = add_blocks(run, index.add_items)
 
     def search(queries: np.ndarray, setting: int, n_threads: int) -> np.ndarray:
         index.set_ef(setting)
@@ -195,13 +218,11 @@ def build_hnswlib(vectors: np.ndarray, n_threads: int = 1) -> tuple[Search, list
     return search, list(GRAPH_SETTINGS), {"build_seconds": round(seconds, 1), "in_memory": n_bytes, "on_disk": n_bytes}
 
 
-def build_usearch(vectors: np.ndarray) -> tuple[Search, list, dict]:
+def build_usearch(run: MadeRun, n_threads: int = 1) -> tuple[Search, list, dict]:
     from usearch.index import Index
 
-    index = Index(ndim=vectors.shape[1], metric="ip", dtype="f32", connectivity=16, expansion_add=200)
-    started = time.monotonic()
-    index.add(np.arange(len(vectors)), vectors, threads=1)
-    seconds = time.monotonic() - started
+    index = Index(ndim=run.dim, metric="ip", dtype="f32", connectivity=16, expansion_add=200)
+    seconds = add_blocks(run, lambda block: index.add(len(index) + np.arange(len(block)), block, threads=n_threads))
 
     def search(queries: np.ndarray, setting: int, n_threads: int) -> np.ndarray:
         index.expansion_search = setting
@@ -334,25 +355,25 @@ def filtered(folder: str, name: str) -> dict:
 
 
 def curves(folder: str, name: str) -> dict:
-    "All contenders in one process, one after another built and then measured in turns."
+    "All contenders in one process, measured in turns: all together, or of three million papers each beside ours."
     run, queries, true = open_case(folder, name)
-    contenders = {"arxiv_embeddings": build_ours(run)}
-    factory = contenders["arxiv_embeddings"][2]["factory"]
-    if name == "million":  # three million float32 vectors take 9 GB, and their graph hours
-        vectors = np.concatenate([unit(run.make(part.start, part.n_papers)) for part in run.parts])
-        contenders |= {
-            f"FAISS {factory}": build_plain(vectors, factory),
-            "hnswlib M=16": build_hnswlib(vectors, n_threads=2),
-        }
-    if name == "real":
-        vectors = read_real()[1]
-        contenders |= {
-            f"FAISS {factory}": build_plain(vectors, factory),
-            "FAISS HNSW16": build_faiss_graph(vectors),
-            "hnswlib M=16": build_hnswlib(vectors),
-            "usearch M=16": build_usearch(vectors),
-        }
-    return measure_curves(contenders, queries, true, N_ROUNDS if name == "real" else 1)
+    ours = {"arxiv_embeddings": build_ours(run)}
+    factory, n_threads = ours["arxiv_embeddings"][2]["factory"], 1 if name == "real" else 2
+    others = {
+        f"FAISS {factory}": partial(build_plain, run, factory),
+        "FAISS HNSW16": partial(build_faiss_graph, run),
+        "usearch M=16": partial(build_usearch, run, n_threads),
+        "hnswlib M=16": partial(build_hnswlib, run, n_threads),
+    }
+    for other in LEFT_OUT.get(name, ()):
+        del others[other]
+    if name == "three_million":
+        figures: dict = {}
+        for other, build in others.items():
+            figures |= measure_curves(ours | {other: build()}, queries, true, 1)
+        return figures
+    built = {other: build() for other, build in others.items()}
+    return measure_curves(ours | built, queries, true, N_ROUNDS if name == "real" else 1)
 
 
 def measure(name: str, work: Path) -> dict:

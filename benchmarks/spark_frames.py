@@ -7,6 +7,7 @@ hour and a half on two cores, most of it for `scale`; a name renews its own figu
 """
 
 import heapq
+import sys
 import tempfile
 import threading
 import time
@@ -19,40 +20,44 @@ import numpy as np
 from arxiv_embeddings.runs.embed import embed_papers
 from arxiv_embeddings.spark.frame_parts import PartCommitter
 from benchmarks.measuring import call, main
-from benchmarks.spark import MANY_PAPERS, PAPERS, make_udf, summarize
+from benchmarks.spark import MANY_PAPERS, PAPERS, make_udf
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "spark_frames.json"
-N_WARM, N_ROUNDS = 64, 3
-# papers that each contender is given: a slow one fewer, and a run more, since it scans and places them first
+N_ROUNDS = 3
+# papers that a contender is given, for ten seconds to a minute; a run gets most, since it scans and places them first
 N_TIMED = {
-    "udf float32": 1_024,
-    "udf int8": 2_048,
+    "theirs": 192,
+    "float32": 384,
+    "int8": 1_080,
+    "Transformer float32": 768,
+    "Transformer int8": 2_160,
     "run float32": 2_048,
     "run int8": 6_144,
-    "sentence-transformers": 384,
 }
 N_PARITY = 1_000
 N_UNEVEN, UNEVEN_SIZE = 64, 16  # parts that take different times, and papers in each
 N_SCALE = (100_000, 1_000_000, 10_000_000)
-SENTENCE_TRANSFORMERS = "pandas_udf of sentence-transformers"
+THEIRS, OURS = "pandas_udf of sentence-transformers", "pandas_udf of our encoder"
 TWO_EXECUTORS = "local-cluster[2,1,2048]"
 MEMORY = {"spark.driver.memory": "2g", "spark.executor.memory": "2g"}
 
 
-# Speed: the same DataFrame, the same two cores
+# Speed: the same session, the same two cores, in turns
 
 
-def make_frame(spark: "SparkSession", first: int, n_papers: int) -> "DataFrame":
-    "Title and abstract of papers from the file, spread over two tasks."
+def make_frame(spark: "SparkSession", n_papers: int, among: int) -> "DataFrame":
+    "Title and abstract of papers from the file, chosen evenly from the shortest to the longest, spread over two tasks."
     from arxiv_embeddings.papers.corpus import open_papers
 
-    batch = next(open_papers(PAPERS).scan().batches(first + n_papers))
-    rows = zip(*(batch[name].to_pylist() for name in ("paper_id", "title", "abstract")), strict=True)
-    frame = spark.createDataFrame(list(rows)[first:], "id string, title string, abstract string").repartition(2)
+    batch = next(open_papers(PAPERS).scan().batches(among))
+    rows = list(zip(*(batch[name].to_pylist() for name in ("paper_id", "title", "abstract")), strict=True))
+    by_length = sorted(rows[:among], key=lambda row: len(row[1]) + len(row[2]))
+    chosen = [by_length[place] for place in np.linspace(0, among - 1, n_papers).astype(int)]
+    frame = spark.createDataFrame(chosen, "id string, title string, abstract string").repartition(2)
     frame.cache().count()
     return frame
 
@@ -106,66 +111,64 @@ def embed_by_run(frame: "DataFrame", folder: str, precision: str) -> int:
     return embed_papers(frame, f"{folder}/run", part_size=max(16, n_papers // 16), **options).run.n_papers
 
 
-CONTENDERS = {
-    SENTENCE_TRANSFORMERS: lambda frame, folder: embed_by_udf(frame, folder, make_udf()),
-    **{
-        f"{name}, {precision}": lambda frame, folder, embed=embed, precision=precision: embed(frame, folder, precision)
-        for precision in ("float32", "int8")
-        for name, embed in {
-            "pandas_udf of our encoder": lambda frame, folder, one: embed_by_udf(frame, folder, make_own_udf(one)),
-            "Transformer": embed_by_transformer,
-            "run": embed_by_run,
-        }.items()
-    },
-}
+def list_contenders(precision: str, last: str) -> dict[str, tuple[str, Callable]]:
+    "A name of what it embeds, as in `N_TIMED`, and a function, for the two UDFs and for the Transformer or a run."
+    theirs, ours = make_udf(), make_own_udf(precision)
+    embed = {"Transformer": embed_by_transformer, "run": embed_by_run}[last]
+    return {
+        THEIRS: ("theirs", lambda frame, folder: embed_by_udf(frame, folder, theirs)),
+        f"{OURS}, {precision}": (precision, lambda frame, folder: embed_by_udf(frame, folder, ours)),
+        f"{last}, {precision}": (f"{last} {precision}", lambda frame, folder: embed(frame, folder, precision)),
+    }
 
 
-def count_papers(name: str) -> int:
-    "Number of papers that a contender embeds."
-    kind, _, precision = name.rpartition(", ")
-    return N_TIMED[f"{'run' if kind == 'run' else 'udf'} {precision}" if kind else "sentence-transformers"]
+def measure_turns(precision: str, last: str) -> dict:
+    """Papers a second of each contender in each round, and the seconds of its first call.
 
-
-def time_contender(name: str) -> dict:
-    "Papers a second at the steady rate, after a few papers for which the worker loads its model."
-    from arxiv_embeddings.encoders.conversion import get_or_convert
-    from arxiv_embeddings.encoders.models import fetch_model
-    from arxiv_embeddings.encoders.registry import find_model
+    A round goes to the last contender and back, so that a machine that gets slower or faster by and by is so to all of
+    them. A first round is not counted: in it workers load their models and prepare kernels. A Python worker keeps one
+    model for the Transformer and for runs, so each of these has a session of its own."""
     from arxiv_embeddings.spark.session import make_session
 
-    for precision in ("float32", "int8"):
-        get_or_convert(fetch_model(find_model("minilm")), precision)  # once for a model, and kept
     spark = make_session("local[2]", jars="none", conf={"spark.driver.memory": "2g"})
-    n_timed = count_papers(name)
-    seconds = []
-    for first, n_papers in ((0, N_WARM), (N_WARM, n_timed)):
-        frame = make_frame(spark, first, n_papers)
+    contenders = list_contenders(precision, last)
+    n_papers = {name: N_TIMED[kind] for name, (kind, _) in contenders.items()}
+    frames = {number: make_frame(spark, number, max(N_TIMED.values())) for number in n_papers.values()}
+
+    def time_once(name: str) -> float:
         with tempfile.TemporaryDirectory() as folder:
             started = time.monotonic()
-            n_embedded = CONTENDERS[name](frame, folder)
-            seconds.append(time.monotonic() - started)
-            assert n_embedded == n_papers
-    return {"papers_per_second": round(n_timed / seconds[1], 2), f"seconds_first_{N_WARM}": round(seconds[0], 1)}
+            n_embedded = contenders[name][1](frames[n_papers[name]], folder)
+            assert n_embedded == n_papers[name]
+            return time.monotonic() - started
 
-
-def measure_speed(work: Path) -> dict:
-    "All contenders in turns, and their ratios."
-    rounds = {name: [] for name in CONTENDERS}
+    first = {name: round(time_once(name), 1) for name in contenders}
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(N_ROUNDS):
-        for name, found in rounds.items():
-            found.append(call(time_contender, name))
-    rates = {name: np.array([one["papers_per_second"] for one in found]) for name, found in rounds.items()}
-    results = {name: summarize(found) for name, found in rounds.items()}
-    for name in CONTENDERS:
-        of_ours = f"pandas_udf of our encoder, {name.rpartition(', ')[2]}"
-        for other in (SENTENCE_TRANSFORMERS, *([of_ours] if of_ours in CONTENDERS else [])):
-            if other != name:
+        seconds: dict[str, list[float]] = {name: [] for name in contenders}
+        for name in (*contenders, *list(contenders)[-2::-1]):
+            seconds[name].append(time_once(name))
+        for name, found in seconds.items():
+            rates[name].append(round(n_papers[name] / float(np.mean(found)), 2))
+        print({name: found[-1] for name, found in rates.items()}, file=sys.stderr, flush=True)
+    return {"rates": rates, "n_papers": n_papers, "seconds_first": first}
+
+
+def measure_speed(_: Path) -> dict:
+    "The Transformer and a run in each precision, and their ratios to both UDFs within a round."
+    results: dict = {}
+    for precision in ("float32", "int8"):
+        for last in ("Transformer", "run"):
+            measured = call(measure_turns, precision, last)
+            rates = {name: np.array(found) for name, found in measured["rates"].items()}
+            name = f"{last}, {precision}"
+            results[name] = {one: measured[one][name] for one in ("n_papers", "seconds_first")}
+            results[name] |= {"beside": {one: round(float(np.median(found)), 2) for one, found in rates.items()}}
+            for other in (THEIRS, f"{OURS}, {precision}"):
                 ratios = rates[name] / rates[other]
-                results[f"{name} to {other}"] = {
-                    "median": round(float(np.median(ratios)), 2),
-                    "all": ratios.round(2).tolist(),
-                }
-    return results | {"n_papers": {name: count_papers(name) for name in CONTENDERS}}
+                median = round(float(np.median(ratios)), 2)
+                results[name] |= {f"to {other}": {"median": median, "all": ratios.round(2).tolist()}}
+    return results
 
 
 # Parity
@@ -179,7 +182,7 @@ def compare_three_ways(folder: str) -> dict:
     from arxiv_embeddings.spark.session import make_session
 
     spark = make_session("local-cluster[2,1,2048]", jars="none", conf=MEMORY)
-    frame = make_frame(spark, 0, N_PARITY)
+    frame = make_frame(spark, N_PARITY, N_PARITY)
     options = {"limit": N_PARITY, "encoder": load_encoder(engine="openvino", device="cpu")}
     here = embed_papers(PAPERS, Path(folder) / "here", **options).run
     expected = dict(zip(here.paper_ids, here.embeddings(), strict=True))

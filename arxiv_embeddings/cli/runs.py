@@ -40,7 +40,7 @@ from arxiv_embeddings.cli.shared import (
     takes_options,
     wrap_text,
 )
-from ..files.show import format_size
+from ..files.show import format_count, format_size
 
 # %% ../../nbs/cli/91_runs.ipynb #91-runs-05
 @app.command(
@@ -366,17 +366,20 @@ def print_problems(
     "Print the problems of a run, one line each, and the remedy."
     for problem in found["problems"]:
         named = ", ".join(problem["paper_ids"]) + (", ..." if problem["n_papers"] > len(problem["paper_ids"]) else "")
-        concerned = f" ({problem['n_papers']:,} papers: {named})" if problem["paper_ids"] else ""
+        concerned = f" ({format_count(problem['n_papers'], 'paper')}: {named})" if problem["paper_ids"] else ""
         typer.echo(as_plain(f"{problem['kind']}: {problem['where']} {problem['what']}{concerned}"))
     for name, again in ((name, found[name]) for name in ("sample", "numbers") if name in found):
         worst = f", smallest cosine {again['smallest_cosine']:.6f}" if again["n_papers"] else ""
-        typer.echo(f"{name}: {again['n_papers']:,} papers embedded again{worst}")
+        typer.echo(f"{name}: {format_count(again['n_papers'], 'paper')} embedded again{worst}")
         if again["paper_ids"]:
             n_wrong, named = len(again["paper_ids"]), ", ".join(again["paper_ids"][:5])
-            typer.echo(as_plain(f"damage: {n_wrong:,} vectors are not those of their texts: {named}"))
+            typer.echo(as_plain(f"damage: not the vectors of their texts: {format_count(n_wrong, 'paper')}, {named}"))
         elif 0 < (share := again.get("share_noticed", 0)) < 1:
             typer.echo(f"(a share of wrong vectors above {share:.2%} would have shown, with 95 % confidence)")
-    checked = f"{found['n_papers']:,} papers in {found['n_parts']:,} parts, {format_size(found['n_bytes'])}"
+    checked = (
+        f"{format_count(found['n_papers'], 'paper')} in {format_count(found['n_parts'], 'part')}, "
+        f"{format_size(found['n_bytes'])}"
+    )
     damaged = any(problem["kind"] == "damage" for problem in found["problems"])
     wrong = any(found[name]["paper_ids"] for name in ("sample", "numbers") if name in found)
     advice = f". arxiv-embeddings repair {found['folder']} embeds damaged parts again" if damaged else ""
@@ -456,8 +459,11 @@ def repair(run: RunFolder, checks: CheckOptions, output: ResultOptions) -> None:
         return print_json({"folder": str(result.run.folder), **counts, "n_papers": result.run.n_papers})
     if result.metadata_rebuilt:
         typer.echo("metadata.json was rebuilt")
-    corrected = f", {result.n_corrected:,} wrong vectors replaced" if checks.numbers else ""
-    typer.echo(f"{len(result.repaired)} parts repaired, {result.n_embedded:,} papers embedded again{corrected}")
+    corrected = f", {format_count(result.n_corrected, 'wrong vector')} replaced" if checks.numbers else ""
+    typer.echo(
+        f"{format_count(len(result.repaired), 'part')} repaired, "
+        f"{format_count(result.n_embedded, 'paper')} embedded again{corrected}"
+    )
 
 # %% ../../nbs/cli/91_runs.ipynb #91-runs-43
 @app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings compact run")
@@ -474,7 +480,7 @@ def compact(run: RunFolder, output: ResultOptions) -> None:
         n_parts = len(writer.metadata["parts"])
     if output.as_json:
         return print_json({"n_parts": n_parts, "n_parts_less": n_less})
-    typer.echo(f"{n_parts:,} parts, {n_less:,} fewer than before")
+    typer.echo(f"{format_count(n_parts, 'part')}, {n_less:,} fewer than before")
 
 # %% ../../nbs/cli/91_runs.ipynb #91-runs-44
 @app.command(cls=GroupedCommand, epilog="Example: arxiv-embeddings export run --to npy")
@@ -548,7 +554,7 @@ def migrate(
         return print_json(done | facts | {"changes": changes, "comparison": compared.to_dict() if compared else None})
     if not found:
         return typer.echo(wrap_text(f"nothing to migrate: {now.folder} has the vectors of this model already"))
-    typer.echo(f"{result.n_embedded:,} papers embedded in {result.seconds:.1f} s")
+    typer.echo(f"{format_count(result.n_embedded, 'paper')} embedded in {result.seconds:.1f} s")
     typer.echo(wrap_text(f"changed: {describe_changes(result.changes)}"))
     if compared:
         typer.echo(wrap_text(f"before the swap: {compared.describe()}"))
@@ -557,4 +563,4 @@ def migrate(
         typer.echo("\npapers on which they disagree most:")
         print_table(compared.disagreements.to_dict("records"))
     kept = f"the old run is {before.folder}" if before else "the old run is deleted"
-    typer.echo(wrap_text(f"{now.folder} holds {now.n_papers:,} papers; {kept}"))
+    typer.echo(wrap_text(f"{now.folder} holds {format_count(now.n_papers, 'paper')}; {kept}"))

@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from ..files.show import format_size
+from ..files.show import format_count, format_size
 
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-05
 app = typer.Typer(
@@ -453,7 +453,7 @@ def _list_work(result: Any) -> list[str]:
         lines = ["nothing to embed: the run has these papers already"]
     else:
         rate = result.n_embedded / result.seconds
-        lines = [f"{result.n_embedded:,} papers embedded in {result.seconds:.1f} s, {rate:.1f} a second"]
+        lines = [f"{format_count(result.n_embedded, 'paper')} embedded in {result.seconds:.1f} s, {rate:.1f} a second"]
     if result.changes:
         words = {"n_new": "new", "n_changed": "changed", "n_unchanged": "unchanged"}
         words |= {"n_older": "older than the run's version", "n_pruned": "dropped, as they are not in this input"}
@@ -476,4 +476,4 @@ def _list_counts(run: Any, counts: dict[str, int]) -> list[str]:
     listed = "".join(f", {counts[name]:,} of them {note}" for name, note in notes.items() if counts[name])
     recomputed = counts["n_recomputed"]
     wrong = [f"wrong vectors noticed and computed again: {recomputed}"] if recomputed else []
-    return [*wrong, f"{run.folder} holds {run.n_papers:,} papers{listed}"]
+    return [*wrong, f"{run.folder} holds {format_count(run.n_papers, 'paper')}{listed}"]

@@ -18,6 +18,7 @@ from tokenizers import Encoding, Tokenizer
 from .vectors import l2_normalize
 from ..files.errors import InputError
 from ..files.machine import second_level_cache
+from ..files.show import format_count
 
 # %% ../../nbs/encoders/28_batching.ipynb #28-batching-06
 def plan_batches(
@@ -91,14 +92,16 @@ def check_texts(
         raise InputError("expected a list of texts, got one text: put it in brackets")
     bad = [position for position, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
     if bad:
-        raise InputError(f"{len(bad)} texts are empty, at positions {bad[:5]}: leave them out")
+        raise InputError(f"{format_count(len(bad), 'empty text')} at positions {bad[:5]}: leave out empty texts")
 
 # %% ../../nbs/encoders/28_batching.ipynb #28-batching-24
 class UnknownTextError(InputError):
     "Texts without a single token that a model's vocabulary knows."
 
     def __init__(self, positions: list[int], advice: str = "leave them out, or choose a model with another vocabulary"):
-        super().__init__(f"the model knows no token of {len(positions)} texts, at positions {positions[:5]}: {advice}")
+        super().__init__(
+            f"the model knows no token of {format_count(len(positions), 'text')}, at positions {positions[:5]}: {advice}"
+        )
         self.positions = positions  # of these texts in the given list
 
 # %% ../../nbs/encoders/28_batching.ipynb #28-batching-27

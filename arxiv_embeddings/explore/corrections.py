@@ -34,6 +34,7 @@ from ..files.errors import InputError
 from ..files.hashes import hash_stream
 from ..files.locks import holding_lock
 from ..files.paths import AnyPath, atomic_file, list_folder, unfinished_name
+from ..files.show import format_count
 from ..runs.store import Run
 
 # %% ../../nbs/explore/71_corrections.ipynb #71-corrections-05
@@ -141,7 +142,7 @@ def fit_correction(
         raise InputError(f"the correction {kind!r} has no option {sorted(unknown)[0]!r}")
     vectors = as_vectors(source)
     if vectors.n_papers < 2:
-        raise InputError(f"{vectors.n_papers} papers are too few to fit a correction: two or more are needed")
+        raise InputError(f"too few for a correction, {format_count(vectors.n_papers, 'paper')}: two or more are needed")
     unit = l2_normalize(vectors.take(sample_rows(vectors.n_papers, MOST_FITTED, seed)))
     mean = unit.mean(axis=0, dtype=np.float64).astype(np.float32)
     unit -= mean

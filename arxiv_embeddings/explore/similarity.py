@@ -16,6 +16,7 @@ import numpy as np
 from ..encoders.vectors import l2_normalize
 from .blocks import Metric, Source, as_vectors, find_nearest, iter_unit_blocks
 from ..files.errors import InputError
+from ..files.show import format_count
 
 # %% ../../nbs/explore/70_similarity.ipynb #70-similarity-06
 def find_neighbors(
@@ -49,7 +50,7 @@ def sample_random_cosines(
     "Draw random pairs of different papers and give their cosines; raises `InputError` if there is no pair."
     vectors, generator = as_vectors(source), np.random.default_rng(seed)
     if (n_papers := vectors.n_papers) < 2:
-        raise InputError(f"{n_papers} papers make no pair: two or more are needed")
+        raise InputError(f"no pair in {format_count(n_papers, 'paper')}: two or more are needed")
     left = generator.integers(n_papers, size=n_pairs)
     right = (left + generator.integers(1, n_papers, size=n_pairs)) % n_papers
     drawn, places = np.unique(np.concatenate([left, right]), return_inverse=True)
@@ -66,7 +67,7 @@ def measure_spread(
     "Measure the distribution of cosines over all pairs, in one pass; raises `InputError` if there is no pair."
     n_papers, dim = (vectors := as_vectors(source)).n_papers, vectors.dim
     if n_papers < 2:
-        raise InputError(f"{n_papers} papers make no pair: two or more are needed")
+        raise InputError(f"no pair in {format_count(n_papers, 'paper')}: two or more are needed")
     total, products = np.zeros(dim), np.zeros((dim, dim))
     for block in iter_unit_blocks(vectors):
         unit = block.astype(np.float64)

@@ -26,6 +26,7 @@ from .layout import Layout
 from .plots import plot_map, render_png, shorten
 from .search import link_of
 from ..files.errors import InputError
+from ..files.show import format_count
 from ..runs.store import Run
 
 # %% ../../nbs/explore/87_widgets.ipynb #87-widgets-07
@@ -467,7 +468,7 @@ class ExplorerView:
         self.table.show(listed, lambda rows: note_papers(explorer, rows))
         found = "" if len(explorer.matching) == explorer.run.n_papers else f"{len(explorer.matching):,} of "
         chosen = f", {len(explorer.selected):,} selected" if len(explorer.selected) else ""
-        self.status.show(f"{found}{explorer.run.n_papers:,} papers{chosen}")
+        self.status.show(f"{found}{format_count(explorer.run.n_papers, 'paper')}{chosen}")
         if changed == "selected":
             self.status.attempt(self.paper.renew)  # last, so that the status shows what it refuses
 

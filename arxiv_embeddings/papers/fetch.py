@@ -40,6 +40,7 @@ from arxiv_embeddings.files.paths import (
     resolve_path,
     utc_now,
 )
+from ..files.show import format_count
 
 log = logging.getLogger(__name__)
 
@@ -534,8 +535,8 @@ class FetchResult:
     seconds: float  # of this start
 
     def __str__(self) -> str:
-        pages = f"{self.n_pages:,} page{'s' if self.n_pages != 1 else ''}"
-        lines = [f"{self.path}: {self.n_papers:,} papers on {pages}, {self.seconds:.1f} s"]
+        pages = format_count(self.n_pages, "page")
+        lines = [f"{self.path}: {format_count(self.n_papers, 'paper')} on {pages}, {self.seconds:.1f} s"]
         lines += [f"{self.n_continued:,} of them were fetched earlier"] if self.n_continued else []
         lines += [f"left out: {self.n_deleted:,} deleted records"] if self.n_deleted else []
         lines += [f"left out: {self.n_unreadable:,} records without id, date or content"] if self.n_unreadable else []

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..files.errors import InputError
 from ..files.paths import NUL_OR_SURROGATE
+from ..files.show import format_count
 from .delimited import LINE_LIMIT, OpenText, open_text
 from .rows import MALFORMED, NOT_TEXT, RejectedRow
 
@@ -138,7 +139,7 @@ def read_array(
 def _expect_end(values: JsonValues) -> None:
     if values.next_mark():
         raise InputError(
-            f"something follows after the last of {values.n_values:,} papers: one array or object is needed"
+            f"something follows after {format_count(values.n_values, 'paper')}: one array or object is needed"
         )
 
 # %% ../../nbs/papers/12_json_rows.ipynb #12-json-rows-21
@@ -151,7 +152,9 @@ def read_members(
         name, source = values.decode()
         values.n_values -= 1  # a name is no paper
         if not isinstance(name, str):
-            raise InputError(f"the JSON breaks after {values.n_values:,} papers: a name in quotes is missing")
+            raise InputError(
+                f"the JSON breaks after {format_count(values.n_values, 'paper')}: a name in quotes is missing"
+            )
         values.skip(":")
         value, value_source = values.decode()
         row = {"id": name} | value if isinstance(value, dict) else value

@@ -38,6 +38,7 @@ from ..encoders.spec import ModelSpec
 from ..encoders.vectors import paired_cosines
 from ..files.errors import InputError
 from ..files.paths import AnyPath, resolve_folder
+from ..files.show import format_count
 from ..papers.corpus import Papers, open_papers
 from ..papers.readers import hash_files, is_spark_frame
 from .append import commit_append, plan_changes, recover_staging
@@ -548,7 +549,7 @@ class EmbedResult:
         rate = f", {self.n_embedded / self.seconds:,.0f} a second" if self.n_embedded and self.seconds else ""
         changes = {name.removeprefix("n_"): count for name, count in (self.changes or {}).items()}
         listed = "".join(f", {count:,} {name}" for name, count in changes.items())
-        return f"{self.n_embedded:,} papers embedded in {self.seconds:,.1f} s{rate}{listed}"
+        return f"{format_count(self.n_embedded, 'paper')} embedded in {self.seconds:,.1f} s{rate}{listed}"
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-45
 @contextmanager

@@ -25,6 +25,7 @@ from ..encoders.batching import TokenizedTexts, UnknownTextError
 from ..encoders.spec import ModelSpec
 from ..files.errors import InputError
 from ..files.hashes import hash_text
+from ..files.show import format_count
 from ..papers.corpus import Papers
 from ..papers.rows import DUPLICATE_ID, OLDER_VERSION, ReadReport
 from .store import Run
@@ -233,7 +234,7 @@ def name_unknown(
     "Name papers that the model cannot read, and the ways out."
     ids = paper_ids.to_pylist()
     return InputError(
-        f"the model knows no token of {len(ids)} papers, {', '.join(ids[:5])}: take them out of the input, choose "
+        f"the model knows no token of {format_count(len(ids), 'paper')}, {', '.join(ids[:5])}: take them out of the input, choose "
         "a model with another vocabulary, or embed them nevertheless with --allow-unknown, counted"
     )
 

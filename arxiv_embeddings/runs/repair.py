@@ -33,6 +33,7 @@ from ..files.errors import InputError
 from ..files.hashes import hash_text
 from ..files.locks import make_lock
 from ..files.paths import AnyPath, atomic_file, list_folder, resolve_folder
+from ..files.show import format_count
 from ..papers.corpus import Papers, open_papers
 from ..papers.delimited import ReadingOptions
 from ..papers.readers import hash_files
@@ -512,5 +513,5 @@ def repair_run(
                 repaired.append(name)
                 n_corrected += n_wrong
     if lost:
-        raise InputError(f"{len(lost)} parts are left as they are: {'; '.join(lost)}")
+        raise InputError(f"{format_count(len(lost), 'part')} left without repair: {'; '.join(lost)}")
     return RepairResult(open_run(folder), rebuilt, repaired, n_embedded, n_corrected)

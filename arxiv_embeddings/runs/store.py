@@ -29,7 +29,7 @@ from ..files.errors import InputError, StorageError
 from ..files.hashes import hash_settings, hash_stream
 from ..files.locks import LOCK_NAME, OWNER_NAME, make_lock
 from ..files.paths import AnyPath, list_folder, resolve_folder, unfinished_name
-from ..files.show import facts_to_html
+from ..files.show import facts_to_html, format_count
 from arxiv_embeddings.runs.format import (
     COPY_NAME,
     FORMAT,
@@ -434,7 +434,7 @@ def describe_briefly(
     precision = run.metadata["fingerprint"].get("precision")
     missing = "" if run.metadata["complete"] else ", not complete yet"
     return {
-        "papers": f"{run.n_papers:,} papers{missing}",
+        "papers": f"{format_count(run.n_papers, 'paper')}{missing}",
         "vectors": f"float32 vectors of {run.dim} numbers",
         "model": f"{run.metadata['model']}{f' in {precision}' if precision else ''}",
     }

@@ -394,7 +394,7 @@ def pick_from_frame(
             picked = sorted([*picked, *chosen.of_batch(batch)], key=hash_share)[:n_picked]
         yield pa.RecordBatch.from_pydict({"paper_id": pa.array(picked, pa.string())})
 
-    found = [row["paper_id"] for row in papers.scanned.gathered_ids.mapInArrow(pick, "paper_id string").collect()]
+    found = [row["paper_id"] for row in papers.scanned.ids.mapInArrow(pick, "paper_id string").collect()]
     wanted = replace(chosen, wanted=np.sort(hash_ids(pa.array(sorted(found, key=hash_share)[:n_picked]))))
     placer = RowPlacer(papers.reader, PartPlan(("",), ()), {0: 0}, wanted)
     rows = fetch_rows(papers.frame.mapInArrow(lambda batches: pack_rows(placer.place(batches)), PACKED))

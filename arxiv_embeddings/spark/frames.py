@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FACTS_SCHEMA', 'WITHOUT_ID', 'ROLES', 'IDS_SCHEMA', 'IDS_A_TASK', 'ALL_IDS', 'SAMPLED', 'RowReader', 'hash_row',
-           'scan_share', 'settle_ids', 'merge_reports', 'ScannedFrame', 'scan_frame', 'ChosenIds', 'hash_share',
-           'PartPlan', 'choose_bounds', 'plan_parts', 'read_frame_schema', 'read_first_rows', 'RemotePapers',
-           'FramePapers']
+           'scan_share', 'settle_ids', 'merge_reports', 'ScannedFrame', 'count_id_tasks', 'scan_frame', 'ChosenIds',
+           'hash_share', 'PartPlan', 'choose_bounds', 'plan_parts', 'read_frame_schema', 'read_first_rows',
+           'RemotePapers', 'FramePapers']
 
 # %% ../../nbs/spark/61_frames.ipynb #61-frames-02
 import bisect
@@ -121,7 +121,6 @@ def settle_ids(
 ) -> Iterator[pa.RecordBatch]:  # as `IDS_SCHEMA` states: a row for each id that wins, and rows with reports
     "Settle which rows become papers."
     table = pa.Table.from_batches(batches, _FACTS)
-    reports = table["report"].drop_null().to_pylist()
     rows = table.filter(pc.is_valid(table["paper_id"])).sort_by("content").combine_chunks()
     rows = rows.append_column("hash", pa.array([hash(one) for one in rows["paper_id"].to_pylist()], pa.int64()))
     is_suspect = np.zeros(len(rows), dtype=bool)
@@ -133,8 +132,8 @@ def settle_ids(
     yield _to_ids(possible, suspect=True)
     _, dropped = _settle(suspects, "suspects dropped", beside_arxiv=True)
     settled |= {"has_arxiv_ids": has_arxiv_ids(certain["paper_id"])}
-    texts = [*reports, *map(json.dumps, (settled, kept, dropped))]
-    yield pa.RecordBatch.from_pylist([{"report": one} for one in texts], schema=_IDS)
+    reports = [{"report": json.dumps(one)} for one in (settled, kept, dropped)]
+    yield pa.RecordBatch.from_pylist(reports, schema=_IDS)
 
 
 def _settle(rows: pa.Table, kind: str, beside_arxiv: bool) -> tuple[pa.Table, dict[str, Any]]:
@@ -180,7 +179,7 @@ def _add_up(ours: dict[str, Any] | None, theirs: dict[str, Any]) -> dict[str, An
     return entry | ({"first_details": [detail for _, detail in named]} if any(detail for _, detail in named) else {})
 
 # %% ../../nbs/spark/61_frames.ipynb #61-frames-24
-IDS_A_TASK = 20_000  # read in about a tenth of a second
+IDS_A_TASK = 50_000  # settled in about half a second, and read again in a quarter
 
 
 @dataclass(frozen=True)
@@ -191,12 +190,14 @@ class ScannedFrame:
     unfilled: set[str]  # of title, categories and year those that no paper has
     sha256: str  # of the rows in any order, and of their columns
     beside_arxiv: bool  # whether the input has ids of arXiv's, so that ids without their zeros are rejected
-    ids: "DataFrame"  # as `IDS_SCHEMA` states, kept by the executors
+    ids: "DataFrame"  # as `IDS_SCHEMA` states, kept by the executors in a task for each `IDS_A_TASK` of them
 
-    @property
-    def gathered_ids(self) -> "DataFrame":
-        "The same ids in a task for each `IDS_A_TASK` of them, at most as many as before."
-        return self.ids.coalesce(max(1, -(-self.report.n_rows // IDS_A_TASK)))
+# %% ../../nbs/spark/61_frames.ipynb #61-frames-100
+def count_id_tasks(
+    n_ids: int,  # 0 or more
+) -> int:  # 1 or more
+    "Count the tasks that settle this many ids."
+    return max(1, -(-n_ids // IDS_A_TASK))
 
 # %% ../../nbs/spark/61_frames.ipynb #61-frames-25
 def scan_frame(
@@ -209,13 +210,22 @@ def scan_frame(
     def scan(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return scan_share(reader, batches)
 
-    facts = frame.mapInArrow(scan, FACTS_SCHEMA).repartition("paper_id")
-    ids = facts.mapInArrow(settle_ids, IDS_SCHEMA).persist(StorageLevel.MEMORY_AND_DISK)
+    facts = frame.mapInArrow(scan, FACTS_SCHEMA).persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        found = [json.loads(row["report"]) for row in ids.filter("report is not null").select("report").collect()]
+        judged = _collect_reports(facts)
+        n_rows = sum(one["report"]["n_rows"] for one in judged)
+        together = facts.repartition(count_id_tasks(n_rows), "paper_id")
+        ids = together.mapInArrow(settle_ids, IDS_SCHEMA).persist(StorageLevel.MEMORY_AND_DISK)
+        settled = _collect_reports(ids)
     except Exception as error:  # py4j's, Spark's and Python's own
         raise explain_failure(error) from error
-    return _join_reports(found, frame.columns, ids)
+    finally:
+        facts.unpersist()
+    return _join_reports([*judged, *settled], frame.columns, ids)
+
+
+def _collect_reports(reported: "DataFrame") -> list[dict[str, Any]]:
+    return [json.loads(row["report"]) for row in reported.filter("report is not null").select("report").collect()]
 
 
 def _join_reports(found: list[dict[str, Any]], columns: list[str], ids: "DataFrame") -> ScannedFrame:
@@ -223,7 +233,7 @@ def _join_reports(found: list[dict[str, Any]], columns: list[str], ids: "DataFra
     of_kind: dict[str, list[dict[str, Any]]] = {}
     for one in found:
         of_kind.setdefault(one["kind"], []).append(one)
-    rows, settled = of_kind["rows"], of_kind.get("ids", [])
+    rows, settled = of_kind["rows"], of_kind["ids"]
     beside_arxiv = any(one["has_arxiv_ids"] for one in settled)
     suspects = of_kind.get("suspects dropped" if beside_arxiv else "suspects kept", [])
     report = merge_reports(ReadReport(**one["report"]) for one in (*rows, *settled, *suspects))
@@ -443,7 +453,7 @@ class FramePapers(RemotePapers):
         part_size: int,  # papers in a part
     ) -> PartPlan:
         "Divide the papers into parts."
-        return plan_parts(self.scanned.gathered_ids, self.chosen, len(self), part_size)
+        return plan_parts(self.scanned.ids, self.chosen, len(self), part_size)
 
     def release(self) -> None:
         "Let executors forget the ids."

@@ -392,13 +392,13 @@ def test_what_is_not_installed(
 def test_a_paper_of_which_nothing_is_known(tmp_path: Path) -> None:
     path = tmp_path / "papers.csv"
     path.write_text("id,title,abstract\n1,Known,Words.\n2,\u1303\u1201,\u1265\u1230 \u1303\n3,Other,Words.\n")
-    with pytest.raises(InputError, match=r"the model knows no token of 1 papers, 2: take them out"):
+    with pytest.raises(InputError, match=r"the model knows no token of 1 paper, 2: take them out"):
         embed_papers(path, tmp_path / "run", device="cpu", part_size=1)
     assert open_run(tmp_path / "run").paper_ids == ["1"]  # what was before it is safe
     run = embed_papers(path, tmp_path / "run", device="cpu", allow_unknown=True).run
     assert run.paper_ids == ["1", "2", "3"]
     assert [part["n_unknown"] for part in run.metadata["parts"]] == [0, 1, 0]
-    with pytest.raises(InputError, match=r"the model knows no token of 1 papers, 2: take them out"):
+    with pytest.raises(InputError, match=r"the model knows no token of 1 paper, 2: take them out"):
         embed_papers(path, tmp_path / "int8", precision="int8")  # noticed before anything is made
     assert not (tmp_path / "int8").exists()
 

@@ -224,12 +224,12 @@ def test_commands_that_look_for_wrong_vectors(tmp_path: Path, minilm: Encoder) -
     assert (found.exit_code, len(numbers["paper_ids"])) == (1, 8)
     said = call(app, ["verify", str(run.folder), "--numbers", "--all"])
     assert said.exit_code == 1
-    assert "damage: 8 vectors are not those of their texts" in said.stdout
+    assert "damage: not the vectors of their texts: 8 papers, " in said.stdout
     assert f"repair {run.folder} --numbers --all replaces wrong vectors" in said.stdout
     refused = call(app, ["repair", str(run.folder), "--all"])
     assert (refused.exit_code, "it needs --numbers" in refused.output) == (2, True)
     repaired = call(app, ["repair", str(run.folder), "--numbers", "--all"])
-    assert "1 parts repaired, 0 papers embedded again, 8 wrong vectors replaced" in repaired.stdout
+    assert "1 part repaired, 0 papers embedded again, 8 wrong vectors replaced" in repaired.stdout
     sampled = call(app, ["verify", str(run.folder), "--sample", "40"])
     assert sampled.exit_code == 0
     assert "(a share of wrong vectors above 13.91% would have shown, with 95 % confidence)" in sampled.stdout

@@ -548,7 +548,7 @@ def test_commands_print_of_a_run_on_hdfs_what_they_print_of_one_on_a_disk(
             assert result.exit_code == 0, (words, result.output)
             shown = result.stdout.replace(str(out), "RUN").splitlines()
             if n_parts:  # of 144 papers a slow machine makes more than one
-                assert shown == [f"1 parts, {n_parts - 1} fewer than before"]
+                assert shown == [f"1 part, {n_parts - 1} fewer than before"]
                 shown = []
             printed.append([line for line in shown if not line.startswith(("made:", "144 papers embedded in"))])
         outputs.append(printed)

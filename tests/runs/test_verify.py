@@ -106,7 +106,7 @@ def test_repair_needs_no_input_for_a_damaged_vector(tmp_path: Path) -> None:
     assert_array_equal(open_run(run.folder).embeddings(), vectors, strict=True)
     flip_text(run.folder)
     before = part_path(run.folder, 1).read_bytes()
-    with pytest.raises(InputError, match=r"1 parts are left as they are: .*papers\.csv"):
+    with pytest.raises(InputError, match=r"1 part left without repair: .*papers\.csv"):
         repair_run(run.folder, LetterEncoder())
     assert part_path(run.folder, 1).read_bytes() == before
 

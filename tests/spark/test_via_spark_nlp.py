@@ -230,7 +230,7 @@ def test_a_dataframe_is_embedded_where_its_rows_are(
 def test_papers_of_a_dataframe_without_a_known_token_are_named(tmp_path: Path, spark: Any, small: ModelFolder) -> None:
     rows = SAMPLE[:20].fillna("")
     rows.loc[13, ["title", "abstract"]] = ["ꙮ", "ꙮꙮ"]
-    with pytest.raises(InputError, match=f"knows no token of 1 papers, {rows.loc[13, 'paper_id']}"):
+    with pytest.raises(InputError, match=f"knows no token of 1 paper, {rows.loc[13, 'paper_id']}"):
         embed(spark.createDataFrame(rows), tmp_path / "run", spark, small, text="abstract")
     run = open_run(tmp_path / "run")
     assert {path.name for path in (run.folder / "parts").iterdir()} == {part.name for part in run.parts}
@@ -385,7 +385,7 @@ def test_papers_without_a_known_token_are_named(tmp_path: Path, spark: Any, smal
     rows = SAMPLE[:20].copy()
     rows.loc[13, ["title", "abstract"]] = ["ꙮ", "ꙮꙮ"]
     rows.to_csv(tmp_path / "papers.csv", index=False)
-    with pytest.raises(InputError, match=f"knows no token of 1 papers, {rows.loc[13, 'paper_id']}"):
+    with pytest.raises(InputError, match=f"knows no token of 1 paper, {rows.loc[13, 'paper_id']}"):
         embed(tmp_path / "papers.csv", tmp_path / "run", spark, small, text="abstract")
     options = {"text": "abstract", "allow_unknown": True}
     run = embed(tmp_path / "papers.csv", tmp_path / "run", spark, small, **options).run
