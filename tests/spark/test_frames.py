@@ -89,8 +89,9 @@ def assert_same_vectors(there: Run, here: Run) -> None:
 
 
 def test_the_papers_and_vectors_of_one_machine(
-    tmp_path: Path, spark: Any, minilm: Encoder, messy: pd.DataFrame
+    tmp_path: Path, spark: Any, minilm: Encoder, messy: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("arxiv_embeddings.spark.frames.IDS_A_TASK", 25)  # three tasks settle ids
     frame = spark.createDataFrame(messy)
     there = embed_papers(frame, tmp_path / "there", executor=OnSpark(spark), part_size=PART_SIZE).run
     here = embed_papers(messy, tmp_path / "here", encoder=minilm).run
@@ -115,13 +116,19 @@ def test_the_papers_and_vectors_of_one_machine(
     assert verify_run(there)["sound"]
 
 
-def test_any_split_gives_the_same_run(tmp_path: Path, spark: Any, messy: pd.DataFrame) -> None:
-    splits = [
-        spark.createDataFrame(messy),
-        spark.createDataFrame(messy[::-1]).repartition(9),
-        spark.createDataFrame(messy.sample(frac=1, random_state=3)).coalesce(1),
-    ]
-    first, *others = [embed(frame, tmp_path / str(at), spark).run for at, frame in enumerate(splits)]
+def test_any_split_gives_the_same_run(
+    tmp_path: Path, spark: Any, messy: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = {  # by how many ids a task settles
+        1000: spark.createDataFrame(messy),
+        15: spark.createDataFrame(messy[::-1]).repartition(9),
+        30: spark.createDataFrame(messy.sample(frac=1, random_state=3)).coalesce(1),
+    }
+    runs = []
+    for n_ids, frame in splits.items():
+        monkeypatch.setattr("arxiv_embeddings.spark.frames.IDS_A_TASK", n_ids)
+        runs.append(embed(frame, tmp_path / str(n_ids), spark).run)
+    first, *others = runs
     for other in others:
         assert other.read() == first.read()
         assert_array_equal(other.embeddings(), first.embeddings())
