@@ -223,7 +223,7 @@ def scan_frame(
         facts.unpersist()
     return _join_reports([*judged, *settled], frame.columns, ids)
 
-
+# %% ../../nbs/spark/61_frames.ipynb #61-frames-102
 def _collect_reports(reported: "DataFrame") -> list[dict[str, Any]]:
     return [json.loads(row["report"]) for row in reported.filter("report is not null").select("report").collect()]
 

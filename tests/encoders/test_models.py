@@ -201,6 +201,7 @@ def test_no_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nothing listens
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)  # between tries
     for name in ("specter2", "specter2_base", "scibert", "distilbert", "some-org/some-model"):
         spec = find_model(name)
         with pytest.raises(InputError, match="the hub cannot be reached for") as caught:
