@@ -120,7 +120,9 @@ class JsonValues:
         return bool(more)
 
     def _broken(self, reason: str) -> InputError:
-        return InputError(f"the JSON breaks after {self.n_values:,} values ({reason}): get the file again, or mend it")
+        return InputError(
+            f"the JSON breaks after {format_count(self.n_values, 'value')} ({reason}): get the file again, or mend it"
+        )
 
 # %% ../../nbs/papers/12_json_rows.ipynb #12-json-rows-18
 def read_array(

@@ -161,7 +161,7 @@ REFUSED = {
     ),
     "columns of pandas": ("a.json", columns("").encode(), {}, "this is one object of columns, as pandas writes it: write rows instead"),
     "columns of pandas, indented": ("a.json", columns("indented").encode(), {}, "this is one object of columns"),
-    "a broken array": ("a.json", b'[{"id": "1"}, {"id": "2"', {}, "the JSON breaks after 1 values"),
+    "a broken array": ("a.json", b'[{"id": "1"}, {"id": "2"', {}, "the JSON breaks after 1 value"),
     "two arrays": ("a.json", b'[{"id": "1"}] [{"id": "2"}]', {}, "something follows after 1 paper"),
     "deep JSON": ("a.json", b"[" * 200_000, {}, "the JSON breaks after 0 values"),
     "many columns": ("a.csv", ",".join(map(str, range(10_000))).encode(), {}, "10,000 columns: at most 2,000 can be read"),
