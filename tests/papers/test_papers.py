@@ -341,7 +341,7 @@ def test_an_abstract_of_200000_words(tmp_path: Path) -> None:
             "the row that begins in line 3 are broken",
         ),
         ("papers.csv", b'"the\nid","id",abstract\n1,2,"broken" quotes"\n', "the row that begins in line 3 are broken"),
-        ("papers.jsonl", b'[\n{"id": "1", "abstract": "A."},\n{"id": "2", "ab', "the JSON breaks after 1 values"),
+        ("papers.jsonl", b'[\n{"id": "1", "abstract": "A."},\n{"id": "2", "ab', "the JSON breaks after 1 value"),
         ("papers.jsonl", b'"text"\n', "0 of 1 rows accepted; 1 rejected, malformed row: row 1"),
         ("papers.xlsx", b"", "cannot tell the format"),
     ],
