@@ -120,9 +120,8 @@ class JsonValues:
         return bool(more)
 
     def _broken(self, reason: str) -> InputError:
-        return InputError(
-            f"the JSON breaks after {format_count(self.n_values, 'value')} ({reason}): get the file again, or mend it"
-        )
+        decoded = format_count(self.n_values, "value")
+        return InputError(f"the JSON breaks after {decoded} ({reason}): get the file again, or mend it")
 
 # %% ../../nbs/papers/12_json_rows.ipynb #12-json-rows-18
 def read_array(
