@@ -8,7 +8,7 @@ import nbformat
 NOTEBOOKS = Path(__file__).parent.parent / "nbs"
 WELCOME = NOTEBOOKS / "tutorials" / "welcome.ipynb"
 FOLDERS = ("tutorials", "pages", "papers", "encoders", "runs", "explore", "spark", "cli", "files")
-NAMES = {"tutorials": "stories", "pages": "guides"} | {name: f"`{name}`" for name in FOLDERS[2:]}
+NAMES = {"tutorials": "tutorials", "pages": "guides"} | {name: f"`{name}`" for name in FOLDERS[2:]}
 START = "| | pages |"
 
 

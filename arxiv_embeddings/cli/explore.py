@@ -163,7 +163,7 @@ def index(
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Rebuild it even if it could be kept or extended.")] = False,
     table: Annotated[
-        bool, typer.Option("--table", help="Write no index: print what recall smaller vectors and codes have.")
+        bool, typer.Option("--table", help="Write no index; print the recall of smaller vectors and codes.")
     ] = False,
     words: Annotated[bool, typer.Option("--words", help="Index the words as well, for --by words and both.")] = False,
     metric: Annotated[
@@ -239,7 +239,7 @@ class MeasureOptions:
     ] = None
     only: Annotated[
         list[MeasureGroup] | None,
-        typer.Option(help="Only these measures; several times for several.", rich_help_panel="Measures"),
+        typer.Option(help="Compute only these measures; repeatable.", rich_help_panel="Measures"),
     ] = None
     sample: Annotated[
         int | None,
@@ -356,12 +356,12 @@ class DrawOptions:
     row: Annotated[
         list[int] | None,
         typer.Option(
-            min=0, help="Heat map of this row and its neighbors; several: of these.", rich_help_panel="Pictures"
+            min=0, help="Heat map of this row and its neighbors; repeated: of these rows.", rich_help_panel="Pictures"
         ),
     ] = None
     paper: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID", help="The same by id.", rich_help_panel="Pictures"),
+        typer.Option(metavar="ID", help="The same as --row, by paper id.", rich_help_panel="Pictures"),
     ] = None
     color: Annotated[
         str | None,
@@ -372,7 +372,7 @@ class DrawOptions:
     labels: Annotated[
         bool, typer.Option("--labels/--no-labels", help="Names of groups on the map.", rich_help_panel="Pictures")
     ] = True
-    format: Annotated[Literal["png", "svg", "pdf"], typer.Option(help="Of the files.", rich_help_panel="Pictures")] = (
+    format: Annotated[Literal["png", "svg", "pdf"], typer.Option(help="File format.", rich_help_panel="Pictures")] = (
         "png"
     )
     size: Annotated[
@@ -431,11 +431,11 @@ class MapOptions:
         typer.Option(help="Find neighbors by the vectors; by default up to 30,000 papers.", rich_help_panel="Content"),
     ] = None
     seed: Annotated[
-        int | None, typer.Option(help="Of layout and labels; default: the kept layout's.", rich_help_panel="Content")
+        int | None, typer.Option(help="Seed of the map; default: the kept layout's.", rich_help_panel="Content")
     ] = None
     dark: Annotated[
         bool,
-        typer.Option("--dark", help="For .svg and .png: a dark ground; .html has both.", rich_help_panel="Content"),
+        typer.Option("--dark", help="Dark background for .svg and .png; .html has both.", rich_help_panel="Content"),
     ] = False
 
 # %% ../../nbs/cli/92_explore.ipynb #92-explore-44

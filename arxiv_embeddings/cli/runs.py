@@ -159,7 +159,7 @@ def import_papers(
     columns: ColumnOptions,
     max_rejected: Annotated[
         str | None,
-        typer.Option(metavar="N|N%", help="Stop if more rows are no papers.", rich_help_panel="Papers"),
+        typer.Option(metavar="N|N%", help="Stop if more rows than this are rejected.", rich_help_panel="Papers"),
     ] = None,
     *,
     output: OutputOptions,

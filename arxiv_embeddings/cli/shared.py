@@ -120,7 +120,7 @@ class ModelOptions:
     ] = None
     allow_unknown: Annotated[
         bool,
-        _about_model("--allow-unknown", help="Embed papers of which the model knows no token, counted."),
+        _about_model("--allow-unknown", help="Also embed papers without any known token, and count them."),
     ] = False
     minimum_cosine: Annotated[
         float,
@@ -163,7 +163,7 @@ class ChangeOptions:
         str | None,
         typer.Option(
             metavar="N|N%",
-            help="Stop before the model is loaded if more rows are no papers.",
+            help="Stop before loading the model if more rows than this are rejected.",
             rich_help_panel="Papers",
         ),
     ] = None
@@ -188,15 +188,15 @@ class ColumnOptions:
     ] = None
     delimiter: Annotated[
         str | None,
-        typer.Option(help="Between the fields of CSV, or tab; default: as in the file.", rich_help_panel="Papers"),
+        typer.Option(help="Field delimiter of CSV: a character, or tab; default: detected.", rich_help_panel="Papers"),
     ] = None
     quote: Annotated[
         str | None,
-        typer.Option(help="Of CSV; also backslash, or none; default: as in the file.", rich_help_panel="Papers"),
+        typer.Option(help="CSV quoting: a character, backslash or none; default: detected.", rich_help_panel="Papers"),
     ] = None
     encoding: Annotated[
         str | None,
-        typer.Option(help="Of CSV and JSON, such as cp1252 or utf-16; default: UTF-8.", rich_help_panel="Papers"),
+        typer.Option(help="Encoding of CSV and JSON, such as cp1252; default: UTF-8.", rich_help_panel="Papers"),
     ] = None
 
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-15
@@ -295,9 +295,7 @@ def describe_error(
     elif isinstance(error, OSError):
         text = f"{error.filename or 'the system'}: {error.strerror or error}"
     else:
-        text = (
-            f"this should not have happened ({type(error).__name__}: {error}); please report it with --debug's output"
-        )
+        text = f"internal error ({type(error).__name__}: {error}): please report it with the output of --debug"
     return " ".join(text.split())
 
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-25

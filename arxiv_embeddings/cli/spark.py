@@ -74,7 +74,7 @@ class ClusterOptions:
     ] = None
     device: Annotated[
         Literal["cpu", "cuda"],
-        typer.Option(help="Of executors; cuda: the GPU that Spark gives each task.", rich_help_panel="Cluster"),
+        typer.Option(help="Device of executors; cuda: one GPU per task, from Spark.", rich_help_panel="Cluster"),
     ] = "cpu"
     shared_model: Annotated[
         str | None,
@@ -219,7 +219,7 @@ def make_executor(
 @reports_errors
 @takes_options
 def spark_export_model(
-    folder: Annotated[str, typer.Argument(help="Folder to write; must not exist.", metavar="DIR")],
+    folder: Annotated[str, typer.Argument(help="Folder to write; must not exist.", metavar="FOLDER")],
     model: Annotated[str, typer.Option(help="Name (see: models), hub id or model folder.")] = "minilm",
     precision: Annotated[Literal["float32", "int8"], typer.Option(help="int8 is quantized.")] = "float32",
     revision: Revision = None,
@@ -290,7 +290,7 @@ spark_app.add_typer(minicluster_app)
 @reports_errors
 @takes_options
 def spark_minicluster_start(
-    folder: Annotated[str, typer.Argument(help="Folder of its data; made if it does not exist.", metavar="FOLDER")],
+    folder: Annotated[str, typer.Argument(help="Folder for its data; created if it does not exist.", metavar="FOLDER")],
     yarn: Annotated[bool, typer.Option("--yarn", help="Start YARN too: four servers instead of two.")] = False,
     memory: Annotated[
         int | None, typer.Option(min=1, help="With --yarn: MiB for all containers together; default: 8192.")
@@ -316,7 +316,7 @@ def spark_minicluster_start(
     if output.as_json:
         return print_json(started)
     typer.echo(f"{started['uri']}\nHADOOP_CONF_DIR={started['conf']}")
-    typer.echo(f"to end it: arxiv-embeddings spark minicluster stop {folder}")
+    typer.echo(f"to stop it: arxiv-embeddings spark minicluster stop {folder}")
 
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-18
 @minicluster_app.command("stop", cls=GroupedCommand, epilog="Example: arxiv-embeddings spark minicluster stop cluster")
@@ -326,10 +326,10 @@ def spark_minicluster_stop(
     folder: Annotated[str, typer.Argument(help="Folder given to start.", metavar="FOLDER")],
     output: ResultOptions,
 ) -> None:
-    "End the HDFS and the YARN that run in a folder; files on HDFS stay."
+    "Stop the HDFS and YARN servers of a folder; files on HDFS are kept."
     from arxiv_embeddings.spark.minicluster import stop_minicluster
 
     n_ended = stop_minicluster(folder)
     if output.as_json:
         return print_json({"n_ended": n_ended})
-    typer.echo(f"{n_ended} servers ended")
+    typer.echo(f"{n_ended} servers stopped")

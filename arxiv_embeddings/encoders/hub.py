@@ -45,7 +45,7 @@ def download_folder(
     except errors.LocalEntryNotFoundError as error:
         offline = isinstance(error.__cause__, errors.OfflineModeIsEnabled)
         raise InputError(
-            f"the hub cannot be reached for {where}, and the cache of this machine does not have it whole: "
+            f"the hub cannot be reached for {where}, and it is missing or incomplete in the local cache: "
             f"{'unset HF_HUB_OFFLINE' if offline else 'check the network'}, or give the path of a model folder"
         ) from error
     except (OSError, network_error) as error:

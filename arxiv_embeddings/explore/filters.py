@@ -130,9 +130,9 @@ def parse_filter(
         return _make_grammar().parse_string(text, parse_all=True)[0]
     except ParseBaseException as error:
         expected = error.msg.replace("Expected ", "").replace("end of text", "and, or, or the end")
-        found = f"not {text[error.loc :][:20].strip()!r}" if text[error.loc :].strip() else "and it ends"
+        found = f"{text[error.loc :][:20].strip()!r}" if text[error.loc :].strip() else "the end"
         raise InputError(
-            f"the filter {_shorten(text)} does not parse: at character {error.loc + 1} it needs {expected}, {found}"
+            f"the filter {_shorten(text)} is invalid at character {error.loc + 1}: expected {expected}, found {found}"
         ) from None
     except RecursionError:
         raise InputError(f"the filter {_shorten(text)} has too many nested brackets") from None

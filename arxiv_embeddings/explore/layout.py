@@ -446,10 +446,10 @@ def read_places(
     "Read a file of places; raises `InputError` for a link, `FileNotFoundError`, and `ValueError` if it is damaged."
     with open_regular(path, path.parent.parent) as stream:
         if stream.seek(0, 2) != note["n_bytes"]:
-            raise ValueError(f"it has not the {note['n_bytes']:,} bytes that layout.json states")
+            raise ValueError(f"it does not have the {note['n_bytes']:,} bytes that layout.json states")
         stream.seek(0)
         if hash_stream(stream)[0] != note["sha256"]:
-            raise ValueError("it has not the sha256 that layout.json states")
+            raise ValueError("it does not have the sha256 that layout.json states")
         stream.seek(0)
         # a dictionary holds each text once, so a small file cannot become large in memory
         with pq.ParquetFile(stream, read_dictionary=["paper_id", "text"], page_checksum_verification=True) as file:
@@ -462,7 +462,7 @@ def read_places(
                 raise ValueError(f"it cannot hold {n_papers:,} places")
             table = check_places(file.read())
     if pc.sum(table["later"]).as_py() != note["about"]["n_placed_later"]:
-        raise ValueError("it has not the number of papers placed later that layout.json states")
+        raise ValueError("its number of papers placed later is not the one in layout.json")
     return table
 
 # %% ../../nbs/explore/82_layout.ipynb #82-layout-50

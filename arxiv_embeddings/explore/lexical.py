@@ -303,7 +303,7 @@ def _load_scores(
         if name in WORD_FILES:
             check_regular(folder / name, root)
             if (folder / name).stat().st_size != stated["n_bytes"]:
-                raise ValueError(f"{name} has not the {stated['n_bytes']:,} bytes that were written")
+                raise ValueError(f"{name} does not have the {stated['n_bytes']:,} bytes that were written")
     if describe_content(folder / WORD_FILES[3])["sha256"] != note["files"][WORD_FILES[3]]["sha256"]:
         raise ValueError(f"{WORD_FILES[3]} is not what was written")
     local = make_local(folder, cache_folder() / "copies", note["files"][WORD_FILES[0]]["sha256"][:16])

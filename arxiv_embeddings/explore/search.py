@@ -193,8 +193,8 @@ def _explain_percentiles(found: pd.DataFrame) -> str:
         return ""
     cosine, random, nearest = (found[name].iloc[0] for name in ("cosine", *PERCENTILES))
     return (
-        f"Cosine {cosine:.3f}: {random:.1f} % of random pairs of this run's papers are no nearer, "
-        f"and {nearest:.1f} % of its papers have no nearer neighbor."
+        f"Cosine {cosine:.3f}: at least as high as {random:.1f} % of random pairs in this run, "
+        f"and {nearest:.1f} % of nearest-neighbor pairs."
     )
 
 # %% ../../nbs/explore/77_search.ipynb #77-search-36

@@ -201,5 +201,5 @@ def describe_crowding(
     stands_out = "stands out" if above >= STANDS_OUT else "hardly stands out"
     return (
         f"{crowding}: random pairs have cosine {scale.mean:.2f} (sd {scale.sd:.2f}), and a paper's nearest neighbor, with "
-        f"{nearest:.2f} in the median, {stands_out} ({above:.1f} sd above)"
+        f"median cosine {nearest:.2f}, {stands_out} ({above:.1f} sd above)"
     )

@@ -415,7 +415,7 @@ class PaperView:
 
         self.explorer = explorer
         self.facts = ipywidgets.HTML(layout={"flex": "0 0 auto", "max_height": "215px", "overflow": "auto"})
-        self.neighbors = PaperList(explorer.select, name="neighbors: cosine · percent of random pairs no nearer")
+        self.neighbors = PaperList(explorer.select, name="neighbors: cosine · percentile among random pairs")
         beside = {"flex": "1 1 50%", "min_width": "0", "padding": "0 0 0 12px"}
         self.box = ipywidgets.VBox([self.facts, self.neighbors.box], layout=beside)
 

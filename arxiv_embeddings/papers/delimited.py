@@ -81,10 +81,10 @@ class OpenText:
         n_blank = 0
         for number, line in enumerate(iter(partial(self.text.readline, LINE_LIMIT), ""), start=1):
             if len(line) == LINE_LIMIT:
-                raise InputError(f"line {number:,} is longer than {LINE_LIMIT:,} characters: these are no papers")
+                raise InputError(f"line {number:,} is longer than {LINE_LIMIT:,} characters: this is not a table")
             n_blank = n_blank + 1 if line.isspace() else 0
             if n_blank > BLANK_LIMIT:
-                raise InputError(f"more than {BLANK_LIMIT:,} blank lines before line {number:,}: these are no papers")
+                raise InputError(f"more than {BLANK_LIMIT:,} blank lines before line {number:,}: this is not a table")
             yield line
 
 # %% ../../nbs/papers/11_delimited.ipynb #11-delimited-10

@@ -56,7 +56,7 @@ def read_day(
         month = month or (12 if last else 1)
         return date(year, month, day or (calendar.monthrange(year, month)[1] if last else 1))
     except (AttributeError, ValueError):
-        raise InputError(f"{text} is no day: write 2024, 2024-01 or 2024-01-31") from None
+        raise InputError(f"{text} is not a date: write 2024, 2024-01 or 2024-01-31") from None
 
 # %% ../../nbs/papers/09_fetch.ipynb #09-fetch-11
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class Wanted:
         if bool((self.query or "").strip()) == bool((self.archive or "").strip()):
             raise InputError('give either a query such as "cat:cs.CL", or an archive such as cs')
         if self.archive and not re.fullmatch(r"[A-Za-z0-9_.:-]+", self.archive):
-            raise InputError(f"{self.archive!r} is no archive of arXiv: write cs, math or cs:cs:CL")
+            raise InputError(f"{self.archive!r} is not an arXiv archive: write cs, math or cs:cs:CL")
         if self.most is not None and self.most < 1:
-            raise InputError(f"at most {self.most} papers makes no sense: give 1 or more")
+            raise InputError(f"the maximum number of papers must be 1 or more, not {self.most}")
         if self.start and self.end and read_day(self.start) > read_day(self.end, last=True):
             raise InputError(f"the period ends ({self.end}) before it begins ({self.start})")
 

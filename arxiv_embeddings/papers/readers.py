@@ -337,7 +337,7 @@ def read_rows(
                     n_rejected = n_rejected + 1 if isinstance(row, RejectedRow) else 0
                     if n_rejected > REJECTED_LIMIT:
                         raise InputError(
-                            f"more than {REJECTED_LIMIT:,} malformed rows in sequence: these are no papers"
+                            f"more than {REJECTED_LIMIT:,} consecutive malformed rows: this is not a table of papers"
                         )
                     yield row
         except InputError as error:

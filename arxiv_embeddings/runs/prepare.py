@@ -235,7 +235,7 @@ def name_unknown(
     ids = paper_ids.to_pylist()
     return InputError(
         f"the model knows no token of {format_count(len(ids), 'paper')}, {', '.join(ids[:5])}: take them out of the input, choose "
-        "a model with another vocabulary, or embed them nevertheless with --allow-unknown, counted"
+        "a model with another vocabulary, or embed and count them with --allow-unknown"
     )
 
 # %% ../../nbs/runs/43_prepare.ipynb #43-prepare-35

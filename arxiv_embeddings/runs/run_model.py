@@ -87,7 +87,7 @@ def _refuse_differences(run: Run, differences: list[Difference]) -> None:
     if differences:
         options = " ".join(list_options(run, differences))
         raise InputError(
-            f"{run.folder} was made by something else ({'; '.join(one.describe() for one in differences)}): "
+            f"{run.folder} was made with different options ({'; '.join(one.describe() for one in differences)}): "
             f"use the same model and options{options and f' ({options})'}, or embed the run again with "
             f"arxiv-embeddings migrate {run.folder} --model NEW, or start anew in another folder with --out"
         )

@@ -162,7 +162,7 @@ PYTHON_RULES = (
         USES,
         True,
         _has_same_spark,
-        "Java's Spark is another version than the package pyspark",
+        "the Spark in Java and the package pyspark have different versions",
         "install pyspark in the version of the cluster, or unset SPARK_HOME",
     ),
     SettingRule(
@@ -267,7 +267,7 @@ GPU_RULES = (
         True,
         lambda spark, value: _is_amount(value),
         "tasks ask for no GPU",
-        "set 1 when the session starts, or 0.5 if two tasks shall share a GPU",
+        "set 1 when the session starts, or 0.5 to let two tasks share a GPU",
     ),
     SettingRule(
         "spark.executor.resource.gpu.discoveryScript",

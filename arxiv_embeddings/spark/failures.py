@@ -73,7 +73,7 @@ SIZE_FAILURES = (
     KnownFailure(
         "memory of Python, or of a container",
         re.compile(OUT_OF_MEMORY, re.IGNORECASE),
-        f"Python was ended in an executor, as happens if it needs more memory than it may have: {MORE_MEMORY}",
+        f"a Python worker was killed in an executor, probably for exceeding its memory limit: {MORE_MEMORY}",
         "`spark.executor.memoryOverhead`, `spark.executor.pyspark.memory`",
     ),
     KnownFailure(

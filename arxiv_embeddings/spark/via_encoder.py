@@ -180,7 +180,7 @@ def add_artifact(
         except Exception as error:  # of gRPC, of the client or of the server
             reason = str(error).strip().split("\n")[0]
             raise InputError(
-                f"the server took no model, set modelPath to a folder that executors see: {reason}"
+                f"the server did not accept the model, set modelPath to a folder that executors see: {reason}"
             ) from error
         _ARTIFACTS.add(key)
     return archive.stem

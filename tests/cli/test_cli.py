@@ -543,7 +543,7 @@ def test_another_model_is_told_before_the_hub_is_asked(run: Run, monkeypatch: py
         for model in ("specter2", "someone/else"):
             result = in_own_process("embed", sample_papers(), "--out", run.folder, "--model", model)
             assert result.returncode == 1
-            assert "was made by something else (" in result.stderr
+            assert "was made with different options (" in result.stderr
             assert "use the same model and options" in result.stderr
         assert hub.requests == []
 

@@ -140,7 +140,7 @@ categories:      astro-ph.EP 18, cs.CL 18, cs.CR 18, cs.CV 18, cs.LG 18, math.CO
                  18, q-bio.PE 18, quant-ph 18
 cosines:         mean 0.146, sd 0.116
 vectors:         spread out: random pairs have cosine 0.15 (sd 0.12), and a
-                 paper's nearest neighbor, with 0.57 in the median, stands out
+                 paper's nearest neighbor, with median cosine 0.57, stands out
                  (3.6 sd above)
 same text:       none
 nearly the same: none

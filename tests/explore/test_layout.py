@@ -462,7 +462,7 @@ CHANGES: dict[str, tuple[str, dict]] = {
     "an id twice": ("a paper has more than one place", {}),
     "a long text": ("a text is longer than 16 digits", {}),
     "a column less": ("it has other columns than a file of places", {}),
-    "a wrong flag": ("it has not the number of papers placed later", {}),
+    "a wrong flag": ("its number of papers placed later is not the one", {}),
     "float64": ("it has other columns than a file of places", {}),
     "other names": ("it has other columns than a file of places", {}),
     "compressed": ("it cannot hold 120 places", {"compression": "zstd"}),
@@ -536,7 +536,7 @@ def test_a_flipped_bit_is_noticed(folder: Path, notes: Callable[[], list[str]]) 
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     lay_out_run(open_run(folder))
-    assert "it has not the sha256 that layout.json states" in notes()[0]
+    assert "it does not have the sha256 that layout.json states" in notes()[0]
 
 
 @pytest.fixture(scope="module")

@@ -159,7 +159,7 @@ def spoil(folder: Path, change: str, malicious: Path) -> None:
         ("numbers", "does not number"),
         ("missing", "indices.csc.index.npy is missing"),
         ("rule", "split by another rule"),
-        ("cut", "has not the"),
+        ("cut", "does not have the"),
         ("note", "n_words is missing"),
         ("no JSON", "cannot be read"),
     ],

@@ -204,7 +204,7 @@ def test_many_queries_are_answered_as_one_by_one(run: Run) -> None:
         (("similar", "--row", "3", "--where", "year > 2050"), "meets 'year > 2050': relax the filter"),
         (
             ("similar", "--row", "3", "--where", "year >"),
-            "does not parse: at character 7 it needs a value, and it ends",
+            "is invalid at character 7: expected a value, found the end",
         ),
         (("similar", "--row", "3", "--where", "yeer > 3"), "a column 'yeer' that is not there; did you mean year?"),
         (("similar", "--row", "3", "--category", "cs.CVV"), "no paper has the category 'cs.CVV'; did you mean cs.CV"),

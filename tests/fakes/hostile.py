@@ -401,7 +401,7 @@ def run_command(folder: Path, name: str) -> str:
     if result.exception and not isinstance(result.exception, SystemExit):
         return f"traceback: {result.exception!r:.300}"
     errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
-    if "should not have happened" in result.stderr:
+    if "internal error (" in result.stderr:
         return errors[0][:300]
     if result.exit_code == 0:
         return _check_counts(folder)

@@ -116,7 +116,7 @@ def test_a_changed_default_is_told_with_the_options_of_the_run(tmp_path: Path, n
         embed(newer, tmp_path / "run", now, append=True)
     run = tmp_path / "run"
     assert str(caught.value) == (
-        f"{run} was made by something else (max_tokens: 512 there, 256 here; prompt: not stated there (the run was made "
+        f"{run} was made with different options (max_tokens: 512 there, 256 here; prompt: not stated there (the run was made "
         "before this was recorded), 'passage: ' here; truncate_dim: none there, 2 here): use the same model and options "
         f"(--max-tokens 512), or embed the run again with arxiv-embeddings migrate {run} --model NEW, or start anew in "
         "another folder with --out"

@@ -129,7 +129,7 @@ def test_the_trial_itself_notices(base: Path, monkeypatch: pytest.MonkeyPatch) -
     assert try_change(base, change, ("describe",)) == [f"{change} describe: touched canary/victim.txt"]
     monkeypatch.setattr(describe_module, "find_withdrawn", lambda run: [][1])
     (problem,) = try_change(base, change, ("describe",))
-    assert "this should not have happened (IndexError" in problem
+    assert "internal error (IndexError" in problem
     monkeypatch.setattr(describe_module, "find_withdrawn", lambda run: (base / "canary" / "pipe.csv").read_text())
     monkeypatch.setattr(hostile, "SECONDS", 1)
     assert try_change(base, change, ("describe",)) == [f"{change} describe: hangs"]

@@ -206,7 +206,7 @@ def test_a_model_that_a_server_does_not_take(minilm: Encoder, monkeypatch: pytes
         raise RuntimeError("artifacts are off\nand more")
 
     refusing = make_connect_session(session_id="refusing", addArtifact=refuse)
-    with pytest.raises(InputError, match=r"took no model, set modelPath to a folder .*: artifacts are off$"):
+    with pytest.raises(InputError, match=r"did not accept the model, set modelPath to a folder .*: artifacts are off$"):
         transformer.place_model(refusing, minilm.model_folder)
     old = make_connect_session()  # 3.4 has no artifacts
     assert transformer.place_model(old, minilm.model_folder)[0] == ""

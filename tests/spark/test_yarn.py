@@ -243,11 +243,11 @@ def test_start_reports_addresses_and_stop_counts_servers(tmp_path: Path, monkeyp
         assert result.exit_code == 0, result.output
         assert result.stdout == (
             f"hdfs://127.0.0.1:9\nHADOOP_CONF_DIR={tmp_path}/conf\n"
-            f"to end it: arxiv-embeddings spark minicluster stop {tmp_path}\n"
+            f"to stop it: arxiv-embeddings spark minicluster stop {tmp_path}\n"
         )
     chosen = {"memory": 2048, "cores": 2, "check_memory": True}
     assert given == [(str(tmp_path), {}), (str(tmp_path), {}), (str(tmp_path), chosen)]
-    assert CliRunner().invoke(app, ["spark", "minicluster", "stop", str(tmp_path)]).stdout == "0 servers ended\n"
+    assert CliRunner().invoke(app, ["spark", "minicluster", "stop", str(tmp_path)]).stdout == "0 servers stopped\n"
 
 
 @pytest.mark.parametrize("option", [("--memory", "2048"), ("--cores", "2"), ("--check-memory",)])
