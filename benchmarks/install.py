@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "install.json"
-EXTRAS = ("int8", "explore", "umap", "spark", "docs", "dev")
+EXTRAS = ("int8", "stores", "explore", "umap", "spark", "docs", "dev")
 FOR_GPUS = ("nvidia-", "cuda-", "triton")  # what torch's wheel for Linux brings beside itself
 
 

@@ -53,7 +53,7 @@ class MadeRun(Run):
 
     def __init__(self, folder: Path, n_papers: int, make: Callable[[int, int], np.ndarray]):
         self.folder, self.make = folder, make
-        self.metadata = {"n_papers": n_papers, "embedding_dim": make(0, 1).shape[1], "columns": None}
+        self.metadata = {"n_papers": n_papers, "embedding_dim": make(0, 1).shape[1], "columns": None, "fingerprint": {}}
         self.parts = [Piece(min(PART_SIZE, n_papers - at), at) for at in range(0, n_papers, PART_SIZE)]
 
     def read_part(self, part: Any, columns: list[str] | None = None) -> pa.Table:
