@@ -49,7 +49,7 @@ def test_papers_in_memory_become_the_run_that_their_file_becomes(papers: object,
     assert (made.n_embedded, made.run.paper_ids) == (44, run.paper_ids)
     assert_array_equal(made.run.embeddings(), run.embeddings(), strict=True)
     assert made.run.input["path"].endswith("of 144 rows")
-    with pytest.raises(InputError, match="holds papers of another input"):
+    with pytest.raises(InputError, match="contains papers of another input"):
         embed_papers(FRAME[1:], tmp_path / "run", encoder=LetterEncoder())
 
 

@@ -104,12 +104,12 @@ def similar(
     find: FindOptions,
     output: ResultOptions,
 ) -> None:
-    "Find the papers nearest to one of the run."
+    "Find the papers most similar to a paper of the run."
     from arxiv_embeddings.explore.search import add_details, find_similar, open_for
     from arxiv_embeddings.runs.store import open_run
 
     if sum((paper_id is not None, row is not None, bool(like))) != 1 or (unlike and not like):
-        raise typer.BadParameter("give either a paper's ID or --row or --like; --unlike goes with --like")
+        raise typer.BadParameter("give exactly one of ID, --row and --like; --unlike needs --like")
     index = open_for(open_run(run), find.by, find.correction)
     found = find_similar(index, paper_id, row=row, like=like or None, unlike=unlike or None, **find.to_search())
     print_papers(add_details(found, index.run, abstracts=find.abstracts, links=find.links), output.as_json)
@@ -130,7 +130,7 @@ def search(
     *,
     output: ResultOptions,
 ) -> None:
-    "Find the papers nearest to a text."
+    "Find the papers most similar to a text."
     from arxiv_embeddings.explore.search import add_details, open_for, search_text
     from arxiv_embeddings.runs.run_model import load_query_encoder
     from arxiv_embeddings.runs.store import open_run
@@ -167,7 +167,7 @@ def index(
     ] = False,
     words: Annotated[bool, typer.Option("--words", help="Index the words as well, for --by words and both.")] = False,
     metric: Annotated[
-        str | None, typer.Option(help="cosine: also for vectors that are meant for another metric.")
+        str | None, typer.Option(help="cosine: build the index even if the run has another metric.")
     ] = None,
     *,
     output: ResultOptions,
@@ -230,9 +230,7 @@ class MeasureOptions:
         str | None,
         typer.Option(help="Tab-separated file of related papers: src, dst, kind.", rich_help_panel="Measures"),
     ] = None
-    k: Annotated[
-        int, typer.Option("-k", help="How many neighbors of each paper count.", min=1, rich_help_panel="Measures")
-    ] = 10
+    k: Annotated[int, typer.Option("-k", help="Number of neighbors per paper.", min=1, rich_help_panel="Measures")] = 10
     metric: Annotated[
         Literal["cosine", "euclidean"] | None,
         typer.Option(help="Metric for nearest neighbors; default: the run's own.", rich_help_panel="Measures"),
@@ -285,10 +283,10 @@ def evaluate(
     from arxiv_embeddings.runs.store import open_run
 
     if split is not None and beir is None:
-        raise typer.BadParameter("--split belongs to --beir")
+        raise typer.BadParameter("--split needs --beir")
     if beir is not None:
         if measures != MeasureOptions(metric=measures.metric):
-            raise typer.BadParameter("--beir measures a test set alone: of the measures only --metric goes with it")
+            raise typer.BadParameter("--beir measures only a test set: of the measure options, only --metric applies")
         found = evaluate_beir(open_run(run), beir, split, correction=correction, metric=measures.metric)
         if output.as_json:
             return print_json(found)
@@ -330,7 +328,7 @@ def compare(
     from arxiv_embeddings.explore.compare import compare_runs
 
     if split is not None and beir is None:
-        raise typer.BadParameter("--split belongs to --beir")
+        raise typer.BadParameter("--split needs --beir")
     compared = compare_runs(runs, measures.relations, beir=beir, split=split, **measures.to_dict())
     if output.as_json:
         return print_json(compared.to_dict())

@@ -57,7 +57,7 @@ def fetch(
         ),
     ] = None,
     *,
-    out: Annotated[str, typer.Option(help="Parquet file: new, or one to continue after a break.", metavar="FILE")],
+    out: Annotated[str, typer.Option(help="Parquet file: new, or one from an interrupted fetch.", metavar="FILE")],
     archive: Annotated[
         str | None,
         typer.Option(help="Archive to fetch whole, by OAI-PMH: cs, math, cs:cs:CL.", rich_help_panel="Papers"),
@@ -80,7 +80,7 @@ def fetch(
     ] = None,
     output: OutputOptions,
 ) -> None:
-    "Fetch papers from arXiv into a Parquet file, or go on after a break."
+    "Fetch papers from arXiv into a Parquet file, or continue an interrupted fetch."
     from arxiv_embeddings.papers.fetch import fetch_papers
 
     if (query is None) == (archive is None):
@@ -127,7 +127,7 @@ class StatedOptions:
         typer.Option(help="Metric that the model was trained for; default: not known.", rich_help_panel="Vectors"),
     ] = None
     normalized: Annotated[
-        bool | None, typer.Option(help="Refuse vectors that contradict this.", rich_help_panel="Vectors")
+        bool | None, typer.Option(help="Whether vectors have unit length; checked.", rich_help_panel="Vectors")
     ] = None
     join: Annotated[
         Literal["id", "row"] | None,
@@ -164,7 +164,7 @@ def import_papers(
     *,
     output: OutputOptions,
 ) -> None:
-    "Make a run of vectors that another program made."
+    "Create a run from vectors computed by another program."
     from arxiv_embeddings.runs.imported import import_vectors
 
     output.silence()
@@ -306,12 +306,12 @@ def describe_card(
 @takes_options
 def models(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Show all that is known of these models.", metavar="[NAME]...")
+        list[str] | None, typer.Argument(help="Show all known facts about these models.", metavar="[NAME]...")
     ] = None,
     *,
     output: ResultOptions,
 ) -> None:
-    "List the models known by name, or all that is known of some."
+    "List the known models, or all facts about some."
     from arxiv_embeddings.encoders.registry import REGISTRY, find_card, known_models
 
     cards = [find_card(name) for name in names] if names else list(known_models().values())
@@ -320,7 +320,7 @@ def models(
         return print_json([asdict(card) | {"spec": specs.get(card.name)} for card in cards])
     if not names:
         print_models([summarize_card(card) for card in cards])
-        return print_heading("arxiv-embeddings models NAME shows all that is known of one, with sources")
+        return print_heading("arxiv-embeddings models NAME shows all facts about a model, with sources")
     for at, card in enumerate(cards):
         typer.echo("\n" if at else "", nl=False)
         print_facts(describe_card(card))
@@ -373,9 +373,9 @@ def print_problems(
         typer.echo(f"{name}: {format_count(again['n_papers'], 'paper')} embedded again{worst}")
         if again["paper_ids"]:
             n_wrong, named = len(again["paper_ids"]), ", ".join(again["paper_ids"][:5])
-            typer.echo(as_plain(f"damage: not the vectors of their texts: {format_count(n_wrong, 'paper')}, {named}"))
+            typer.echo(as_plain(f"damage: vectors do not match the texts: {format_count(n_wrong, 'paper')}, {named}"))
         elif 0 < (share := again.get("share_noticed", 0)) < 1:
-            typer.echo(f"(a share of wrong vectors above {share:.2%} would have shown, with 95 % confidence)")
+            typer.echo(f"(with 95 % confidence, at most {share:.2%} of the vectors are wrong)")
     checked = (
         f"{format_count(found['n_papers'], 'paper')} in {format_count(found['n_parts'], 'part')}, "
         f"{format_size(found['n_bytes'])}"
@@ -391,11 +391,11 @@ def print_problems(
 class CheckOptions:
     "Which papers `verify` and `repair` embed again, and where."
 
-    numbers: Annotated[
-        bool, typer.Option("--numbers", help="Also look for vectors that are not those of their texts.")
-    ] = False
+    numbers: Annotated[bool, typer.Option("--numbers", help="Also look for vectors that do not match their texts.")] = (
+        False
+    )
     everything: Annotated[
-        bool, typer.Option("--all", help="With --numbers: embed every paper again, not only suspects.")
+        bool, typer.Option("--all", help="With --numbers: recompute every vector, not only suspicious ones.")
     ] = False
     device: Device = None
 
@@ -470,7 +470,7 @@ def repair(run: RunFolder, checks: CheckOptions, output: ResultOptions) -> None:
 @reports_errors
 @takes_options
 def compact(run: RunFolder, output: ResultOptions) -> None:
-    "Join the small parts that many appends leave."
+    "Merge the small parts left by many appends."
     from arxiv_embeddings.runs.append import compact_run, recover_staging
     from arxiv_embeddings.runs.store import RunWriter
 
@@ -497,7 +497,7 @@ def export(
     *,
     output: ResultOptions,
 ) -> None:
-    "Write a run in other forms into RUN/export."
+    "Export a run to other formats in RUN/export."
     from arxiv_embeddings.runs.export import export_run
     from arxiv_embeddings.runs.store import open_run
 

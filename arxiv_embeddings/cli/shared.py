@@ -60,17 +60,17 @@ class GroupedCommand(TyperCommand):
                 formatter.write_dl(groups[name])
 
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-09
-RunFolder = Annotated[str, typer.Argument(help="Run folder, as made by embed.", metavar="RUN")]
+RunFolder = Annotated[str, typer.Argument(help="Run folder, as created by embed.", metavar="RUN")]
 PapersFile = Annotated[
     str,
     typer.Argument(help="CSV, JSON (also compressed) or Parquet file, a folder of them, or URI.", metavar="PAPERS"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="On an error, show the traceback.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: a GPU if there is one.")]
-MovedModel = Annotated[str | None, typer.Option("--model", help="Where the run's model is now, if it has moved.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: a GPU, if available.")]
+MovedModel = Annotated[str | None, typer.Option("--model", help="New path of the run's model, if it has moved.")]
 Category = Annotated[str | None, typer.Option(help="Only papers of this category, such as cs.CV.")]
-HowMany = Annotated[int, typer.Option("-k", help="How many papers to find.", min=1)]
+HowMany = Annotated[int, typer.Option("-k", help="Number of papers to return.", min=1)]
 Revision = Annotated[str | None, typer.Option(help="Hub commit, tag or branch of the model.", rich_help_panel="Model")]
 
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-10
@@ -99,24 +99,22 @@ class ModelOptions:
     max_tokens: Annotated[int | None, _about_model(min=3, help="Truncate texts to this many tokens.")] = None
     long_text: Annotated[
         Literal["truncate", "windows"],
-        _about_model(help="Texts beyond the limit; windows are read one by one and averaged."),
+        _about_model(help="Texts over the limit: truncate, or embed in windows and average."),
     ] = "truncate"
     revision: Revision = None
     adapter: Annotated[str | None, _about_model(help="Hub id, folder or known name of an adapter.")] = None
     query_adapter: Annotated[
         str | None,
-        _about_model(help="The same for text queries; default: the model's own, if any."),
+        _about_model(help="Adapter for text queries; default: the model's own, if any."),
     ] = None
     prompt: Annotated[
         str | None,
-        _about_model(
-            help="Put before each paper: words, or a name in the model's files; default: as its authors mean it.",
-        ),
+        _about_model(help="Prompt before each paper: text, or a name in the model's files; default: the model's own."),
     ] = None
-    query_prompt: Annotated[str | None, _about_model(help="The same before each text query.")] = None
+    query_prompt: Annotated[str | None, _about_model(help="Prompt before each text query, in the same form.")] = None
     truncate_dim: Annotated[
         int | None,
-        _about_model(min=1, help="Keep this many of a vector's first dimensions."),
+        _about_model(min=1, help="Keep only this many leading dimensions of each vector."),
     ] = None
     allow_unknown: Annotated[
         bool,
@@ -124,7 +122,7 @@ class ModelOptions:
     ] = False
     minimum_cosine: Annotated[
         float,
-        _about_model(min=-1, max=1, help="Stop an int8 run that is farther from float32 than this."),
+        _about_model(min=-1, max=1, help="Stop an int8 run if a cosine to float32 is lower than this."),
     ] = 0.99
 
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-12
@@ -137,7 +135,7 @@ class MachineOptions:
         typer.Option(help="Default: the fastest one here.", rich_help_panel="Model"),
     ] = None
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, ...; default: a GPU if there is one.", rich_help_panel="Model")
+        str | None, typer.Option(help="cpu, cuda, ...; default: a GPU, if available.", rich_help_panel="Model")
     ] = None
 
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-13
@@ -175,9 +173,7 @@ class ColumnOptions:
 
     id_column: Annotated[
         str | None,
-        typer.Option(
-            help="Column with the ids; default: found by the names of usual exports.", rich_help_panel="Papers"
-        ),
+        typer.Option(help="Column with the ids; default: detected by common names.", rich_help_panel="Papers"),
     ] = None
     abstract_column: Annotated[
         str | None, typer.Option(help="Column with the abstracts.", rich_help_panel="Papers")
@@ -232,7 +228,7 @@ class FindOptions:
     "Options of a search: number of papers, filters and ranking."
 
     k: HowMany = 5
-    page: Annotated[int, typer.Option(help="Which page of the papers, from 1.", min=1)] = 1
+    page: Annotated[int, typer.Option(help="Page of results, from 1.", min=1)] = 1
     category: Category = None
     where: Annotated[
         str | None,
@@ -245,7 +241,7 @@ class FindOptions:
         str | None, typer.Option(metavar="MODEL", help="Cross-encoder that reranks the best papers: hub id or folder.")
     ] = None
     correction: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Correct vectors first: center, top, whiten, or a kept one.")
+        str | None, typer.Option(metavar="NAME", help="Correct vectors first: center, top, whiten, or a saved one.")
     ] = None
     abstracts: Annotated[bool, typer.Option("--abstracts", help="Show the abstracts as well.")] = False
     links: Annotated[bool, typer.Option("--links", help="Show the papers' addresses on arXiv as well.")] = False
@@ -291,7 +287,7 @@ def describe_error(
     if isinstance(error, (InputError, StorageError)):
         text = str(error)
     elif isinstance(error, KeyboardInterrupt):
-        text = "stopped; committed papers are safe, and the same command continues from there"
+        text = "stopped; committed papers are safe: run the same command again to continue"
     elif isinstance(error, OSError):
         text = f"{error.filename or 'the system'}: {error.strerror or error}"
     else:
@@ -448,7 +444,7 @@ def print_embedded(
 # %% ../../nbs/cli/90_shared.ipynb #90-shared-48
 def _list_work(result: Any) -> list[str]:
     if not result.n_embedded:
-        lines = ["nothing to embed: the run has these papers already"]
+        lines = ["nothing to embed: the run already has these papers"]
     else:
         rate = result.n_embedded / result.seconds
         lines = [f"{format_count(result.n_embedded, 'paper')} embedded in {result.seconds:.1f} s, {rate:.1f} a second"]
@@ -469,9 +465,9 @@ def _list_counts(run: Any, counts: dict[str, int]) -> list[str]:
     notes = {
         "n_truncated": f"truncated to {max_tokens} tokens",
         "n_in_windows": f"read in windows of {max_tokens} tokens",
-        "n_unknown": "without a token that the model knows",
+        "n_unknown": "without a token in the model's vocabulary",
     }
     listed = "".join(f", {counts[name]:,} of them {note}" for name, note in notes.items() if counts[name])
     recomputed = counts["n_recomputed"]
-    wrong = [f"wrong vectors noticed and computed again: {recomputed}"] if recomputed else []
+    wrong = [f"wrong vectors detected and recomputed: {recomputed}"] if recomputed else []
     return [*wrong, f"{run.folder} holds {format_count(run.n_papers, 'paper')}{listed}"]

@@ -35,7 +35,7 @@ from ..files.show import format_size
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-03
 spark_app = typer.Typer(
     name="spark",
-    help="The same on a cluster: Spark, Spark NLP, HDFS, YARN.",
+    help="Embed on a cluster: Spark, Spark NLP, HDFS, YARN.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -86,14 +86,14 @@ class ClusterOptions:
     read_as: Annotated[
         str | None,
         typer.Option(
-            help="Executors read PAPERS: table, or a format of Spark such as parquet; default: this process reads them.",
+            help="Let executors read PAPERS: table, or a Spark format such as parquet; default: the driver reads them.",
             metavar="FORMAT",
             rich_help_panel="Cluster",
         ),
     ] = None
     part_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Papers in a part; default: chosen for papers and cores.", rich_help_panel="Cluster"),
+        typer.Option(min=1, help="Papers per part; default: by papers and cores.", rich_help_panel="Cluster"),
     ] = None
 
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-08
@@ -110,13 +110,11 @@ class SparkNLPOptions:
     ] = None
     batch_size: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Texts that go through the model together; default: 2.", rich_help_panel="With --via spark-nlp"
-        ),
+        typer.Option(min=1, help="Texts per batch; default: 2.", rich_help_panel="With --via spark-nlp"),
     ] = None
     jars: Annotated[
         Literal["onnx", "full"],
-        typer.Option(help="Its archives; full with TensorFlow.", rich_help_panel="With --via spark-nlp"),
+        typer.Option(help="Spark NLP's JARs; full includes TensorFlow.", rich_help_panel="With --via spark-nlp"),
     ] = "onnx"
 
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-09
@@ -138,7 +136,7 @@ def check_way(
             )
             if way != via and getattr(options, one.name) != one.default:
                 flag = f"--{one.name.replace('_', '-')}"
-                raise typer.BadParameter(f"this belongs to --via {way}", param_hint=flag)
+                raise typer.BadParameter(f"this needs --via {way}", param_hint=flag)
 
 # %% ../../nbs/cli/93_spark.ipynb #93-spark-21
 def open_frame(

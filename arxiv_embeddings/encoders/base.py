@@ -251,7 +251,7 @@ def _check_numbers(encoder: Engine, vectors: np.ndarray, tokenized: TokenizedTex
     bad = tokenized.text_of_row[~np.isfinite(vectors).all(axis=1)]
     if len(bad):
         raise InputError(
-            f"{encoder.files.spec.source} makes numbers that are not finite in {encoder.settings['precision']} "
+            f"{encoder.files.spec.source} computes NaN or infinity in {encoder.settings['precision']} "
             f"(texts at positions {np.unique(bad)[:5].tolist()}): use --precision float32, or another model"
         )
 

@@ -180,9 +180,7 @@ def _list_rows(encodings: list[Encoding], windows: bool) -> tuple[list[np.ndarra
 def _check_prompt(n_unpooled: int, max_tokens: int) -> None:
     "Raise `InputError` if a prompt leaves no token for a text."
     if n_unpooled >= max_tokens - 1:
-        raise InputError(
-            f"the prompt fills all of {max_tokens} tokens, and nothing of a text is left: use more --max-tokens"
-        )
+        raise InputError(f"the prompt fills all {max_tokens} tokens and leaves none for a text: increase --max-tokens")
 
 # %% ../../nbs/encoders/28_batching.ipynb #28-batching-31
 def _list_meaningless(tokenizer: "Tokenizer") -> np.ndarray:

@@ -114,8 +114,8 @@ class Guard:
                 "try again, or use another engine or another version of it"
             )
         log.warning(
-            "the engine computed wrong vectors: %s gave two vectors for one row; "
-            "the model is loaded anew and the batches are computed again",
+            "the engine computed wrong vectors: %s gave two different vectors for one row; "
+            "reloading the model and recomputing the batches",
             shapes,
         )
         self.confirmed.clear()

@@ -50,7 +50,7 @@ def download_folder(
         ) from error
     except (OSError, network_error) as error:
         raise InputError(
-            f"the download of {where} broke off ({_first_reason(error)}): the same command again gets the files that are missing"
+            f"the download of {where} was interrupted ({_first_reason(error)}): run the command again to get the rest"
         ) from error
 
 # %% ../../nbs/encoders/22_hub.ipynb #22-hub-07
@@ -90,7 +90,7 @@ def fetch_folder(
     if Path(source).is_absolute():
         if not Path(source).is_dir():
             raise InputError(
-                f"the {kind} folder {source} is gone: if it has moved, name its new place with --{kind} of embed"
+                f"the {kind} folder {source} does not exist: if it has moved, give its new path with --{kind} of embed"
                 + (", search or verify" if kind == "model" else "")
             )
         return Path(source)

@@ -61,11 +61,11 @@ def check_precision(
     "Raise `InputError` for a precision that this engine does not have, or that is too slow on this processor."
     if precision == "bfloat16" and not has_bfloat16():
         raise InputError(
-            "this processor has no bfloat16, which would be slower than float32 here: use float32, or int8 for speed"
+            "this processor has no native bfloat16, so it would be slower than float32: use float32, or int8 for speed"
         )
     if precision not in find_precisions():
         raise InputError(
-            f"the engine openvino cannot give {precision}; it has {', '.join(find_precisions())} on this processor"
+            f"the engine openvino does not support {precision}; on this processor: {', '.join(find_precisions())}"
         )
 
 # %% ../../nbs/encoders/34_openvino_engine.ipynb #34-openvino-engine-16

@@ -126,8 +126,8 @@ def _look_up(asked: str, stated: StatedPrompts, source: str) -> str:
         return asked
     if asked in stated.by_name:
         return stated.by_name[asked]
-    there = f"there are: {', '.join(stated.by_name)}" if stated.by_name else "its files state no prompts"
-    raise InputError(f"{source} has no prompt {asked!r}; {there}. Or give the words, such as 'passage: '")
+    there = f"available: {', '.join(stated.by_name)}" if stated.by_name else "its files state no prompts"
+    raise InputError(f"{source} has no prompt {asked!r}; {there}. Or give the text, such as 'passage: '")
 
 # %% ../../nbs/encoders/24_prompts.ipynb #24-prompts-18
 log = logging.getLogger(__name__)
@@ -142,10 +142,10 @@ def _ask_card(spec: ModelSpec, stated: StatedPrompts) -> dict[str, str | None]:
     words = f"{family.prompt!r} before papers and {family.query_prompt!r} before queries"
     if local:
         raise InputError(
-            f"{spec.source} has the name of a model whose authors put {words}, and its files state no prompts: "
-            f"add --prompt {family.prompt!r} --query-prompt {family.query_prompt!r}, or other words, '' for none"
+            f"{spec.source} has the name of a model that was trained with {words}, and its files state no prompts: "
+            f"add --prompt {family.prompt!r} --query-prompt {family.query_prompt!r}, or other text, '' for none"
         )
-    log.warning("%s gets %s, as its card asks", spec.source, words)
+    log.warning("prompts of %s, from its model card: %s", spec.source, words)
     return {"prompt": family.prompt, "query_prompt": family.query_prompt}
 
 # %% ../../nbs/encoders/24_prompts.ipynb #24-prompts-19

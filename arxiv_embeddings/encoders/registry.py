@@ -232,7 +232,7 @@ def find_model(
     if pooling is not None:
         check_pooling(pooling)
     if text not in (None, *TEXT_RULES):
-        raise InputError(f"no text rule {text!r}; there are: {', '.join(TEXT_RULES)}")
+        raise InputError(f"no text rule {text!r}; available: {', '.join(TEXT_RULES)}")
     if truncate_dim is not None and truncate_dim < 1:
         raise InputError(f"truncate_dim must be 1 or more, not {truncate_dim}")
     asked = {"pooling": pooling, "text": text, "max_tokens": max_tokens, "revision": revision}
@@ -241,7 +241,7 @@ def find_model(
     _refuse_listed(str(name))
     spec = REGISTRY.get(str(name)) or _spec_of_source(str(name))
     if revision and (spec.source.startswith("package:") or Path(spec.source).is_absolute()):
-        raise InputError(f"{spec.source} has no revisions, only models of the hub have: leave out --revision")
+        raise InputError(f"{spec.source} has no revisions, only hub models have them: leave out --revision")
     return replace(spec, **asked, **_find_adapters(spec, adapter, query_adapter))
 
 # %% ../../nbs/encoders/21_registry.ipynb #21-registry-26
@@ -290,7 +290,7 @@ def _resolve_source(name: str) -> str:
 def _suggest(name: str, names: Iterable[str]) -> str:
     "Return a sentence with the names that a misspelt name may mean."
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}."
+    return f"did you mean {' or '.join(near)}?" if near else f"available are {', '.join(names)}."
 
 # %% ../../nbs/encoders/21_registry.ipynb #21-registry-34
 def find_card(
@@ -300,7 +300,7 @@ def find_card(
     for card in known_models().values():
         if name.lower() in (card.name, card.hub_id.lower()):
             return card
-    raise InputError(f"nothing is known of a model {name!r}: {_suggest(name, known_models())}")
+    raise InputError(f"no known facts about a model {name!r}: {_suggest(name, known_models())}")
 
 # %% ../../nbs/encoders/21_registry.ipynb #21-registry-37
 def find_query_model(

@@ -129,8 +129,8 @@ def find_weights(
     return next((found for pattern in patterns if (found := sorted(folder.glob(pattern)))), [])
 
 # %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-21
-CODE = "code of its own ({}), which is not run"
-OTHER_WEIGHTS = "weights in a form of their own ({}), which are not read"
+CODE = "custom code ({}), which is not run"
+OTHER_WEIGHTS = "weights in a custom format ({}), which are not read"
 OTHER_FOLDER = "the name of another model ({}), which is not followed"
 CONFIGURATION = r"config\.json"
 SETTINGS = (
@@ -271,7 +271,7 @@ def refuse_code(
             continue
         field = field if re.fullmatch(r"[\w.]{1,60}", field) else show_value(field)
         where = f"{field} in {_show(path.relative_to(folder))}"
-        raise InputError(f"{name} brings {reason.format(where)}: choose another model")
+        raise InputError(f"{name} contains {reason.format(where)}: choose another model")
 
 # %% ../../nbs/encoders/23_safe_folder.ipynb #23-safe-folder-39
 PLAIN_NAME = re.compile(r"\w[\w .+-]*")  # of a file or a folder: no `..`, no drive, no separator

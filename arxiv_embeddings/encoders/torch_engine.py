@@ -296,7 +296,7 @@ def _load_in_precision(files: ModelFiles, device: str | None, precision: str) ->
     model = load_modules(files, device)
     offered = PRECISIONS.get(model.device.type, ("float32",))
     if precision not in offered:
-        raise InputError(f"torch cannot give {precision} on {model.device.type}: it has {', '.join(offered)}")
+        raise InputError(f"torch does not support {precision} on {model.device.type}: use {' or '.join(offered)}")
     model[0].auto_model.to(getattr(torch, precision))
     check_range(model[0].auto_model, files, precision)
     return model

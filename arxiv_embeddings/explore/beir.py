@@ -100,10 +100,10 @@ def read_beir(
     resolved = Path(resolve_path(folder))
     splits = sorted(path.stem for path in (resolved / "qrels").glob("*.tsv"))
     if not splits:
-        raise InputError(f"{resolved} is no set in BEIR's layout: it has no qrels/*.tsv")
+        raise InputError(f"{resolved} is not a test set in BEIR's layout: it has no qrels/*.tsv")
     wanted = split or ("test" if "test" in splits or len(splits) > 1 else splits[0])
     if wanted not in splits:
-        raise InputError(f"{resolved} has no qrels/{wanted}.tsv; there are: {', '.join(splits)}")
+        raise InputError(f"{resolved} has no qrels/{wanted}.tsv; available: {', '.join(splits)}")
     queries, relevant = read_queries(resolved / "queries.jsonl"), read_qrels(resolved / "qrels" / f"{wanted}.tsv")
     asked = {query_id: queries[query_id] for query_id in relevant if query_id in queries}
     if not asked:

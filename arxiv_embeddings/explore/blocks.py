@@ -244,7 +244,7 @@ def choose_metric(
     metric = asked or find_metric(run) or "cosine"
     if metric not in get_args(Metric):
         raise InputError(
-            f"the vectors of {run.folder} are meant to be compared by {metric}, which is not measured here: "
+            f"the metric of {run.folder} is {metric}, which is not supported here: "
             f"choose --metric {' or '.join(get_args(Metric))}"
         )
     return metric

@@ -390,7 +390,7 @@ def compare_runs(
     "Compare runs on their common papers; raises `InputError` for one run, or fewer than two common papers."
     opened = [one if isinstance(one, Run) else Run(one) for one in runs]
     if len(opened) < 2:
-        raise InputError("one run cannot be compared: give two or more")
+        raise InputError("a comparison needs two or more runs")
     names, rows = name_runs(opened), find_common(opened)
     wanted = EvaluationOptions(k, **options)
     papers = KnownPapers.of_run(opened[0], read_relations(relations) if relations else None)

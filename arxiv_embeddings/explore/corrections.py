@@ -137,7 +137,7 @@ def fit_correction(
 ) -> Correction:  # to be applied to these papers, to later ones and to queries
     "Fit a correction; raises `InputError` for fewer than two papers and for options of another kind."
     if kind not in get_args(CorrectionKind):
-        raise InputError(f"no correction {kind!r}: there are {', '.join(get_args(CorrectionKind))}")
+        raise InputError(f"no correction {kind!r}; available: {', '.join(get_args(CorrectionKind))}")
     if unknown := set(options) - set(OPTIONS_OF[kind]):
         raise InputError(f"the correction {kind!r} has no option {sorted(unknown)[0]!r}")
     vectors = as_vectors(source)
@@ -231,7 +231,7 @@ def check_name(
 ) -> str:  # the same
     "Raise `InputError` if a name cannot be that of a correction."
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise InputError(f"{name!r} is no name for a correction: use letters, digits, '_', '.' and '-'")
+        raise InputError(f"{name!r} is not a valid name for a correction: use letters, digits, '_', '.' and '-'")
     return name
 
 # %% ../../nbs/explore/71_corrections.ipynb #71-corrections-27
@@ -258,7 +258,7 @@ def load_correction(
         known = list_corrections(run)
         if name in known:
             raise InputError(f"{path} names a file that is gone: fit the correction again") from None
-        raise InputError(f"no correction {name!r} in {folder}; there are: {', '.join(known) or 'none'}") from None
+        raise InputError(f"no correction {name!r} in {folder}; available: {', '.join(known) or 'none'}") from None
     except InputError:
         raise
     except (OSError, ValueError, SafetensorError) as error:

@@ -81,7 +81,7 @@ def measure_category_precision(
     names = np.array([name or "" for name in papers.categories], dtype=object)
     known = names[rows] != ""
     if not known.any():
-        raise InputError("no paper has a category: there is nothing to measure a category share with")
+        raise InputError("no paper has a category: category precision cannot be measured")
     shares = (names[neighbors[known]] == names[rows[known], None]).mean(axis=1)
     queries = [papers.paper_ids[row] for row in rows[known]]
     return Measure(f"category_precision@{neighbors.shape[1]}", queries, shares)

@@ -204,8 +204,8 @@ def check_filter(
     name, operator = tree.column, tree.operator
     if name not in columns:
         near = difflib.get_close_matches(name, columns, n=3)
-        advice = f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(columns)}"
-        raise InputError(f"the filter names a column {name!r} that is not there; {advice}")
+        advice = f"did you mean {', '.join(near)}?" if near else f"available: {', '.join(columns)}"
+        raise InputError(f"the filter has an unknown column {name!r}; {advice}")
     kind = name_kind(columns[name])
     if operator == "is null" or kind == "nothing":
         return
@@ -213,7 +213,7 @@ def check_filter(
         raise InputError(f"a filter cannot compare the column {name}, which is {columns[name]}")
     if (operator == "has") != (kind == "list") and (operator, kind) != ("has", "text"):
         advice = f"write {name} has VALUE" if kind == "list" else "has is for lists and texts"
-        raise InputError(f"the filter asks {name!r} with {operator!r}, and this column is a {kind}: {advice}")
+        raise InputError(f"the filter uses {operator!r} with {name!r}, but this column is a {kind}: {advice}")
     _check_values(tree, kind)
 
 
@@ -223,7 +223,7 @@ def _check_values(condition: Condition, kind: str) -> None:
             read_value(value, kind)
         except ValueError as error:
             raise InputError(
-                f"the filter compares {condition.column!r} with {_shorten(value.text)}, and this column needs {error}"
+                f"the filter compares {condition.column!r} with {_shorten(value.text)}, but this column needs {error}"
             ) from None
 
 # %% ../../nbs/explore/75_filters.ipynb #75-filters-34
@@ -313,7 +313,7 @@ def _suggest_categories(wanted: str, names: set[str]) -> str:
         return "these papers have no categories"
     if similar := difflib.get_close_matches(wanted.lower(), known, n=3):
         return f"did you mean {', '.join(known[name] for name in similar)}?"
-    return f"some that exist: {', '.join(list(known.values())[:5])}"
+    return f"available: {', '.join(list(known.values())[:5])}"
 
 # %% ../../nbs/explore/75_filters.ipynb #75-filters-45
 def select_papers(

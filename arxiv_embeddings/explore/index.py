@@ -298,13 +298,13 @@ def _list_facts(opened: SearchIndex) -> list[str]:
 
 
 def _advise(run: Run) -> str:
-    return f"make it again with: arxiv-embeddings index {run.folder}"
+    return f"rebuild it with: arxiv-embeddings index {run.folder}"
 
 # %% ../../nbs/explore/73_index.ipynb #73-index-27
 def _check_search(run: Run, vectors: np.ndarray, k: int, among: np.ndarray | None) -> None:
     "Raise `InputError` for queries, a number of papers or a filter that do not fit the run."
     if k < 1:
-        raise InputError(f"{k} papers cannot be found: give 1 or more")
+        raise InputError(f"k must be 1 or more, not {k}")
     if vectors.ndim != 2 or vectors.shape[1] != run.dim:
         raise InputError(f"queries of shape {vectors.shape} do not fit vectors of {run.dim} numbers")
     if not np.isfinite(vectors).all():
@@ -512,8 +512,7 @@ def check_index_metric(
         raise InputError(f"an index searches by cosine, not by {asked}: leave out --metric, or see evaluate --metric")
     if asked is None and (own := find_metric(run)) in ("dot product", "manhattan"):
         raise InputError(
-            f"the vectors of {run.folder} are meant to be compared by {own}, and an index searches by cosine: "
-            "--metric cosine builds it all the same"
+            f"the metric of {run.folder} is {own}, but an index searches by cosine: --metric cosine builds it anyway"
         )
 
 # %% ../../nbs/explore/73_index.ipynb #73-index-50

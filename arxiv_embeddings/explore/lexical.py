@@ -225,7 +225,7 @@ class WordIndex:
     ) -> list[tuple[np.ndarray, np.ndarray]]:  # for each query rows int64 and scores float32, best first, at most k
         "Rank papers by BM25 for each query."
         if k < 1:
-            raise InputError(f"{k} papers cannot be found: give 1 or more")
+            raise InputError(f"k must be 1 or more, not {k}")
         return [_take_best(self._score(text, among), k) for text in texts]
 
     def _score(self, text: str, among: np.ndarray | None) -> np.ndarray:
@@ -259,7 +259,7 @@ def _report_damage(run: Run, reason: str) -> InputError:
     "Make the error for an unusable index of words: the reason, and how to rebuild the index."
     place, advice = (
         run.folder / FOLDER_NAME / "words",
-        f"make it again with: arxiv-embeddings index {run.folder} --words",
+        f"rebuild it with: arxiv-embeddings index {run.folder} --words",
     )
     return InputError(f"{place} cannot be used, {reason}: {advice}")
 

@@ -508,7 +508,7 @@ def make_map(
     if form not in FORMS:
         raise InputError(f"{target} does not end in .html, .svg or .png, so the form of the map is not known")
     if not target.parent.is_dir():
-        raise InputError(f"{target} cannot be written: there is no folder {target.parent}")
+        raise InputError(f"{target} cannot be written: the folder {target.parent} does not exist")
     if target.is_dir():
         raise InputError(f"{target} is a folder: name a file for the map")
     content = collect_map(run, color, title=title, neighbors=neighbors, seed=seed, progress=progress)

@@ -224,7 +224,7 @@ def plot_papers(
 ) -> "Figure":
     "Draw the cosines between a few papers; raises `InputError` for fewer than 2 or more than 30."
     if not 2 <= len(rows) <= 30:
-        raise InputError(f"a heat map of {len(rows)} papers cannot be read: choose 2 to 30")
+        raise InputError(f"a heat map shows 2 to 30 papers, not {len(rows)}")
     vectors = as_vectors(run)
     unit = l2_normalize(vectors.take(rows))
     cosines = unit @ unit.T
@@ -324,7 +324,7 @@ def read_values(
     names = papers.column_names
     derived = "archive" if "primary_category" in names and "archive" not in names else None
     if column not in [*names, derived]:
-        raise InputError(f"no column {column!r}; there are: {', '.join(filter(None, [*names, derived]))}")
+        raise InputError(f"no column {column!r}; available: {', '.join(filter(None, [*names, derived]))}")
     if column == derived:
         return pc.list_element(pc.split_pattern(papers["primary_category"], "."), 0)
     values = papers[column]
@@ -543,7 +543,7 @@ def draw_pictures(
         "map": lambda: plot_map(run, options.color, options.labels, **size),
     }
     if unknown := [name for name in options.pictures if name not in draw]:
-        raise InputError(f"no picture {unknown[0]!r}; there are: {', '.join(draw)}")
+        raise InputError(f"no picture {unknown[0]!r}; available: {', '.join(draw)}")
     return {name: draw[name]() for name in options.pictures}
 
 # %% ../../nbs/explore/83_plots.ipynb #83-plots-77

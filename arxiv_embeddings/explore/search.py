@@ -325,9 +325,7 @@ def answer(
     pages = []
     for query, ranking in zip(queries, _rank_queries(index, queries, options, among), strict=True):
         if options.offset and options.offset >= len(ranking.rows):
-            raise InputError(
-                f"offset {options.offset} is beyond the last of {len(ranking.rows)} papers that were found"
-            )
+            raise InputError(f"offset {options.offset} is beyond the last of {len(ranking.rows)} results")
         if reranker:
             ranking = _sort_again(index.run, query, ranking, reranker)
         shown = _fill_cosines(index, query, ranking.take(slice(options.offset, options.offset + options.k)))
@@ -364,7 +362,7 @@ def _tell_numbers(n_shown: int, n_possible: int, options: SearchOptions) -> str:
         return f", papers {options.offset + 1} to {options.offset + n_shown}"
     if n_shown in (0, options.k):
         return ""
-    return f", all {n_shown} that there are" if n_shown == n_possible else f", only {n_shown} found"
+    return f", all {n_shown} available" if n_shown == n_possible else f", only {n_shown} found"
 
 # %% ../../nbs/explore/77_search.ipynb #77-search-51
 def _load_reranker(queries: list[Query], model: Any) -> Any:
@@ -467,7 +465,7 @@ def _ask_about_examples(index: SearchIndex, like: Any, unlike: Any) -> Query:
         find_paper_rows(index.run, [ids] if isinstance(ids, str) else list(ids or [])) for ids in (like, unlike)
     )
     if not len(liked):
-        raise InputError("give at least one paper with like=: unlike= alone names no papers to search near")
+        raise InputError("unlike= needs like=: give at least one paper with like=")
     if both := set(liked.tolist()) & set(unliked.tolist()):
         raise InputError(f"row {min(both)} is in like= and in unlike=: leave it out of one")
     vector = join_examples(index.vectors_of(liked), index.vectors_of(unliked))
@@ -516,7 +514,7 @@ def find_similar(
     options = SearchOptions(k, offset, category, where, by, rerank)
     index = open_for(index, by)
     if sum(one is not None for one in (paper_id, row, vector, like)) != 1 or (unlike is not None and like is None):
-        raise InputError("give either a paper's id or its row, or vector= or like=; unlike= goes with like=")
+        raise InputError("give exactly one of a paper's id, row=, vector= and like=; unlike= needs like=")
     if vector is None and like is None:
         return _find_similar_to_papers(index, paper_id, row, options)
     if by != "vectors":

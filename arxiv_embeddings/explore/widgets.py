@@ -482,7 +482,7 @@ def find_missing() -> str:  # one line that says how to get the widgets; empty i
     kernel = getattr(get_ipython(), "kernel", None)
     request = kernel.get_parent("shell").get("content", {}) if kernel else {}
     if not request.get("allow_stdin"):
-        return "A picture, since nobody can click here: run this cell in JupyterLab to explore"
+        return "A static picture, since this notebook is not interactive: run this cell in JupyterLab to explore"
     return ""
 
 # %% ../../nbs/explore/87_widgets.ipynb #87-widgets-54
@@ -521,5 +521,5 @@ def explore_run(
     | None = None,  # column that gives the colors; `None`: categories, or archives if few papers are grey then
     layout: Layout | None = None,  # places of the papers; `None`: `lay_out_run` finds them
 ) -> ShownExplorer:  # the last line of a cell shows it
-    "Explore a run: search, filter, look at neighbors, and take a selection along as a DataFrame."
+    "Explore a run: search, filter, look at neighbors, and get a selection as a DataFrame."
     return ShownExplorer(run, layout, color)

@@ -7,8 +7,8 @@ __all__ = ['InputError', 'StorageError']
 
 # %% ../../nbs/files/00_errors.ipynb #00-errors-03
 class InputError(ValueError):
-    "Bad input; the message tells what is wrong, where, and what to do."
+    "Bad input; the message states what is wrong, where, and what to do."
 
 # %% ../../nbs/files/00_errors.ipynb #00-errors-06
 class StorageError(Exception):
-    "A file system failed, which says nothing about its files; the message tells where, why, and what to do."
+    "A file system failed, but its files may be intact; the message states where, why, and what to do."

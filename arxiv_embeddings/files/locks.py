@@ -293,7 +293,7 @@ class HdfsLock:
                 raise InputError(
                     f"{self.folder} was taken over by another process, "
                     f"because this one sent no heartbeat for {N_MISSED * self.seconds:g} s: "
-                    "committed parts are safe; give the same command again when the other process has ended"
+                    "committed parts are safe; run the same command again after the other process has finished"
                 )
 
     def release(self) -> None:

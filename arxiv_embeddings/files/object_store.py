@@ -178,7 +178,8 @@ def read_object_uri(
     bucket, path = found["bucket"], found["path"]
     if ":" in bucket or (not is_azure and "@" in bucket) or re.search(r"[?&](sig|X-Amz-\w+)=", path, re.IGNORECASE):
         raise InputError(
-            f"a URI of {scheme}:// holds keys: write {form}, and give keys by Spark's settings or variables"
+            f"a URI of {scheme}:// must not contain keys: write {form}, "
+            "and set them in Spark's settings or the environment"
         )
     if not bucket or (is_azure and not AZURE_PLACE.fullmatch(bucket)):
         raise InputError(f"{text} names no bucket: write {form}")
@@ -660,8 +661,8 @@ def check_conditions(
         except (FileExistsError, FileNotFoundError, ChangedError):
             continue
         raise InputError(
-            f"the store of {path.parent} replaces files although it is told not to (If-None-Match, If-Match), "
-            "so two writers could not be kept apart: name a folder on another store, on HDFS or on a disk"
+            f"the store of {path.parent} ignores conditional writes (If-None-Match, If-Match), "
+            "so it cannot protect a run from a second writer: use another store, HDFS or a local disk"
         )
 
 # %% ../../nbs/files/08_object_store.ipynb #08-object-store-58
@@ -775,7 +776,7 @@ class ObjectLock:
                 raise InputError(
                     f"{self.folder} was taken over by another process, "
                     f"because this one sent no heartbeat for {N_MISSED * self.seconds:g} s: "
-                    "committed parts are safe; give the same command again when the other process has ended"
+                    "committed parts are safe; run the same command again after the other process has finished"
                 )
 
     def release(self) -> None:

@@ -144,7 +144,7 @@ def resolve_folder(
         return HdfsPath(found["namenode"], found["path"])
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(folder)) and not FILE_URI.fullmatch(str(folder)):
         raise InputError(
-            f"a run lies on a local disk, on HDFS or in an object store (s3://, gs://, abfs://), not in {folder}"
+            f"a run must be on a local disk, on HDFS or in an object store (s3://, gs://, abfs://), not at {folder}"
         )
     return Path(resolved)
 
@@ -450,8 +450,8 @@ def _find_writable(wanted: Path) -> Path:
         temporary = tempfile.mkdtemp(prefix="arxiv_embeddings-")
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
         log.warning(
-            "the cache folder %s cannot be written (%s): models are converted into %s, for this process only; "
-            "set ARXIV_EMBEDDINGS_CACHE to a folder that can be written",
+            "the cache folder %s is not writable (%s): converted models go to %s, for this process only; "
+            "set ARXIV_EMBEDDINGS_CACHE to a writable folder",
             *(wanted, error.strerror or error, temporary),
         )
         return Path(temporary)

@@ -190,12 +190,12 @@ def read_file_state(
     try:
         found = [files.filesystem.info(name) for name in files.names]
     except READ_ERRORS as error:
-        raise InputError(f"{files.path} was removed ({error}): put it back and start again") from error
+        raise InputError(f"{files.path} was removed ({error}): restore it and run the command again") from error
     return [[one.get(name) for name in ("size", *CHANGE_TIMES)] for one in found]
 
 # %% ../../nbs/papers/19_corpus.ipynb #19-corpus-26
 def _changed(files: InputFiles) -> InputError:
-    return InputError(f"{files.path} has changed while it was being read; start again")
+    return InputError(f"{files.path} changed while it was being read: run the command again")
 
 
 def _read_accepted(papers: "Papers") -> Iterator[dict[str, Any]]:

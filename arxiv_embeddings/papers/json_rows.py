@@ -121,7 +121,7 @@ class JsonValues:
 
     def _broken(self, reason: str) -> InputError:
         decoded = format_count(self.n_values, "value")
-        return InputError(f"the JSON breaks after {decoded} ({reason}): get the file again, or mend it")
+        return InputError(f"the JSON is invalid after {decoded} ({reason}): get the file again, or correct it")
 
 # %% ../../nbs/papers/12_json_rows.ipynb #12-json-rows-18
 def read_array(
@@ -154,7 +154,7 @@ def read_members(
         values.n_values -= 1  # a name is no paper
         if not isinstance(name, str):
             raise InputError(
-                f"the JSON breaks after {format_count(values.n_values, 'paper')}: a name in quotes is missing"
+                f"the JSON is invalid after {format_count(values.n_values, 'paper')}: a name in quotes is missing"
             )
         values.skip(":")
         value, value_source = values.decode()

@@ -91,7 +91,7 @@ def _find_zipped(archive: zipfile.ZipFile) -> str:
     data = [name for name in found if PurePosixPath(name.lower()).suffix in FORMATS]
     if len(data) != 1:
         listed = ", ".join(sorted(found)[:5]) or "nothing"
-        raise InputError(f"a zip archive with one data file is needed, and this one has {listed}: unpack it first")
+        raise InputError(f"a zip archive must contain one data file, and this one contains {listed}: unpack it first")
     return data[0]
 
 # %% ../../nbs/papers/14_readers.ipynb #14-readers-10
@@ -159,9 +159,9 @@ def _find_format(filesystem: fsspec.AbstractFileSystem, name: str, resolved: str
             except InputError as error:
                 raise InputError(f"{resolved}: {error}") from error
         if suffix == ".parquet":
-            raise InputError(f"{resolved} holds a Parquet file, which cannot be read from within: unpack it first")
+            raise InputError(f"{resolved} contains a Parquet file, which cannot be read in an archive: unpack it first")
     if suffix not in FORMATS:
-        raise InputError(f"cannot tell the format of {resolved}: its name ends in none of {', '.join(FORMATS)}")
+        raise InputError(f"unknown format of {resolved}: its name must end in one of {', '.join(FORMATS)}")
     return FORMATS[suffix]
 
 
@@ -176,7 +176,7 @@ def _choose_format(names: list[str], resolved: str) -> tuple[str, list[str]]:
     formats = {name: FORMATS[data_suffix(name)] for name in names}
     found = sorted(set(formats.values()))
     if not found:
-        raise InputError(f"no .parquet file in folder {resolved}, and no CSV or JSON either: name a file")
+        raise InputError(f"no Parquet, CSV or JSON file in folder {resolved}: give the path of a file")
     chosen = "parquet" if "parquet" in found else found[0]
     others = [PurePosixPath(name).name for name in names if formats[name] != chosen]
     if others and chosen != "parquet":
@@ -507,7 +507,7 @@ def take_table(
     if len(table.column_names) > MOST_COLUMNS:
         raise InputError(f"the {kind} has {len(table.column_names):,} columns: at most {MOST_COLUMNS:,} can be read")
     if len(set(table.column_names)) < len(table.column_names):
-        raise InputError(f"two columns of the {kind} have one name: {', '.join(table.column_names)}")
+        raise InputError(f"two columns of the {kind} have the same name: {', '.join(table.column_names)}")
     return InputFiles(f"{kind} of {len(table):,} rows", "table", None, [], table.combine_chunks())
 
 

@@ -21,7 +21,7 @@ def make_texts(
 ) -> list[str]:  # one text a paper, in order
     "Make the text of each paper; raises `InputError` if the rule is unknown."
     if rule not in TEXT_RULES:
-        raise InputError(f"no text rule {rule!r}; there are: {', '.join(TEXT_RULES)}")
+        raise InputError(f"no text rule {rule!r}; available: {', '.join(TEXT_RULES)}")
     abstracts = papers["abstract"].to_pylist()
     if rule == "abstract":
         return abstracts

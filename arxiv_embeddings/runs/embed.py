@@ -223,7 +223,7 @@ def check_same_papers(
         run = open_run(writer.folder)
         last_there = run.read_part(run.parts[-1], ["paper_id"])["paper_id"][-1]
         if last is None or last_there != last["paper_id"][0]:
-            raise InputError(f"{writer.folder} was made by a version that reads this input differently: start anew")
+            raise InputError(f"{writer.folder} comes from a version that reads this input differently: start a new run")
 
 # %% ../../nbs/runs/45_embed.ipynb #45-embed-17
 def describe_vectors(
@@ -545,7 +545,7 @@ class EmbedResult:
 
     def _summary(self) -> str:
         if not self.n_embedded and not self.changes:
-            return "nothing to embed, the run has these papers already"
+            return "nothing to embed, the run already has these papers"
         rate = f", {self.n_embedded / self.seconds:,.0f} a second" if self.n_embedded and self.seconds else ""
         changes = {name.removeprefix("n_"): count for name, count in (self.changes or {}).items()}
         listed = "".join(f", {count:,} {name}" for name, count in changes.items())
@@ -639,12 +639,12 @@ def check_same_input(
     theirs = run.input
     if {"sha256", "path", "columns"} - theirs.keys():
         raise InputError(
-            f"{run.folder} was not made by embed, which could go on with it: name another folder with --out"
+            f"{run.folder} was not made by embed, so embed cannot continue it: choose another folder with --out"
         )
     if theirs["sha256"] != digest["sha256"]:
         raise InputError(
-            f"{run.folder} holds papers of another input, {theirs['path']} (sha256 {theirs['sha256'][:12]}, "
-            f"here {digest['sha256'][:12]}): add its papers with --append, or name another folder with --out"
+            f"{run.folder} contains papers of another input, {theirs['path']} (sha256 {theirs['sha256'][:12]}, "
+            f"here {digest['sha256'][:12]}): add the new papers with --append, or choose another folder with --out"
         )
     if theirs["columns"] != papers.columns:
         raise InputError(f"{run.folder} was made with the columns {theirs['columns']}, not {papers.columns}")
@@ -730,10 +730,10 @@ def _embed_staging(job: EmbedJob, run: Run, first_position: int) -> tuple[EmbedR
 
 def _check_same_append(staged: Run, papers: Papers, digest: dict[str, Any], writer: RunWriter) -> None:
     "An append that was interrupted is finished before another begins."
-    give_up = f"give it up by deleting the folder {staged.folder}"
+    give_up = f"abandon it by deleting the folder {staged.folder}"
     unfinished = f"an append of {staged.input.get('path')} to {writer.folder} is not finished, {staged.n_papers:,} papers are embedded"
     if staged.input.get("sha256") != digest["sha256"] or staged.input.get("columns") != papers.columns:
-        raise InputError(f"{unfinished}: give its command again, with the same columns, or {give_up}")
+        raise InputError(f"{unfinished}: run its command again, with the same columns, or {give_up}")
     if staged.metadata.get("first_position") != writer.end_position:
         raise InputError(f"{unfinished}, and the run has changed since: {give_up}, and begin again")
 
@@ -766,17 +766,17 @@ def embed_papers(
     columns = {name: options.pop(name) for name in COLUMN_OPTIONS if name in options}
     minimum_cosine = options.pop("minimum_cosine", MINIMUM_COSINE)
     if encoder and options:
-        raise InputError(f"an encoder that is given has its options already: leave out {', '.join(options)}")
+        raise InputError(f"these options do not apply to a loaded encoder: leave out {', '.join(options)}")
     executor = executor or Local()
     out = executor.find_folder(out)
     exists = holds_run(out)
     if limit and is_spark_frame(papers):
         raise InputError(
-            "limit takes papers from the beginning, and a Spark DataFrame has none: embed df.orderBy('id').limit(n)"
+            "limit takes the first papers, but a Spark DataFrame has no order: embed df.orderBy('id').limit(n)"
         )
     papers = executor.open_papers(papers, **columns)
     if papers.files.path in map(str, out.parents):
-        raise InputError(f"{out} lies within its own input: name another folder with --out")
+        raise InputError(f"{out} is inside its own input: choose another folder with --out")
     source = GivenEncoder(encoder) if encoder else executor.find_encoder(model, **options)
     shown = is_watched() if progress is None else progress
     job = EmbedJob(papers, executor.hash_input(papers), source, executor, limit, shown, max_rejected)
@@ -793,10 +793,10 @@ def embed_papers(
 def _check_options(limit: int | None, part_size: int | None, append: bool, prune: bool) -> None:
     "Refuse options that contradict each other."
     if limit is not None and limit < 1:
-        raise InputError(f"a limit of {limit} papers leaves nothing to do: give 1 or more")
+        raise InputError(f"limit must be 1 or more, not {limit}")
     if part_size is not None and part_size < 1:
-        raise InputError(f"a part of {part_size} papers is empty: give 1 or more")
+        raise InputError(f"part_size must be 1 or more, not {part_size}")
     if prune and not append:
-        raise InputError("--prune drops papers that a newer input does not have: it needs --append")
+        raise InputError("--prune drops papers that a newer input does not have, so it needs --append")
     if append and limit:
         raise InputError("--append adds a whole input: leave out --limit")

@@ -146,7 +146,7 @@ def export_flat(
     if others := [
         one.name for one in list_folder(inner_folder(path.parent, path.name)) if not PART_NAME.fullmatch(one.name)
     ]:
-        raise InputError(f"{path} holds something else ({others[0]}): move it elsewhere")
+        raise InputError(f"{path} contains other files ({others[0]}): move them elsewhere")
     with atomic_folder(path, replace=True) as partial:
         for part, table in zip(run.parts, run.iter_parts(["paper_id", "embedding"]), strict=True):
             to_vectors(table, run.dim)  # refuses NaN and vectors of another length

@@ -632,7 +632,7 @@ def refuse_lost_metadata(
     "Raise `InputError` if the folder holds parts of a run."
     if any(PART_NAME.fullmatch(one.name) for one in list_folder(inner_folder(folder, "parts"))):
         raise InputError(
-            f"{folder} holds the parts of a run whose metadata.json is gone: arxiv-embeddings repair {folder} makes it again"
+            f"{folder} has the parts of a run but no metadata.json: arxiv-embeddings repair {folder} rebuilds it"
         )
 
 # %% ../../nbs/runs/40_format.ipynb #40-format-87
@@ -652,7 +652,7 @@ def write_metadata(
     for name in (COPY_NAME, METADATA_NAME):
         if version is not None and name == METADATA_NAME and isinstance(folder, RemotePath):
             if not (written := (folder / name).put_if(content, version)):
-                raise InputError(f"{folder} was changed by another process meanwhile: give the same command again")
+                raise InputError(f"{folder} was changed by another process: run the same command again")
             return written
         with atomic_file(folder / name) as stream:
             stream.write(content)

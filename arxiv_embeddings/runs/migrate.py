@@ -217,8 +217,8 @@ def begin_or_continue(
         check_same_fingerprint(fresh, job.source.fingerprint(fresh))
     except InputError as error:
         raise InputError(
-            f"a migration of {job.run.folder} to {fresh.metadata['model']} is not finished: give its command again, "
-            f"or delete the folder {folder} to give it up ({error})"
+            f"a migration of {job.run.folder} to {fresh.metadata['model']} is not finished: run its command again, "
+            f"or delete the folder {folder} to abandon it ({error})"
         ) from error
     encoder = job.source.load(fresh)
     check_same_fingerprint(fresh, encoder.fingerprint)
@@ -286,7 +286,7 @@ def migrate_run(
     "Embed a run's papers with another model, or continue; raises `InputError` if the run cannot be migrated."
     started, minimum_cosine = time.monotonic(), options.pop("minimum_cosine", MINIMUM_COSINE)
     if encoder and options:
-        raise InputError(f"an encoder that is given has its options already: leave out {', '.join(options)}")
+        raise InputError(f"these options do not apply to a loaded encoder: leave out {', '.join(options)}")
     places, shown = find_places(folder), is_watched() if progress is None else progress
     source = GivenEncoder(encoder) if encoder else EncoderRequest.of(model, **options)
     finish_swap(places, keep)
@@ -339,6 +339,6 @@ def refuse_migration(
     if not run.n_papers:
         raise InputError(f"{run.folder} has no papers yet: embed some first")
     if (run.folder / STAGING_NAME).exists():
-        raise InputError(f"an append to {run.folder} is not finished: give its command again first")
+        raise InputError(f"an append to {run.folder} is not finished: run its command again first")
     if keep:
         _refuse_older(places)

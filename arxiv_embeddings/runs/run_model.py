@@ -81,15 +81,15 @@ def check_same_fingerprint(
 def _refuse_differences(run: Run, differences: list[Difference]) -> None:
     if differences and "imported" in run.metadata:
         raise InputError(
-            f"{run.folder} holds vectors that another program made, which are not mixed with vectors of this package: "
-            "name another folder with --out"
+            f"{run.folder} contains imported vectors, which cannot be mixed with vectors of this package: "
+            "choose another folder with --out"
         )
     if differences:
         options = " ".join(list_options(run, differences))
         raise InputError(
             f"{run.folder} was made with different options ({'; '.join(one.describe() for one in differences)}): "
             f"use the same model and options{options and f' ({options})'}, or embed the run again with "
-            f"arxiv-embeddings migrate {run.folder} --model NEW, or start anew in another folder with --out"
+            f"arxiv-embeddings migrate {run.folder} --model NEW, or start a new run in another folder with --out"
         )
 
 # %% ../../nbs/runs/42_run_model.ipynb #42-run-model-10
@@ -342,7 +342,7 @@ def load_run_encoder(
 ) -> Encoder:  # makes the run's vectors again
     "Load the encoder that made a run's vectors; raises `InputError` if the model found now is another one."
     if "imported" in run.metadata:
-        raise InputError(f"{run.folder} holds vectors that another program made: no model here makes them again")
+        raise InputError(f"{run.folder} contains imported vectors: they cannot be recomputed here")
     run.require("fingerprint.precision", "fingerprint.long_text")
     precision, long_text = (run.metadata["fingerprint"][name] for name in ("precision", "long_text"))
     # a text that the run has accepted can be embedded again
@@ -392,22 +392,20 @@ def load_stated_encoder(
 ) -> Encoder:  # for text queries
     "Load the model of imported vectors; raises `InputError` if none is named, or if it makes other vectors."
     name = model or run.metadata["model"] or NOT_KNOWN
-    where = f"{run.folder} holds vectors that another program made"
-    remedy = "name the model with --model, or search by paper with similar"
+    where = f"{run.folder} contains imported vectors"
+    remedy = "give the model with --model, or search by paper with similar"
     if name == NOT_KNOWN:
-        raise InputError(
-            f"{where}, with a model that is not known, so that no text can be compared with them: {remedy}"
-        )
+        raise InputError(f"{where} of an unknown model, so they cannot be compared with a text: {remedy}")
     try:
         spec = find_model(name)
     except InputError as error:
-        raise InputError(f"{where}, with a model that cannot be loaded here ({error}): {remedy}") from error
+        raise InputError(f"{where} of a model that cannot be loaded here ({error}): {remedy}") from error
     options = EncoderOptions(None, "float32", device, allow_unknown=True)
     encoder = make_encoder(fetch_model(spec), options)
     if encoder.dim != run.dim:
-        raise InputError(f"{where}, of {run.dim} numbers, and {name} makes {encoder.dim}: {remedy}")
+        raise InputError(f"{where} of {run.dim} dimensions, but {name} computes {encoder.dim}: {remedy}")
     if (cosine := match_model(run, encoder)) < SAME_MODEL:
-        raise InputError(f"{where}, and {name} makes others (cosine {cosine:.2f} on some of its papers): {remedy}")
+        raise InputError(f"{where}, but {name} computes different ones (cosine {cosine:.2f} on some papers): {remedy}")
     if query_spec := find_query_model(spec):
         encoder = make_encoder(fetch_model(query_spec), options)
     encoder.use_query_prompt()

@@ -75,7 +75,7 @@ def holds_run(
     "Look for a run; raises `InputError` if the folder holds something else, or damaged metadata."
     path = resolve_folder(folder)
     if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file: name a folder for the run")
+        raise InputError(f"{path} is a file: choose a folder for the run")
     if (path / METADATA_NAME).exists():
         read_metadata(path)
         return True
@@ -84,7 +84,7 @@ def holds_run(
     refuse_lost_metadata(path)
     for one in (*list_folder(path), *list_folder(inner_folder(path, "parts"))):
         if not _is_of_a_run(one):  # parts were refused above
-            raise InputError(f"{path} holds something else ({one.name}): name another folder")
+            raise InputError(f"{path} contains other files ({one.name}): choose another folder")
     return False
 
 
@@ -105,7 +105,7 @@ def require_fields(
         found: Any = metadata
         for one in name.split("."):
             if not isinstance(found, dict) or one not in found:
-                other = "holds vectors that another program made" if "imported" in metadata else "was not made by embed"
+                other = "contains imported vectors" if "imported" in metadata else "was not made by embed"
                 raise InputError(f"{folder} {other}: its metadata.json does not state {name}")
             found = found[one]
 
@@ -188,8 +188,8 @@ def check_file(
     names += [one for one in ("paper_id", "text_sha256") if one not in file.schema_arrow.names]
     if names:
         raise InputError(
-            f"part {run.part_path(part)} is not the one that metadata.json names: it has another {', '.join(names)}; "
-            "put the right one back"
+            f"part {run.part_path(part)} is not the one listed in metadata.json: it has another {', '.join(names)}; "
+            "restore the right one"
         )
 
 # %% ../../nbs/runs/41_store.ipynb #41-store-16
@@ -334,7 +334,7 @@ class RunReader(PartReader):
         "Read the papers; raises `InputError` for an unknown column."
         columns, names = [columns] if isinstance(columns, str) else columns, list(self.columns)
         if unknown := set(columns or []) - {*names, "embedding"}:
-            raise InputError(f"no column {sorted(unknown)[0]!r} in {self.folder}; there are: {', '.join(names)}")
+            raise InputError(f"no column {sorted(unknown)[0]!r} in {self.folder}; available: {', '.join(names)}")
         tables = list(self.iter_parts(columns or names))
         empty = pa.table({name: [] for name in columns or names})
         return pa.concat_tables(tables, promote_options="permissive") if tables else empty
@@ -591,7 +591,7 @@ def read_or_begin(
 ) -> dict[str, Any]:  # its metadata
     "Read or begin metadata; raises `InputError` if a new run exists already, or one to be continued does not."
     if holds_run(folder) == (description is not None):
-        raise InputError(f"{folder} holds " + ("no run to continue" if description is None else "a run already"))
+        raise InputError(f"{folder} " + ("has no run to continue" if description is None else "already has a run"))
     return read_metadata(folder) if description is None else begin_metadata(description)
 
 # %% ../../nbs/runs/41_store.ipynb #41-store-45
@@ -671,7 +671,7 @@ def remove_staging(
     staging = inner_folder(folder, STAGING_NAME)
     for one in (*list_folder(staging), *list_folder(inner_folder(staging, "parts"))):
         if not _is_of_a_run(one):
-            raise InputError(f"{staging} holds something else ({one.name}): move it elsewhere")
+            raise InputError(f"{staging} contains other files ({one.name}): move them elsewhere")
     paths.remove_folder(staging)
 
 # %% ../../nbs/runs/41_store.ipynb #41-store-54

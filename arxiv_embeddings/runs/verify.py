@@ -134,7 +134,7 @@ def check_parts(
         counts = pc.value_counts(ids)
         twice = pc.struct_field(counts, 0).filter(pc.greater(pc.struct_field(counts, 1), 1)).to_pylist()
         named = tuple(twice[:N_NAMED])
-        problems.append(Problem("parts", "papers are there more than once", "damage", named, len(twice)))
+        problems.append(Problem("parts", "papers occur more than once", "damage", named, len(twice)))
     return ids, problems
 
 # %% ../../nbs/runs/47_verify.ipynb #47-verify-24
@@ -160,12 +160,12 @@ def check_made(
 ) -> Iterator[Problem]:  # of kind stale
     "Check that something was made of the run as it is now, and that its files are what was written."
     if manifest.get("content_sha256") != run.content_sha256:
-        yield Problem(where, "was made of other content than the run has now: make it again", "stale")
+        yield Problem(where, "was made from another state of the run: rebuild it", "stale")
     for file, content in files.items():
         if not (folder / file).exists():
-            yield Problem(where, f"{file} is gone: make it again", "stale")
+            yield Problem(where, f"{file} is gone: rebuild it", "stale")
         elif content != _describe_safely(folder / file):
-            yield Problem(where, f"{file} is not what was written: make it again", "stale")
+            yield Problem(where, f"{file} is not what was written: rebuild it", "stale")
 
 
 def _describe_safely(path: AnyPath) -> dict[str, Any]:
@@ -244,7 +244,7 @@ def check_noted_files(
             for note in notes:
                 for file, sha256 in _read_note(note, run.folder).items():
                     if _describe_safely(folder / file).get("sha256") != sha256:
-                        yield Problem(f"{where}/{file}", f"is not what {note.name} states: make it again", "stale")
+                        yield Problem(f"{where}/{file}", f"is not what {note.name} states: rebuild it", "stale")
         except InputError as error:
             yield Problem(where, f"cannot be used: {error}", "stale")
 
@@ -271,7 +271,7 @@ def verify_run(
         problems.append(Problem(METADATA_NAME, what, "damage"))
     problems += [*check_orphans(run), *check_side_files(run)]
     if (run.folder / STAGING_NAME).exists():
-        problems.append(Problem(STAGING_NAME, "an append is not finished: give the same command again", "stale"))
+        problems.append(Problem(STAGING_NAME, "an append is not finished: run the same command again", "stale"))
     if problems and was_changed(run):
         raise InputError(f"{run.folder} was changed while it was being checked: verify it when its writer is done")
     return {

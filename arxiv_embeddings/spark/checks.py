@@ -304,7 +304,7 @@ def require_session(
 ) -> None:
     "Raise `InputError` with each setting that does not fit, its reason and its remedy; advice refuses nothing."
     if wrong := [str(one) for one in check_session(spark, use) if one.needed and not one.fits]:
-        raise InputError("this Spark session cannot do it: " + "; ".join(wrong))
+        raise InputError("this Spark session is not suitable: " + "; ".join(wrong))
 
 # %% ../../nbs/spark/54_checks.ipynb #54-checks-44
 EXECUTOR_TIMEOUT = "spark.arxivEmbeddings.executorTimeout"  # the setting
@@ -400,15 +400,15 @@ def wait_for_executors(
             longest = WHEN_GRANTED * seconds
         if time.monotonic() - begun > longest:
             raise InputError(
-                f"no executor came within {longest:.0f} s from {get_setting(spark, 'spark.master')}, each asks for "
+                f"no executor started within {longest:.0f} s on {get_setting(spark, 'spark.master')}, each requests "
                 f"{describe_request(spark)}: lower spark.executor.memory or spark.executor.cores to what a node has free, "
-                f"see that nodes reach the driver (spark.driver.host is {get_setting(spark, 'spark.driver.host')}), or "
-                f"wait longer with {EXECUTOR_TIMEOUT}=10min"
+                f"check that nodes reach the driver (spark.driver.host is {get_setting(spark, 'spark.driver.host')}), "
+                f"or wait longer with {EXECUTOR_TIMEOUT}=10min"
             )
         if spark.sparkContext._jsc.sc().isStopped():
             raise InputError(
-                f"{get_setting(spark, 'spark.master')} ended the application before an executor came, as happens if each "
-                "executor fails at once: the logs of executors say why; often another version of Spark or Java"
+                f"{get_setting(spark, 'spark.master')} stopped the application before an executor started, as happens "
+                "if each executor fails at once: the executor logs show why; often another version of Spark or Java"
             )
         time.sleep(0.1)
 

@@ -180,7 +180,7 @@ def commit_staged(
 ) -> None:
     "Add parts to the run in one step, and warn if executors had to compute vectors again."
     if n_recomputed := sum(one.part.counts.get("n_recomputed", 0) for one in staged):
-        log.warning("executors computed wrong vectors %d times; they were noticed and computed again", n_recomputed)
+        log.warning("executors computed wrong vectors %d times; they were detected and recomputed", n_recomputed)
     writer.add_parts(staged)
     bar.update(sum(one.part.n_papers for one in staged))
 

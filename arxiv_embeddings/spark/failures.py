@@ -37,7 +37,7 @@ SIZE_FAILURES = (
     KnownFailure(
         "a task or a closure is larger than a message of Spark",
         re.compile(r"Serialized task \S+ was (\d+) bytes, which exceeds max allowed: spark\.rpc\.message\.maxSize"),
-        "a task of {0} bytes is larger than a message of Spark may be: raise spark.rpc.message.maxSize (in MiB), or "
+        "a task of {0} bytes is larger than Spark's message limit: raise spark.rpc.message.maxSize (in MiB), or "
         "choose smaller parts (part_size, --part-size)",
         "`spark.rpc.message.maxSize`",
     ),
@@ -174,14 +174,14 @@ SERVER_FAILURES = (
     KnownFailure(
         "YARN ended the application",
         re.compile(r"(Yarn application has already ended|Max number of executor failures \(\d+\) reached)"),
-        "YARN ended the application ({0}): yarn logs -applicationId says why; often spark.yarn.jars, "
+        "YARN stopped the application ({0}): yarn logs -applicationId shows why; often spark.yarn.jars, "
         "spark.executor.memoryOverhead or the Java of the nodes",
         "`spark.yarn.jars`, `spark.executor.memoryOverhead`, `spark.executorEnv.JAVA_HOME`",
     ),
     KnownFailure(
         "Java has ended",
         re.compile(r"(Answer from Java side is empty|Error while sending or receiving|Java gateway process exited)"),
-        "Java ended, or was killed ({0}): if memory was short, change spark.driver.memory; then make a new session",
+        "Java exited or was killed ({0}): if memory was short, raise spark.driver.memory; then start a new session",
         "`spark.driver.memory`",
     ),
 )
@@ -255,7 +255,7 @@ WAITS = (
         re.compile(r"Application report for (\w+) \(state: ACCEPTED\)"),
         re.compile(r"Application report for \w+ \(state: (?!ACCEPTED)"),
         "YARN has accepted {0}, but gives it no container: the queue has too little free memory or too few cores, see "
-        "yarn application -list; end others, name another queue by spark.yarn.queue, or wait longer",
+        "yarn application -list; stop others, choose another queue with spark.yarn.queue, or wait longer",
     ),
     KnownWait(
         re.compile(r"Connecting to master (spark://\S+?)\.\.\."),

@@ -152,7 +152,7 @@ class PartReader:
                 first, last = (rows[ID_COLUMN].to_pylist()[place] for place in (0, -1))
                 raise InputError(
                     f"the DataFrame had {self.counts[part]:,} papers near {min(first, last)}, and has {len(papers):,} now: "
-                    "its rows change from one reading to the next. Write it to a table, and embed that"
+                    "it returns different rows each time it is read. Write it to a table, and embed that"
                 )
             yield part, papers
 
@@ -313,7 +313,7 @@ def find_missing(
     starts = {part: first + start for part, start in enumerate(plan.starts) if plan.counts[part]}
     sizes = {starts[part]: plan.counts[part] for part in starts}
     if any(sizes.get(part.position) != part.end - part.position for part in writer.parts):
-        raise InputError(f"{writer.folder} was made by a version that reads this input differently: start anew")
+        raise InputError(f"{writer.folder} comes from a version that reads this input differently: start a new run")
     there = {part.position for part in writer.parts}
     return {part: start for part, start in starts.items() if start not in there}
 
@@ -360,7 +360,7 @@ def fill_from_frame(
     writer.remove_orphans()  # parts that were made twice
     if lost := find_missing(papers, plan, writer):
         raise InputError(
-            f"{len(lost):,} parts of the DataFrame were not made: its rows change from one reading to the next"
+            f"{len(lost):,} parts of the DataFrame were not made: it returns different rows each time it is read"
         )
 
 # %% ../../nbs/spark/62_frame_parts.ipynb #62-frame-parts-35
@@ -460,7 +460,7 @@ class FrameReader(InputReader):
             return super().open_papers(papers, **columns)
         named = {name.removesuffix("_column"): columns.pop(name) for name in list(columns) if name.endswith("_column")}
         if given := [name for name, value in columns.items() if value is not None]:
-            raise InputError(f"{given[0]} is for files, and a Spark DataFrame is read already: leave it out")
+            raise InputError(f"{given[0]} applies to files, not to a Spark DataFrame: leave it out")
         return FramePapers(papers, **named)
 
     def hash_input(

@@ -314,7 +314,7 @@ def export_model(
     "Export a model for Spark NLP into a folder; raises `InputError` if Spark NLP would give other vectors."
     folder = Path(folder).absolute()
     if folder.exists():
-        raise InputError(f"{folder} is there already: name another folder")
+        raise InputError(f"{folder} already exists: choose another folder")
     files = fetch_model(find_model(model, revision=revision, pooling="mean"))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as partial:

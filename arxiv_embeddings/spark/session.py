@@ -266,7 +266,7 @@ def _list_differences(running: "SparkSession", asked: dict[str, str]) -> list[st
     "Name each setting that has another value than asked for."
     found = {name: get_setting(running, name) for name in asked}
     return [
-        f"{name} is {found[name] or 'not set'}, not {value} as you ask"
+        f"{name} is {found[name] or 'not set'}, not {value} as requested"
         for name, value in asked.items()
         if not same_value(found[name], value) and not (name in ARCHIVE_LISTS and value in found[name].split(","))
     ]

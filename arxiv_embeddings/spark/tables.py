@@ -27,7 +27,7 @@ def select_columns(
     types = {field.name: field.dataType.simpleString() for field in embedded.schema.fields}
     for name in (id_column, embedding_column):
         if name not in types:
-            raise InputError(f"the DataFrame has no column {name}: there are {', '.join(types)}")
+            raise InputError(f"the DataFrame has no column {name}: available are {', '.join(types)}")
     if types[embedding_column] != "array<float>":
         raise InputError(f"the column {embedding_column} must be array<float>, not {types[embedding_column]}: cast it")
     return embedded.select(embedded[id_column].alias("id"), embedded[embedding_column].alias("embedding"))

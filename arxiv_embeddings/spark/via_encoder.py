@@ -206,7 +206,7 @@ def ship_model(
     if not folder.exists():
         copy_folder(converted.folder, folder)
     if _read_hash(folder, converted) != converted.content_sha256:
-        raise InputError(f"{folder} holds something else than {converted.spec.name}: name a new folder")
+        raise InputError(f"{folder} contains something other than {converted.spec.name}: choose a new folder")
     return str(folder)
 
 
@@ -290,10 +290,10 @@ def load_in_worker(
     os.environ.setdefault("RAYON_NUM_THREADS", str(given["threads"]))  # of tokenizers, which would take every core
     folder = find_in_worker(place, content_sha256)
     if not folder.exists():
-        raise InputError(f"an executor does not see the model in {folder}: name a folder that all of them see")
+        raise InputError(f"an executor cannot access the model in {folder}: choose one that all executors can access")
     there = open_original(folder, ModelSpec(**json.loads(spec))) if on_gpu else open_model_folder(folder)
     if there.content_sha256 != content_sha256:
-        raise InputError(f"{place} holds another model than the driver has: name a new folder")
+        raise InputError(f"{place} contains another model than the driver has: choose a new folder")
     _WORKER_CACHE[key] = _load(there, ModelSpec(**json.loads(spec)), given)
     return _WORKER_CACHE[key]
 

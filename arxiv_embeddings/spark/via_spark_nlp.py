@@ -131,7 +131,7 @@ def describe_difference(
 ) -> str:  # one line
     "Report texts for which Spark NLP computed two different vectors."
     named = ", ".join(paper_ids[:5])
-    return f"Spark NLP gave two different vectors for papers {named}: committed parts stay; give the same command again"
+    return f"Spark NLP gave two different vectors for papers {named}: committed parts stay; run the same command again"
 
 # %% ../../nbs/spark/63_via_spark_nlp.ipynb #63-via-spark-nlp-10
 TEXT_SCHEMA = "row int, text string, part binary"  # place in the part, text; with the first text, the `OpenPart`
@@ -380,7 +380,7 @@ class NLPSteps:
 # %% ../../nbs/spark/63_via_spark_nlp.ipynb #63-via-spark-nlp-28
 def _check_tokenizer_name(tokenizer: str) -> None:
     if tokenizer not in TOKENIZERS:
-        raise InputError(f"no tokenizer {tokenizer!r}; there are: {', '.join(TOKENIZERS)}")
+        raise InputError(f"no tokenizer {tokenizer!r}; available: {', '.join(TOKENIZERS)}")
 
 
 def _state_settings(encoder: Encoder) -> dict[str, Any]:

@@ -240,11 +240,11 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(name: str, tmp_path: Pa
 
 def test_an_empty_folder_and_one_with_something_else(tmp_path: Path) -> None:
     result = invoke("embed", tmp_path, "--out", tmp_path / "run")
-    assert (result.exit_code, "no .parquet file in folder" in result.stderr) == (1, True)
+    assert (result.exit_code, "no Parquet, CSV or JSON file in folder" in result.stderr) == (1, True)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("mine")
     result = invoke("embed", sample_papers(), "--out", tmp_path / "run")
-    assert (result.exit_code, "holds something else (thesis.tex)" in result.stderr) == (1, True)
+    assert (result.exit_code, "contains other files (thesis.tex)" in result.stderr) == (1, True)
 
 
 def test_another_run_is_refused_before_a_model_is_loaded(tmp_path: Path, run: Run) -> None:
@@ -252,7 +252,7 @@ def test_another_run_is_refused_before_a_model_is_loaded(tmp_path: Path, run: Ru
     path.write_bytes(HEADER + b"1,T,A\n")
     before = {file: file.read_bytes() for file in run.folder.rglob("*") if file.is_file()}
     result = invoke("embed", path, "--out", run.folder)
-    assert (result.exit_code, "holds papers of another input" in result.stderr) == (1, True)
+    assert (result.exit_code, "contains papers of another input" in result.stderr) == (1, True)
     result = invoke("embed", sample_papers(), "--out", run.folder, "--max-tokens", 128)
     assert (result.exit_code, "max_tokens: 512 there, 128 here" in result.stderr) == (1, True)
     assert {file: file.read_bytes() for file in run.folder.rglob("*") if file.is_file()} == before
@@ -292,12 +292,12 @@ def test_failures_in_a_real_process() -> None:
         (("embed", "PAPERS", "--out", "NEW", "--model", "./nowhere"), "no such model folder"),
         (("embed", "PAPERS", "--out", "NEW", "--pooling", "cls"), "has its own pooling, mean"),
         (("embed", "PAPERS", "--out", "NEW", "--device", "abacus"), "abacus"),
-        (("embed", "PAPERS", "--out", "PAPERS"), "is a file: name a folder"),
+        (("embed", "PAPERS", "--out", "PAPERS"), "is a file: choose a folder"),
         (
             ("embed", "PAPERS", "--out", "ftp://server/run"),
-            "a run lies on a local disk, on HDFS or in an object store (s3://, gs://, abfs://), not in ftp://server/run",
+            "must be on a local disk, on HDFS or in an object store (s3://, gs://, abfs://), not at ftp://server/run",
         ),
-        (("embed", "PAPERS", "--out", "s3://KEY:hush@bucket/run"), "a URI of s3:// holds keys: write s3://BUCKET/path"),
+        (("embed", "PAPERS", "--out", "s3://KEY:hush@bucket/run"), "must not contain keys: write s3://BUCKET/path"),
         (("embed", "PAPERS", "--out", "NEW", "--revision", "main"), "has no revisions"),
         (("describe", "hdfs://127.0.0.1:9/run"), "no HDFS answers at 127.0.0.1:9 (Connection refused)"),
         (
@@ -386,7 +386,7 @@ def test_fetch_that_is_interrupted_goes_on(arxiv: FakeArxiv, tmp_path: Path, mon
         patch.setattr(module, "ask_api", interrupt)
         stopped = invoke("fetch", "cat:cs.CL", "--out", file)
     assert stopped.exit_code == 130
-    assert stopped.stderr == "error: stopped; committed papers are safe, and the same command continues from there\n"
+    assert stopped.stderr == "error: stopped; committed papers are safe: run the same command again to continue\n"
     assert not file.exists()
     assert "5 of them were fetched earlier" in invoke("fetch", "cat:cs.CL", "--out", file).stdout
 

@@ -253,7 +253,7 @@ jina-v5-small              1024   32768  both     cosine       CC-BY-NC-4.0
   (not run by this name) Words against papers; long texts; small vectors.
 jina-v5-nano                768    8192  both     cosine       CC-BY-NC-4.0
   (not run by this name) Words against papers; small vectors.
-arxiv-embeddings models NAME shows all that is known of one, with sources
+arxiv-embeddings models NAME shows all facts about a model, with sources
 """,
 }
 # where a pipe differs from a terminal: no line is broken for want of columns, and tables have tabs
@@ -380,7 +380,7 @@ def test_an_unknown_model_is_answered_with_similar_names() -> None:
     result = CliRunner().invoke(app, ["models", "granite"])
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.splitlines() == [
-        "error: nothing is known of a model 'granite': did you mean granite-base or granite-small?"
+        "error: no known facts about a model 'granite': did you mean granite-base or granite-small?"
     ]
 
 

@@ -338,11 +338,11 @@ def test_the_engine_sees_few_shapes(minilm, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_what_this_processor_cannot_give(minilm_files, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_engine, "has_bfloat16", lambda: False)
-    with pytest.raises(InputError, match="this processor has no bfloat16, which would be slower than float32"):
+    with pytest.raises(InputError, match="this processor has no native bfloat16, so it would be slower than float32"):
         load_encoder("minilm", engine="openvino", precision="bfloat16")
-    with pytest.raises(InputError, match="this processor has no bfloat16"):
+    with pytest.raises(InputError, match="this processor has no native bfloat16"):
         OpenVINOEncoder(get_or_convert(minilm_files), "bfloat16")
-    with pytest.raises(InputError, match="torch cannot give float16 on cpu: it has float32, bfloat16"):
+    with pytest.raises(InputError, match="torch does not support float16 on cpu: use float32 or bfloat16"):
         load_encoder("minilm", engine="torch", precision="float16", device="cpu")
 
 
@@ -411,7 +411,7 @@ def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
             torch.nan
         )
     assert np.isfinite(encoder.encode(["a graph"])).all()
-    with pytest.raises(InputError, match=r"makes numbers that are not finite in float32 \(texts at positions \[1\]\)"):
+    with pytest.raises(InputError, match=r"computes NaN or infinity in float32 \(texts at positions \[1\]\)"):
         encoder.encode(["a graph", "sparse"])
 
 

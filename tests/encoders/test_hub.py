@@ -202,7 +202,7 @@ def test_a_model_that_names_code(models: dict[str, Path], tmp_path: Path) -> Non
         answer = fetch("some-org/model", hub.address, tmp_path, {"pooling": "cls"})
         assert not [path for _, path in hub.requests if "kernel" in path]
     assert answer == (
-        "some-org/model brings code of its own (_attn_implementation_internal in config.json), "
+        "some-org/model contains custom code (_attn_implementation_internal in config.json), "
         "which is not run: choose another model"
     )
 
@@ -263,8 +263,8 @@ def test_a_download_that_breaks_off(name: str, models: dict[str, Path], tmp_path
         assert time.monotonic() - started < 30
         source = SPECTER2.adapter if name.startswith("pytorch_adapter") else SPECTER2.source
         assert answer.startswith(f"the download of {source!r} at revision ")
-        assert "broke off (" in answer
-        assert answer.endswith("): the same command again gets the files that are missing")
+        assert "was interrupted (" in answer
+        assert answer.endswith("): run the command again to get the rest")
         assert not list(tmp_path.rglob(f"snapshots/*/{name}"))
         # what belongs to the weights comes before them, so that no model is used by halves
         assert name != "tokenizer.json" or not list(tmp_path.rglob("snapshots/*/model.safetensors"))

@@ -144,7 +144,7 @@ def test_code_in_a_model_folder_is_never_run(name: str, plain_model: Path, tmp_p
         json.dumps(config | {"auto_map": automatic | {"AutoTokenizer": ["theirs.Theirs", "theirs.Theirs"]}})
     )
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # somebody who says yes to everything
-    with pytest.raises(InputError, match="brings code of its own"):
+    with pytest.raises(InputError, match="contains custom code"):
         load_encoder(folder, pooling="mean", device="cpu")
     assert not proof.exists()
 

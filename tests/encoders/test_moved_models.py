@@ -56,7 +56,8 @@ def moved(tmp_path: Path) -> tuple[Path, Path, Path]:
 def test_a_model_folder_that_is_gone(moved: tuple[Path, Path, Path]) -> None:
     run, old, _ = moved
     line = (
-        f"the model folder {old} is gone: if it has moved, name its new place with --model of embed, search or verify"
+        f"the model folder {old} does not exist: "
+        "if it has moved, give its new path with --model of embed, search or verify"
     )
     for words in (("search", run, "moths"), ("verify", run, "--sample", 1)):
         done = invoke(*words)

@@ -99,7 +99,7 @@ def test_a_folder_that_names_code(kind: str, base: Path, tmp_path: Path, no_libr
     shutil.copytree(base, folder)
     (folder / "theirs.py").write_text("raise SystemExit('this was run')\n")
     add_json(folder, *CODE[kind])
-    with pytest.raises(InputError, match=r"brings code of its own|needs a module") as caught:
+    with pytest.raises(InputError, match=r"contains custom code|needs a module") as caught:
         load_encoder(folder, pooling="cls", device="cpu")
     assert "\n" not in str(caught.value)
 
@@ -115,7 +115,7 @@ def test_fields_that_name_no_code(base: Path, tmp_path: Path) -> None:
 def test_an_adapter_that_names_code(base: Path, tmp_path: Path, no_library: None) -> None:
     adapter = make_adapter(base, tmp_path / "adapter")
     add_json(adapter, "adapter_config.json", {"config": {"model_kwargs": {"trust_remote_code": True}}})
-    with pytest.raises(InputError, match=r"code of its own \(trust_remote_code in adapter_config.json\)"):
+    with pytest.raises(InputError, match=r"custom code \(trust_remote_code in adapter_config.json\)"):
         load_encoder(base, adapter=str(adapter), pooling="cls", device="cpu")
 
 
@@ -133,7 +133,7 @@ def test_a_module_outside_the_folder(base: Path, tmp_path: Path, no_library: Non
 def test_a_converted_model(tmp_path: Path) -> None:
     run = embed_papers(sample_papers(), tmp_path / "run", limit=2, precision="int8", engine="openvino").run
     add_json(run.folder / "model", "config.json", {"auto_map": {"AutoModel": "theirs.Theirs"}})
-    with pytest.raises(InputError, match=r"code of its own \(auto_map in config.json\)"):
+    with pytest.raises(InputError, match=r"custom code \(auto_map in config.json\)"):
         open_kept_model(run.folder)
 
 
@@ -147,5 +147,5 @@ def test_an_exported_model(tmp_path: Path) -> None:
     write_manifest(folder, "onnx", precision="float32", dim=8, spec=spec, fingerprint=fingerprint, versions={})
     assert open_model_folder(folder).kind == "onnx"
     add_json(folder, "assets/more.json", {"a": [{"trust_remote_code": "yes"}]})
-    with pytest.raises(InputError, match=r"code of its own \(trust_remote_code in assets/more.json\)"):
+    with pytest.raises(InputError, match=r"custom code \(trust_remote_code in assets/more.json\)"):
         open_model_folder(folder)

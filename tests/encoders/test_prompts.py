@@ -129,8 +129,8 @@ def test_more_dimensions_than_there_are(engine: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--prompt", "paper"], "has no prompt 'paper'; there are: query, passage, clustering. Or give the words"),
-        (["--query-prompt", "paper"], "has no prompt 'paper'; there are: query, passage, clustering."),
+        (["--prompt", "paper"], "has no prompt 'paper'; available: query, passage, clustering. Or give the text"),
+        (["--query-prompt", "paper"], "has no prompt 'paper'; available: query, passage, clustering."),
         (["--truncate-dim", "385"], "truncate_dim 385 is too large"),
     ],
 )
@@ -147,7 +147,7 @@ def test_a_folder_with_the_name_of_a_prompted_model_is_asked_about(folder: Path,
     shutil.copytree(folder, named)
     (named / "config_sentence_transformers.json").unlink()
     with pytest.raises(
-        InputError, match="add --prompt 'passage: ' --query-prompt 'query: ', or other words, '' for none"
+        InputError, match="add --prompt 'passage: ' --query-prompt 'query: ', or other text, '' for none"
     ):
         find_and_fetch(named)
     assert find_and_fetch(named, prompt="", query_prompt="").spec.prompt == ""
@@ -183,10 +183,10 @@ def test_a_run_is_measured_in_its_own_metric(folder: Path, tmp_path: Path) -> No
     )
     assert (by_default["metric"], by_cosine["metric"]) == ("euclidean", "cosine")
     assert by_default == by_distance
-    with pytest.raises(InputError, match="meant to be compared by dot product, which is not measured here"):
+    with pytest.raises(InputError, match="is dot product, which is not supported here"):
         evaluate_run(dot, only=("neighbors",), k=3)
     build_index(flat)
-    with pytest.raises(InputError, match="by dot product, and an index searches by cosine: --metric cosine builds it"):
+    with pytest.raises(InputError, match="is dot product, but an index searches by cosine: --metric cosine builds it"):
         build_index(dot)
     build_index(dot, metric="cosine")
     with pytest.raises(InputError, match="an index searches by cosine, not by manhattan"):

@@ -124,7 +124,7 @@ def test_a_class_in_the_folder(folder: Folder) -> None:
     with pytest.raises(AttributeError):  # after the import
         load_theirs(folder, trust=True)
     assert folder.marker.exists()
-    refuses(folder, r"code of its own \(auto_map in config.json\)")
+    refuses(folder, r"custom code \(auto_map in config.json\)")
 
 
 def test_a_module_of_the_folder(folder: Folder) -> None:
@@ -192,7 +192,7 @@ KERNELS = [
 @pytest.mark.parametrize("fields", KERNELS, ids=lambda fields: json.dumps(fields))
 def test_a_kernel(fields: dict[str, Any], folder: Folder) -> None:
     folder.change("config.json", **fields)
-    refuses(folder, r"code of its own \(\w+ in config.json\), which is not run")
+    refuses(folder, r"custom code \(\w+ in config.json\), which is not run")
 
 
 def test_that_transformers_follows_the_name_of_a_kernel(folder: Folder) -> None:
@@ -211,12 +211,12 @@ def test_an_activation_of_a_reranker(base: Path, folder: Folder, monkeypatch: py
     CrossEncoder(str(folder.path), device="cpu", local_files_only=True)
     assert folder.marker.exists()
     folder.marker.unlink()
-    with pytest.raises(InputError, match=r"code of its own \(activation_fn in config.json\)"):
+    with pytest.raises(InputError, match=r"custom code \(activation_fn in config.json\)"):
         load_reranker(folder.path)
     folder.change(
         "config.json", sentence_transformers={}, sbert_ce_default_activation_function="torch.utils.collect_env.main"
     )
-    with pytest.raises(InputError, match=r"code of its own \(sbert_ce_default_activation_function in config.json\)"):
+    with pytest.raises(InputError, match=r"custom code \(sbert_ce_default_activation_function in config.json\)"):
         load_reranker(folder.path)
     assert not folder.marker.exists()
     folder.change("config.json", sbert_ce_default_activation_function="torch.nn.modules.linear.Identity")
@@ -243,7 +243,7 @@ NAMES = [
 @pytest.mark.parametrize(("name", "fields", "field"), NAMES, ids=lambda value: str(value))
 def test_a_class_by_name(name: str, fields: dict[str, Any], field: str, folder: Folder) -> None:
     folder.change(name, **fields)
-    refuses(folder, rf"code of its own \({field} in {name}\), which is not run: choose another model")
+    refuses(folder, rf"custom code \({field} in {name}\), which is not run: choose another model")
 
 
 # --- out of the folder ---
@@ -295,7 +295,7 @@ def test_weights_under_another_name(folder: Folder) -> None:
     save_file(other, folder.path / "other.safetensors", metadata={"format": "pt"})
     folder.change("config.json", transformers_weights="other.safetensors")
     assert not AutoModel.from_pretrained(folder.path).embeddings.word_embeddings.weight.any()
-    refuses(folder, r"weights in a form of their own \(transformers_weights in config.json\), which are not read")
+    refuses(folder, r"weights in a custom format \(transformers_weights in config.json\), which are not read")
 
 
 @pytest.mark.parametrize("name", ["", "2_Dense"])
@@ -425,7 +425,7 @@ def test_quantized_weights(folder: Folder) -> None:
     folder.change("config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
     with pytest.raises(ImportError, match="bitsandbytes"):
         load_theirs(folder)
-    refuses(folder, r"weights in a form of their own \(quantization_config in config.json\), which are not read")
+    refuses(folder, r"weights in a custom format \(quantization_config in config.json\), which are not read")
 
 
 def test_an_onnx_file_with_weights_outside(tmp_path: Path) -> None:

@@ -159,9 +159,9 @@ def test_a_line_ends_where_json_lines_end(beir: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--beir", "set", "-k", "5"], "only --metric goes with it"),
-        (["--beir", "set", "--sample", "9"], "only --metric goes with it"),
-        (["--split", "dev"], "--split belongs to --beir"),
+        (["--beir", "set", "-k", "5"], "only --metric applies"),
+        (["--beir", "set", "--sample", "9"], "only --metric applies"),
+        (["--split", "dev"], "--split needs --beir"),
     ],
 )
 def test_options_that_would_do_nothing_are_wrong_use(words: list[str], message: str, run: Run) -> None:

@@ -162,7 +162,7 @@ def test_the_command_prints_every_form(runs: tuple[Run, ...], relations: Path) -
 def test_one_run_is_no_comparison(runs: tuple[Run, ...]) -> None:
     alone = CliRunner().invoke(app, ["compare", str(runs[0].folder)])
     assert alone.exit_code == 1
-    assert "one run cannot be compared: give two or more" in alone.output
+    assert "a comparison needs two or more runs" in alone.output
 
 
 def test_clustering_alone_is_compared(runs: tuple[Run, ...]) -> None:

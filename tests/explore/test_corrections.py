@@ -56,7 +56,7 @@ def test_a_kept_correction_goes_before_one_of_its_kind(run: Run) -> None:
     assert find_correction(run, "whiten").about["shrinkage"] != 0.5
     save_correction(run, fit_correction(run, "whiten", shrinkage=0.5))
     assert find_correction(run, "whiten").about["shrinkage"] == 0.5
-    with pytest.raises(InputError, match=r"no correction 'mine' in .*; there are: whiten"):
+    with pytest.raises(InputError, match=r"no correction 'mine' in .*; available: whiten"):
         find_correction(run, "mine")
 
 

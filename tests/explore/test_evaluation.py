@@ -86,7 +86,7 @@ def test_the_command_takes_a_kept_correction(run: Run) -> None:
     unknown = CliRunner().invoke(app, [*words, "--correction", "yours"])
     assert unknown.exit_code == 1
     assert "no correction 'yours'" in unknown.output
-    assert "there are: mine" in unknown.output
+    assert "available: mine" in unknown.output
 
 
 def test_wrong_use_ends_with_code_2(run: Run, relations: Path) -> None:
@@ -102,7 +102,7 @@ def test_wrong_use_ends_with_code_2(run: Run, relations: Path) -> None:
 def test_a_test_set_is_measured_by_the_command(run: Run, tmp_path: Path) -> None:
     missing = CliRunner().invoke(app, ["evaluate", str(run.folder), "--beir", str(tmp_path)])
     assert missing.exit_code == 1
-    assert "is no set in BEIR's layout" in missing.output
+    assert "is not a test set in BEIR's layout" in missing.output
 
 
 def test_k_beyond_the_corpus_is_refused(run: Run) -> None:

@@ -64,11 +64,11 @@ def test_papers_with_the_same_vector_are_explored(tmp_path: Path) -> None:
 
 def test_a_column_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     run = make_run(tmp_path, 5, title=["A"])
-    with pytest.raises(InputError, match=r"^no column 'venue'; there are: paper_id, .*title.*abstract") as caught:
+    with pytest.raises(InputError, match=r"^no column 'venue'; available: paper_id, .*title.*abstract") as caught:
         explore_run(run, color="venue")
     assert "\n" not in str(caught.value)
     explorer = run.explore()
-    with pytest.raises(InputError, match=r"^no column 'venue'; there are: paper_id, "):
+    with pytest.raises(InputError, match=r"^no column 'venue'; available: paper_id, "):
         explorer.filter(venue="Paris")
     assert len(explorer.matching) == 5
 

@@ -139,7 +139,7 @@ def test_a_whole_index_is_kept_and_a_damaged_one_made_anew(copy) -> None:
 def test_another_run_is_refused(copy, tmp_path: Path) -> None:
     other = add_papers(tmp_path / "other", make_vectors(N_PAPERS, seed=9))
     shutil.copytree(copy("pq") / "index", other.folder / "index")
-    with pytest.raises(InputError, match=r"is stale, the run .* or the index belongs to another run: make it again"):
+    with pytest.raises(InputError, match=r"is stale, the run .* or the index belongs to another run: rebuild it"):
         open_index(other)
 
 
@@ -158,11 +158,11 @@ def test_a_damaged_file_is_refused_in_a_line(kind: str, name: str, copy) -> None
     followed = name == "index.faiss" and kind != "exact"
     for damaged in (content[:-1], b"", bytes(len(content)), bytes(flipped), *[bytes(inside)] * followed):
         path.write_bytes(damaged)
-        with pytest.raises(InputError, match=r"is damaged.*make it again with: arxiv-embeddings index") as refused:
+        with pytest.raises(InputError, match=r"is damaged.*rebuild it with: arxiv-embeddings index") as refused:
             open_index(run)
         assert "\n" not in str(refused.value)
     path.unlink()
-    with pytest.raises(InputError, match=f"{name} is gone: make it again with"):
+    with pytest.raises(InputError, match=f"{name} is gone: rebuild it with"):
         open_index(run)
     path.symlink_to("/dev/zero")
     with pytest.raises(InputError, match="is a link, not a file"):

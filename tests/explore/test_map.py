@@ -72,8 +72,8 @@ def test_papers_with_equal_vectors(tmp_path: Path) -> None:
     [
         (None, {"color": "topic"}, r"has no column 'topic': choose one of paper_id, .*title"),
         ("map.pdf", {}, r"map\.pdf does not end in \.html, \.svg or \.png"),
-        ("missing/map.html", {}, r"map\.html cannot be written: there is no folder .*missing"),
-        ("file/map.html", {}, r"map\.html cannot be written: there is no folder .*file"),
+        ("missing/map.html", {}, r"map\.html cannot be written: the folder .*missing does not exist"),
+        ("file/map.html", {}, r"map\.html cannot be written: the folder .*file does not exist"),
         ("folder.html", {}, r"folder\.html is a folder: name a file"),
     ],
 )

@@ -208,7 +208,7 @@ def test_pictures_of_papers_without_titles_categories_and_years(tmp_path: Path) 
     run = make_bare_run(tmp_path, 9)
     assert len(plot_run(run)) == 3
     assert "p0 and its nearest neighbors" in list_texts(plot_heat_map(run))  # there are no categories to compare
-    with pytest.raises(InputError, match=r"no column 'venue'; there are: paper_id, "):
+    with pytest.raises(InputError, match=r"no column 'venue'; available: paper_id, "):
         plot_map(run, color="venue")
 
 

@@ -492,7 +492,7 @@ def test_lost_metadata_are_made_again(names: list[str], sample: str, folder: Hdf
         (folder / "run" / name).unlink()
     for call in (open_run, store.holds_run):
         with pytest.raises(
-            InputError, match=r"metadata.json is gone: arxiv-embeddings repair hdfs://.*/run makes it again"
+            InputError, match=r"but no metadata.json: arxiv-embeddings repair hdfs://.*/run rebuilds it"
         ):
             call(str(folder / "run"))
     result = repair_run(str(folder / "run"), LetterEncoder())

@@ -177,7 +177,7 @@ def test_of_two_writers_only_one_commits(memory: MemoryStore) -> None:
     with RunWriter(out) as writer:
         metadata = json.loads((out / METADATA_NAME).read_bytes())
         (out / METADATA_NAME).write_bytes(json.dumps(metadata).encode())  # as a process that slept would
-        with pytest.raises(InputError, match="s3://papers/run was changed by another process meanwhile: give the same"):
+        with pytest.raises(InputError, match="s3://papers/run was changed by another process: run the same"):
             writer.commit()
     assert json.loads((out / METADATA_NAME).read_bytes()) == metadata
 

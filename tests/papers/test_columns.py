@@ -171,7 +171,7 @@ def test_columns_named_by_the_user(tmp_path: Path) -> None:
         InputError, match=r"papers\.csv: no column 'doi' for id; the columns are: '', Name, ' Body', id"
     ):
         open_papers(path, id_column="doi")
-    with pytest.raises(InputError, match=r"no abstract column: .* the columns are: '', Name, ' Body', id\. Name yours"):
+    with pytest.raises(InputError, match=r"no abstract column: .* the columns are: '', Name, ' Body', id\. Set yours"):
         open_papers(path)
 
 

@@ -183,7 +183,7 @@ def test_a_page_that_fails_is_asked_for_again(
 def test_a_page_that_always_fails_is_one_line(fetch: Fetching, asked: dict[str, Any], fault: Answer) -> None:
     fetch.arxiv.always = fault
     with pytest.raises(
-        InputError, match=r"^arXiv [^\n]+, 3 times in a row: start the same command again later$"
+        InputError, match=r"^arXiv [^\n]+, 3 times in a row: run the same command again later$"
     ) as error:
         fetch(**asked, servers={"n_tries": 3})
     assert len(fetch.arxiv.requests) == 3
@@ -232,7 +232,7 @@ def format_datetime_in(seconds: int) -> str:
 
 def test_nobody_waits_for_a_day(fetch: Fetching, asked: dict[str, Any]) -> None:
     fetch.arxiv.always = Answer(503, "", {"Retry-After": "86400"})
-    with pytest.raises(InputError, match="arXiv asks to wait 1,440 minutes: start the same command again after that"):
+    with pytest.raises(InputError, match="arXiv asks to wait 1,440 minutes: run the same command again after that"):
         fetch(**asked)
     assert max(fetch.waits, default=0) < 5
 
@@ -306,13 +306,13 @@ def test_an_empty_record_does_not_end_the_page(fetch: Fetching) -> None:
 
 def test_a_token_that_leads_to_itself(fetch: Fetching) -> None:
     fetch.arxiv.answers = {1: Answer(change=("token-20", "token-10"))}
-    with pytest.raises(InputError, match="sends the same page again and again"):
+    with pytest.raises(InputError, match="keeps sending the same page"):
         fetch(None, archive="cs")
 
 
 def test_a_forgotten_token(fetch: Fetching) -> None:
     fetch.arxiv.forgotten = {"token-10"}
-    with pytest.raises(InputError, match=r"arXiv has forgotten where this harvest stopped .* start again .*10 papers"):
+    with pytest.raises(InputError, match=r"resumption token of this harvest has expired .* start again .*10 papers"):
         fetch(None, archive="cs")
 
 
@@ -355,7 +355,7 @@ def test_other_papers_do_not_get_into_a_file(fetch: Fetching) -> None:
         fetch("cat:cs.CL", servers={"n_tries": 3})
     n_asked = len(fetch.arxiv.requests)
     for query, options in (("cat:cs.LG", {}), ("cat:cs.CL", {"start": "2024"}), (None, {"archive": "cs"})):
-        with pytest.raises(InputError, match=r"has a part of other papers \(cat:cs.CL\): fetch their rest, or delete"):
+        with pytest.raises(InputError, match=r"unfinished fetch of other papers \(cat:cs.CL\): finish it, or delete"):
             fetch(query, **options)
     assert len(fetch.arxiv.requests) == n_asked
     assert fetch("cat:cs.CL").n_papers == 23
@@ -379,7 +379,7 @@ def test_a_damaged_state_is_told(fetch: Fetching, change: Any) -> None:
 @pytest.mark.parametrize("name", ["papers.csv", "papers", "s3://bucket/papers.parquet", "no/such/papers.parquet"])
 def test_files_that_cannot_be_written(fetch: Fetching, name: str) -> None:
     fetch.path = name if "://" in name else fetch.path.parent / name
-    with pytest.raises(InputError, match=r"name the file papers.parquet|not to s3://|there is no folder"):
+    with pytest.raises(InputError, match=r"name the file papers.parquet|not to s3://|does not exist"):
         fetch("cat:cs.CL")
     assert fetch.arxiv.requests == []
 

@@ -140,10 +140,10 @@ READ = {
 }  # fmt: skip
 # name of the file, its content, options, and the beginning of the line that refuses it, after the file's name
 REFUSED = {
-    "UTF-16": ("a.csv", "id,abstract\n1,A.\n".encode("utf-16"), {}, "this is not UTF-8 but UTF-16 text, as it seems: give --encoding utf-16"),
-    "UTF-16 without mark": ("a.jsonl", ('{"id": "1", "abstract": "A."}\n' * 30).encode("utf-16-le"), {}, "this is not UTF-8 but UTF-16 text"),
+    "UTF-16": ("a.csv", "id,abstract\n1,A.\n".encode("utf-16"), {}, "this appears to be UTF-16 text, not UTF-8: use --encoding utf-16"),
+    "UTF-16 without mark": ("a.jsonl", ('{"id": "1", "abstract": "A."}\n' * 30).encode("utf-16-le"), {}, "this appears to be UTF-16 text"),
     "cp1252 in the header": ("a.csv", "id,abstract,café\n".encode("cp1252"), {}, "the header is not UTF-8 text: .* give --encoding, such as cp1252"),
-    "wrong encoding": ("a.csv", b"id,abstract\n1,A.\n", {"encoding": "utf-99"}, "no encoding 'utf-99': give --encoding"),
+    "wrong encoding": ("a.csv", b"id,abstract\n1,A.\n", {"encoding": "utf-99"}, "unknown --encoding 'utf-99'"),
     "wrong delimiter": ("a.csv", b"id,abstract\n1,A.\n", {"delimiter": "ab"}, "--delimiter must be one character"),
     "delimiter of JSON": ("a.json", b"[]", {"delimiter": ";"}, "--delimiter, --quote and --encoding are not for jsonl"),
     "a quote that never ends": ("a.csv", b'id,abstract\n1,A.\n2,"B.\n3,C.\n', {}, "the quotes of the row that begins in line 3 are broken .*--quote none"),
@@ -151,19 +151,19 @@ REFUSED = {
         "a.csv",
         b'id,title,abstract\n1,A,"B.\n2,C,D.\n3,E,F"\n4,G,H.\n',
         {},
-        "the quotes of the row that begins in line 2 are not closed, as it seems",
+        "the quotes of the row that begins in line 2 do not seem to be closed",
     ),
     "a quote that ends too late": (
         "a.csv",
         b'id,title,abstract\n1,"A,B.\n2,C,D.\n3,E,F"\n4,G,H.\n',
         {},
-        "the quotes of the row that begins in line 2 are not closed, as it seems",
+        "the quotes of the row that begins in line 2 do not seem to be closed",
     ),
     "columns of pandas": ("a.json", columns("").encode(), {}, "this is one object of columns, as pandas writes it: write rows instead"),
     "columns of pandas, indented": ("a.json", columns("indented").encode(), {}, "this is one object of columns"),
-    "a broken array": ("a.json", b'[{"id": "1"}, {"id": "2"', {}, "the JSON breaks after 1 value"),
+    "a broken array": ("a.json", b'[{"id": "1"}, {"id": "2"', {}, "the JSON is invalid after 1 value"),
     "two arrays": ("a.json", b'[{"id": "1"}] [{"id": "2"}]', {}, "something follows after 1 paper"),
-    "deep JSON": ("a.json", b"[" * 200_000, {}, "the JSON breaks after 0 values"),
+    "deep JSON": ("a.json", b"[" * 200_000, {}, "the JSON is invalid after 0 values"),
     "many columns": ("a.csv", ",".join(map(str, range(10_000))).encode(), {}, "10,000 columns: at most 2,000 can be read"),
     "many keys": ("a.jsonl", json.dumps(dict.fromkeys(map(str, range(10_000)))).encode(), {}, "has more than 2,000 keys until row 1"),
     "no such part": ("a.jsonl", SECTIONS, {"abstract_column": "text.abstract"}, "no column 'text.abstract' for abstract"),
@@ -232,10 +232,10 @@ def test_an_archive_with_one_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"a_csv": b"id,abstract\n", "b_csv": b""}, "a zip archive with one data file is needed, and this one has a.csv, b.csv"),
-        ({"a_txt": b""}, "and this one has a.txt: unpack it first"),
-        ({}, "and this one has nothing"),
-        ({"a_parquet": b""}, "holds a Parquet file, which cannot be read from within: unpack it first"),
+        ({"a_csv": b"id,abstract\n", "b_csv": b""}, "must contain one data file, and this one contains a.csv, b.csv"),
+        ({"a_txt": b""}, "and this one contains a.txt: unpack it first"),
+        ({}, "and this one contains nothing"),
+        ({"a_parquet": b""}, "contains a Parquet file, which cannot be read in an archive: unpack it first"),
     ],
 )  # fmt: skip
 def test_other_archives_are_refused(files: dict[str, bytes], message: str, tmp_path: Path) -> None:

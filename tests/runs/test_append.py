@@ -101,7 +101,7 @@ def test_append_without_a_run_begins_one(tmp_path: Path) -> None:
 
 def test_another_model_is_refused_and_named(tmp_path: Path, newer: Path) -> None:
     before = embed(sample_papers(), tmp_path / "run").run
-    with pytest.raises(InputError, match=r"pooling: mean there, cls here.*start anew in another folder"):
+    with pytest.raises(InputError, match=r"pooling: mean there, cls here.*start a new run in another folder"):
         embed(newer, tmp_path / "run", LetterEncoder("cls"), append=True)
     assert open_run(tmp_path / "run").content_sha256 == before.content_sha256
 
@@ -118,8 +118,8 @@ def test_a_changed_default_is_told_with_the_options_of_the_run(tmp_path: Path, n
     assert str(caught.value) == (
         f"{run} was made with different options (max_tokens: 512 there, 256 here; prompt: not stated there (the run was made "
         "before this was recorded), 'passage: ' here; truncate_dim: none there, 2 here): use the same model and options "
-        f"(--max-tokens 512), or embed the run again with arxiv-embeddings migrate {run} --model NEW, or start anew in "
-        "another folder with --out"
+        f"(--max-tokens 512), or embed the run again with arxiv-embeddings migrate {run} --model NEW, or start a "
+        "new run in another folder with --out"
     )
     now.fingerprint = older.fingerprint | {"weights_sha256": "cd" * 32}
     with pytest.raises(InputError, match=r"\(weights: abababababab there, cdcdcdcdcdcd here\): .* \(--model \w+\), or"):

@@ -198,7 +198,7 @@ def test_no_vectors_but_those_of_the_parts(run_folder: Path) -> None:
     run = open_run(run_folder)
     run.parts[1].__dict__["n_papers"] = 10**12
     run.metadata["n_papers"] = 10**12
-    with pytest.raises(InputError, match=r"is not the one that metadata\.json names: it has another n_papers"):
+    with pytest.raises(InputError, match=r"is not the one listed in metadata\.json: it has another n_papers"):
         run.embeddings()
     with pytest.raises(ValueError, match="1 of 2 rows are in no run"):
         fetch_vectors([open_run(run_folder)], np.array([0, 10**6]))
@@ -251,7 +251,7 @@ def test_a_staging_folder_with_files_of_somebody_stays(run_folder: Path) -> None
     shutil.rmtree(run_folder / "staging")
     (run_folder / "staging" / "parts").mkdir(parents=True)
     (run_folder / "staging" / "parts" / "thesis.tex").write_text("mine")
-    with pytest.raises(InputError, match=r"staging holds something else \(thesis\.tex\): move it elsewhere"):
+    with pytest.raises(InputError, match=r"staging contains other files \(thesis\.tex\): move them elsewhere"):
         repair_run(run_folder, Letters())
     assert (run_folder / "staging" / "parts" / "thesis.tex").exists()
 

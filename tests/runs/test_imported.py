@@ -248,30 +248,28 @@ def test_papers_and_vectors_of_one_file_are_stored_once(run: Run, tmp_path: Path
 def test_imported_vectors_are_never_mixed_with_ours(run: Run, tmp_path: Path) -> None:
     n_before = open_run(run.folder).metadata["n_papers"]
     for append in (False, True):
-        with pytest.raises(InputError, match="another program made, which are not mixed") as caught:
+        with pytest.raises(InputError, match="imported vectors, which cannot be mixed") as caught:
             embed_papers(sample_papers(), run.folder, encoder=LetterEncoder(), append=append)
         assert "\n" not in str(caught.value)
-        with pytest.raises(InputError, match="another program made, which are not mixed"):
+        with pytest.raises(InputError, match="imported vectors, which cannot be mixed"):
             embed_papers(sample_papers(), run.folder, model="minilm", append=append)
     ours = embed_papers(sample_papers(), tmp_path / "ours", encoder=LetterEncoder()).run
-    with pytest.raises(InputError, match="holds vectors made by embed"):
+    with pytest.raises(InputError, match="contains vectors made by embed"):
         import_vectors(sample_papers(), MADE, ours.folder)
     with pytest.raises(InputError, match="which holds the vectors of"):
         import_vectors(sample_papers(), 2 * MADE, run.folder)
     path = run.folder.parent / "vectors.npy"
-    with pytest.raises(InputError, match="which holds papers of another input"):
+    with pytest.raises(InputError, match="which contains papers of another input"):
         import_vectors(FRAME, path, run.folder)
     with pytest.raises(InputError, match="was imported with model, metric and join"):
         import_vectors(sample_papers(), path, run.folder, model="another")
     assert open_run(run.folder).n_papers == n_before
-    with pytest.raises(InputError, match="no model here makes them again"):
+    with pytest.raises(InputError, match="they cannot be recomputed here"):
         load_run_encoder(run)
 
 
 def test_a_text_is_refused_unless_the_model_is_known(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"a model that is not known, .*: name the model with --model, or search by paper"
-    ):
+    with pytest.raises(InputError, match=r"an unknown model, .*: give the model with --model, or search by paper"):
         run.search("planets")
     with pytest.raises(InputError, match=r"cannot be loaded here .no model 'some-service'"):
         load_query_encoder(run, model="some-service")
@@ -292,10 +290,10 @@ def test_a_text_is_compared_with_vectors_of_a_model_that_makes_them(tmp_path: Pa
     expected = search(run, "planets around other stars", k=3, encoder=encoder)
     pd.testing.assert_frame_equal(run.search("planets around other stars", k=3), expected)
     others = import_vectors(sample_papers(), np.roll(vectors, 1, axis=0), tmp_path / "others", model="minilm").run
-    with pytest.raises(InputError, match=r"and minilm makes others \(cosine -?0\.\d\d on some of its papers\)"):
+    with pytest.raises(InputError, match=r"but minilm computes different ones \(cosine -?0\.\d\d on some papers\)"):
         others.search("planets")
     short = import_vectors(sample_papers(), MADE, tmp_path / "short").run
-    with pytest.raises(InputError, match="of 16 numbers, and minilm makes 384"):
+    with pytest.raises(InputError, match="of 16 dimensions, but minilm computes 384"):
         load_query_encoder(short, model="minilm")
 
 

@@ -202,7 +202,7 @@ def test_papers_that_were_added_meanwhile_are_included(tmp_path: Path) -> None:
     with RunWriter(tmp_path / "run") as writer:
         compact_run(writer, 2048)
     embed_papers(sample_papers(), tmp_path / "run", encoder=OLD)
-    with pytest.raises(InputError, match=r"a migration of .* to others is not finished: give its command again"):
+    with pytest.raises(InputError, match=r"a migration of .* to others is not finished: run its command again"):
         migrate_run(tmp_path / "run", encoder=LetterEncoder("cls"))
     result = migrate_run(tmp_path / "run", encoder=NEW)
     assert result.n_embedded == 104
@@ -242,7 +242,7 @@ def test_what_cannot_be_migrated_is_refused_in_one_line(tmp_path: Path) -> None:
     make(tmp_path / "run")
     assert migrate_run(tmp_path / "run", encoder=OLD).n_embedded == 0
     assert names(tmp_path) == ["run"]
-    with pytest.raises(InputError, match="holds no run to continue"):
+    with pytest.raises(InputError, match="has no run to continue"):
         migrate_run(tmp_path / "missing", encoder=NEW)
     with pytest.raises(InputError, match="is not on a disk, and elsewhere two folders cannot be swapped"):
         migrate_run(HdfsPath("nowhere:9000", "/run"), encoder=NEW)
@@ -256,7 +256,7 @@ def test_what_cannot_be_migrated_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "run" / "staging").rmdir()
     (tmp_path / "run.migrating").mkdir()
     (tmp_path / "run.migrating" / "notes.txt").touch()
-    with pytest.raises(InputError, match=r"run\.migrating holds something else \(notes\.txt\)"):
+    with pytest.raises(InputError, match=r"run\.migrating contains other files \(notes\.txt\)"):
         migrate_run(tmp_path / "run", encoder=NEW)
     assert is_of(open_run(tmp_path / "run"), OLD)
 

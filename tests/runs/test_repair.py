@@ -235,10 +235,10 @@ def test_an_interrupted_append_goes_on_with_its_own_columns(embed, tmp_path: Pat
     newer = SAMPLE.assign(title="New " + SAMPLE["title"], other="Other " + SAMPLE["title"])
     with pytest.raises(KeyboardInterrupt):
         embed(newer, "x", StoppingEncoder(4), append=True)
-    with pytest.raises(InputError, match="80 papers are embedded: give its command again, with the same columns"):
+    with pytest.raises(InputError, match="80 papers are embedded: run its command again, with the same columns"):
         embed(newer, "x", append=True, title_column="other")
     with pytest.raises(
-        InputError, match="80 papers are embedded: give its command again"
+        InputError, match="80 papers are embedded: run its command again"
     ):  # although it brings nothing new
         embed(SAMPLE[:30], "y", append=True)
     assert open_run(tmp_path / "run" / "staging").n_papers == 80
@@ -252,7 +252,7 @@ def test_an_append_between_the_halves_of_the_first_input(embed) -> None:
         embed(changed(SAMPLE), "x", StoppingEncoder(2), append=True)
     assert "84 papers of" in said.output[0]
     embed(SAMPLE, "a")
-    with pytest.raises(InputError, match="the run has changed since: give it up by deleting the folder"):
+    with pytest.raises(InputError, match="the run has changed since: abandon it by deleting the folder"):
         embed(changed(SAMPLE), "x", append=True)
 
 

@@ -135,7 +135,7 @@ def test_lost_metadata_loses_no_part(tmp_path: Path) -> None:
     (run.folder / "metadata.json").unlink()
     parts = sorted((run.folder / "parts").iterdir())
     for pooling in ("mean", "cls"):
-        with pytest.raises(InputError, match=r"holds the parts of a run whose metadata\.json is gone"):
+        with pytest.raises(InputError, match=r"has the parts of a run but no metadata\.json"):
             embed_papers(sample_papers(), run.folder, limit=2, encoder=LetterEncoder(pooling))
     assert sorted((run.folder / "parts").iterdir()) == parts
 
@@ -152,7 +152,7 @@ def test_a_run_that_is_replaced_between_looking_and_locking(tmp_path: Path) -> N
         first = RunWriter(folder, description)
         with RunWriter(folder, description | change):
             pass
-        with pytest.raises(InputError, match="holds a run already"):
+        with pytest.raises(InputError, match="already has a run"):
             first.__enter__()
         continued = RunWriter(folder)
         (folder / "metadata.json").unlink()
@@ -166,7 +166,7 @@ def test_a_run_that_is_replaced_between_looking_and_locking(tmp_path: Path) -> N
 
 def test_a_run_within_its_own_input(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": ["1"], "abstract": ["A."]}), tmp_path / "papers.parquet")
-    with pytest.raises(InputError, match="lies within its own input"):
+    with pytest.raises(InputError, match="is inside its own input"):
         embed_papers(tmp_path, tmp_path / "run", encoder=LetterEncoder())
 
 
@@ -186,7 +186,7 @@ def test_a_flipped_bit_in_a_vector_that_makes_it_no_number(tmp_path: Path) -> No
 def test_uris_are_not_taken_for_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for out in ("ftp://server/run", Path("ftp://server/run"), "memory://run"):
-        with pytest.raises(InputError, match="a run lies on a local disk, on HDFS or in an object store"):
+        with pytest.raises(InputError, match="a run must be on a local disk, on HDFS or in an object store"):
             embed_papers(sample_papers(), out, encoder=LetterEncoder())
     for out, message in {
         "hdfs://127.0.0.1:9/run": "no HDFS answers",
@@ -247,7 +247,7 @@ def test_a_moved_input_is_the_same_and_a_changed_one_is_not(tmp_path: Path) -> N
     embed_papers(sample_papers(), tmp_path / "run", limit=10, encoder=LetterEncoder())
     assert embed_papers(moved, tmp_path / "run", limit=20, encoder=LetterEncoder()).n_embedded == 10
     moved.write_bytes(sample_papers().read_bytes().replace(b"Placeholder", b"Some", 1))
-    with pytest.raises(InputError, match="holds papers of another input"):
+    with pytest.raises(InputError, match="contains papers of another input"):
         embed_papers(moved, tmp_path / "run", encoder=LetterEncoder())
     with pytest.raises(InputError, match="was made with the columns"):
         embed_papers(sample_papers(), tmp_path / "run", encoder=LetterEncoder(), title_column="authors")

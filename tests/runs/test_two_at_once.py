@@ -20,7 +20,7 @@ LINES = (
     "is being written by process",
     "was changed while it was being",
     "is stale, the run has changed since",
-    "holds papers of another input",  # `embed` after an `append`
+    "contains papers of another input",  # `embed` after an `append`
 )
 READERS = {
     "read",

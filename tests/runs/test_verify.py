@@ -147,7 +147,7 @@ def test_a_paper_that_is_there_twice(folder: Path) -> None:
         table = open_run(folder).read_part(writer.parts[0])
         writer.add_part(table.drop_columns("embedding").replace_schema_metadata(None), to_vectors(table, 4))
     (problem,) = verify_run(open_run(folder))["problems"]
-    assert (problem["what"], problem["n_papers"]) == ("papers are there more than once", 30)
+    assert (problem["what"], problem["n_papers"]) == ("papers occur more than once", 30)
     with pytest.raises(InputError, match="30 papers are in more than one sound part"):
         repair_run(folder, LetterEncoder())
 

@@ -140,7 +140,7 @@ def test_executors_that_are_never_granted(tmp_path: Path) -> None:
     words = ["--master", "local-cluster[1,1,1024]"]
     words += [word for setting in settings.items() for word in ("--conf", "=".join(setting))]
     line = fails_in_a_line(tmp_path, *words)
-    assert "no executor came within 3 s from local-cluster[1,1,1024], each asks for 512m of memory, and 2 cores" in line
+    assert "executor started within 3 s on local-cluster[1,1,1024], each requests 512m of memory, and 2 cores" in line
     assert "lower spark.executor.memory or spark.executor.cores" in line
     assert "spark.arxivEmbeddings.executorTimeout=10min" in line
     assert find_running() is None
@@ -196,7 +196,7 @@ def test_a_session_of_ones_own_is_used_as_it_is(spark: SparkSession, tmp_path: P
     assert [str(one) for one in check_session(spark, "transformer") if not one.fits] == []
     both = r"use this session as it is, with OnSpark\(spark\), or stop it with spark\.stop\(\) and call again"
     with pytest.raises(
-        InputError, match=rf"spark\.master is local-cluster\[1,1,1024\], not local\[2\] as you ask; {both}"
+        InputError, match=rf"spark\.master is local-cluster\[1,1,1024\], not local\[2\] as requested; {both}"
     ):
         make_session("local[2]")
     with pytest.raises(
@@ -347,7 +347,7 @@ def test_java_that_ends_is_told(spark: SparkSession) -> None:
     process.wait()
     for _ in range(2):  # while it ends, and after that
         with (
-            pytest.raises(InputError, match=r"Java ended, or was killed .*spark\.driver\.memory"),
+            pytest.raises(InputError, match=r"Java exited or was killed .*spark\.driver\.memory"),
             explain_spark_errors(),
         ):
             spark.range(1).count()

@@ -149,7 +149,7 @@ def test_a_run_goes_on_with_the_parts_that_it_lacks(tmp_path: Path, spark: Any, 
     assert_array_equal(result.run.embeddings(), whole.embeddings())
     assert embed(frame, run.folder, spark).n_embedded == 0
     changed = spark.createDataFrame(messy.assign(title=messy.title + "."))
-    with pytest.raises(InputError, match=r"holds papers of another input, Spark DataFrame of 60 rows .* --append"):
+    with pytest.raises(InputError, match=r"contains papers of another input, Spark DataFrame of 60 rows .* --append"):
         embed(changed, run.folder, spark)
 
 
@@ -208,7 +208,7 @@ def test_rows_that_change_from_reading_to_reading_are_refused(tmp_path: Path, sp
 
     rows = spark.createDataFrame(SAMPLE)
     frame = rows.mapInArrow(lose_some, rows.schema)
-    with pytest.raises(InputError, match=r"its rows change from one reading to the next.*[Ww]rite it to a table"):
+    with pytest.raises(InputError, match=r"it returns different rows each time it is read.*[Ww]rite it to a table"):
         embed(frame, tmp_path / "run", spark)
 
 
@@ -216,9 +216,9 @@ def test_what_does_not_go_together_is_refused_before_any_job(tmp_path: Path, spa
     frame = spark.createDataFrame(SAMPLE[:5])
     with pytest.raises(InputError, match=r"a Spark DataFrame: give executor=OnSpark\(spark\)"):
         embed_papers(frame, tmp_path / "run")
-    with pytest.raises(InputError, match=r"a Spark DataFrame has none: embed df.orderBy\('id'\).limit\(n\)"):
+    with pytest.raises(InputError, match=r"a Spark DataFrame has no order: embed df.orderBy\('id'\).limit\(n\)"):
         embed(frame, tmp_path / "run", spark, limit=3)
-    with pytest.raises(InputError, match="delimiter is for files, and a Spark DataFrame is read already"):
+    with pytest.raises(InputError, match="delimiter applies to files, not to a Spark DataFrame"):
         embed(frame, tmp_path / "run", spark, delimiter=";")
     with pytest.raises(InputError, match=r"the DataFrame is a stream: .*ArxivEmbedder"):
         embed(spark.readStream.format("rate").load(), tmp_path / "run", spark)

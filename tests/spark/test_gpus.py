@@ -171,7 +171,7 @@ def test_the_command_line_asks_for_gpus(spark: Any) -> None:
     assert make_executor(spark, SparkNLPOptions(), cluster).device == "cuda"
     assert make_executor(spark, SparkNLPOptions(), ClusterOptions()).device == "cpu"
     check_way("encoder", cluster)
-    with pytest.raises(typer.BadParameter, match="this belongs to --via encoder") as refused:
+    with pytest.raises(typer.BadParameter, match="this needs --via encoder") as refused:
         check_way("spark-nlp", cluster)
     assert refused.value.param_hint == "--device"
 
@@ -224,5 +224,5 @@ def test_a_model_with_an_adapter_travels_whole(tmp_path: Path, monkeypatch: pyte
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     via_encoder._WORKER_CACHE.clear()
-    with pytest.raises(InputError, match="holds another model than the driver has: name a new folder"):
+    with pytest.raises(InputError, match="contains another model than the driver has: choose a new folder"):
         load(model, tmp_path / "there")

@@ -176,7 +176,7 @@ def test_a_stream_that_was_killed_has_each_paper_once(spark: Any, tmp_path: Path
 
 def test_what_is_refused(spark: Any, tmp_path: Path) -> None:
     papers = make_vectors(spark, 0, 3)
-    with pytest.raises(InputError, match="the DataFrame has no column paper: there are paper_id, t, embedding"):
+    with pytest.raises(InputError, match="the DataFrame has no column paper: available are paper_id, t, embedding"):
         write_embeddings(papers, f"file://{tmp_path}/new", id_column="paper")
     with pytest.raises(InputError, match="the column t must be array<float>, not string: cast it"):
         write_embeddings(papers, f"file://{tmp_path}/new", embedding_column="t")

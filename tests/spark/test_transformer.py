@@ -167,7 +167,7 @@ def test_a_model_in_a_shared_folder(papers: Any, minilm: Encoder, tmp_path: Path
     embedder = ArxivEmbedder(modelPath=str(tmp_path / "model"))
     assert_vectors(embedder.transform(papers).toPandas(), encode(minilm, PAPERS))
     assert (tmp_path / "model" / "model.xml").exists()
-    with pytest.raises(InputError, match="holds something else than minilm: name a new folder"):
+    with pytest.raises(InputError, match="contains something other than minilm: choose a new folder"):
         ArxivEmbedder(modelPath=str(tmp_path / "model"), precision="int8").transform(papers)
     embedded = embedder.transform(papers)
     weights = tmp_path / "model" / "model.bin"
@@ -315,7 +315,7 @@ def test_a_stream(spark: Any, minilm: Encoder, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"inputCols": ["title", "summary"]}, "no column summary: there are paper_id, title, abstract"),
+        ({"inputCols": ["title", "summary"]}, "no column summary: available are paper_id, title, abstract"),
         ({"inputCols": ["paper.title", "abstract"]}, "no column paper.title: select the nested field first"),
         (
             {"inputCols": ["paper_id", "title", "abstract"]},

@@ -230,7 +230,7 @@ def test_the_same_weights_with_another_tokenization_are_another_model(tmp_path: 
     other = open_model_folder(tmp_path / "model")
     assert other.sha256 == minilm.model_folder.sha256  # of the graph and its weights
     assert archive_model(other) != archive_model(minilm.model_folder)
-    with pytest.raises(InputError, match="holds another model than the driver has"):
+    with pytest.raises(InputError, match="contains another model than the driver has"):
         load_in_worker(str(tmp_path / "model"), minilm.model_folder.content_sha256, "{}", '{"threads": 1}')
 
 

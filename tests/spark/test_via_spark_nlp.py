@@ -456,4 +456,4 @@ def test_a_model_is_exported_on_the_command_line(tmp_path: Path, small: ModelFol
     assert done.exit_code == 0, done.output
     assert open_model_folder(tmp_path / "out").manifest["sha256"] == small.manifest["sha256"]
     done = invoke("export-model", tmp_path / "out")
-    assert (done.exit_code, done.stderr) == (1, f"error: {tmp_path / 'out'} is there already: name another folder\n")
+    assert (done.exit_code, done.stderr) == (1, f"error: {tmp_path / 'out'} already exists: choose another folder\n")

@@ -133,7 +133,7 @@ def test_containers_that_are_never_granted(
     "More memory than is free beside the application's master, more than any node has, and then no node at all."
     line = fails_on_yarn(yarn, monkeypatch, **{"spark.executor.memory": "5000m"})
     assert (
-        "no executor came within 6 s from yarn, each asks for 5000m of memory and 768m for what is beside Java" in line
+        "no executor started within 6 s on yarn, each requests 5000m of memory and 768m for what is beside Java" in line
     )
     assert "lower spark.executor.memory or spark.executor.cores to what a node has free" in line
     line = fails_on_yarn(yarn, monkeypatch, **{"spark.executor.memory": "90g"})
