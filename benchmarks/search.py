@@ -1,14 +1,15 @@
 """Search by vectors beside other libraries; writes results/search.json and nbs/images/search.png.
 
-    python -m benchmarks.search [real] [million] [three_million] [rounding] [picture]
+    python -m benchmarks.search [real] [million] [million_usearch] [three_million] [three_million_hnswlib] [rounding]
+    python -m benchmarks.search picture
 
 `real` has the 119,999 real papers that ARXIV_EMBEDDINGS_RUN names, in vectors of 384 numbers: 1,000 are queries and the
 rest is indexed. The other cases have synthetic papers of 768 numbers, made block by block from a seed: 20,000 groups in a
 space of 64 dimensions whose spread falls off, with a little noise in all 768. `rounding` evaluates the run of the 10,000
 papers with known relations that ARXIV_EMBEDDINGS_SMALL_RUN names, in smaller numbers. Every contender gets the same vectors and
-queries, and answers the queries in one call, on one thread and on two, in turns. Of three million papers, memory holds
-one other library at a time, so that each is measured in turns with ours. That case takes an hour and 13 GB on two cores,
-most of it for a graph, and `million` 50 minutes.
+queries, and answers the queries in one call, on one thread and on two, in turns. Graphs of millions take long to build,
+so some have a case of their own, in turns with ours: on two cores `three_million_hnswlib` takes an hour and a half and
+13 GB, `million_usearch` an hour, `million` 50 minutes, `three_million` 20 minutes.
 """
 
 import functools
@@ -124,7 +125,14 @@ def add_blocks(run: MadeRun, add: Callable[[np.ndarray], Any]) -> float:
 
 Search = Callable[[np.ndarray, Any, int], np.ndarray]
 N_TRAINED = 100_000  # vectors from which FAISS alone learns its codes
-LEFT_OUT = {"million": ["FAISS HNSW16"], "three_million": ["FAISS HNSW16", "usearch M=16"]}  # hours more of building
+SIZES = {"million": 1_000_000, "three_million": 3_000_000}  # of the synthetic cases
+BESIDE = {  # other libraries in each case; FAISS stands for the same index as ours
+    "real": ("FAISS", "FAISS HNSW16", "usearch M=16", "hnswlib M=16"),
+    "million": ("FAISS", "hnswlib M=16"),
+    "million_usearch": ("usearch M=16",),
+    "three_million": ("FAISS",),
+    "three_million_hnswlib": ("hnswlib M=16",),
+}
 GRAPH_SETTINGS = (10, 14, 20, 28, 40, 56, 80, 112, 160)
 
 
@@ -331,12 +339,12 @@ def measure_filtered(run: Run, queries: np.ndarray, share: float) -> dict:
 
 def open_case(folder: str, name: str) -> tuple[Run, np.ndarray, np.ndarray]:
     "The run, queries, and rows of their nearest papers, of a case whose files are in a folder."
-    sizes = {"million": 1_000_000, "three_million": 3_000_000}
     if name == "real":
         queries, vectors = read_real()
         run = MadeRun(Path(folder), len(vectors), lambda start, n: vectors[start : start + n])
     else:
-        queries, run = make_queries(), MadeRun(Path(folder), sizes[name], make_clustered)
+        n_papers = next(n for size, n in SIZES.items() if name.startswith(size))
+        queries, run = make_queries(), MadeRun(Path(folder), n_papers, make_clustered)
     true = Path(folder) / "true.npy"
     if not true.exists():
         from arxiv_embeddings.explore.blocks import find_nearest
@@ -355,29 +363,23 @@ def filtered(folder: str, name: str) -> dict:
 
 
 def curves(folder: str, name: str) -> dict:
-    "All contenders in one process, measured in turns: all together, or of three million papers each beside ours."
+    "All contenders of a case in one process, measured in turns."
     run, queries, true = open_case(folder, name)
-    ours = {"arxiv_embeddings": build_ours(run)}
-    factory, n_threads = ours["arxiv_embeddings"][2]["factory"], 1 if name == "real" else 2
-    others = {
-        f"FAISS {factory}": partial(build_plain, run, factory),
+    contenders = {"arxiv_embeddings": build_ours(run)}
+    factory, n_threads = contenders["arxiv_embeddings"][2]["factory"], 1 if name == "real" else 2
+    builders = {
+        "FAISS": partial(build_plain, run, factory),
         "FAISS HNSW16": partial(build_faiss_graph, run),
         "usearch M=16": partial(build_usearch, run, n_threads),
         "hnswlib M=16": partial(build_hnswlib, run, n_threads),
     }
-    for other in LEFT_OUT.get(name, ()):
-        del others[other]
-    if name == "three_million":
-        figures: dict = {}
-        for other, build in others.items():
-            figures |= measure_curves(ours | {other: build()}, queries, true, 1)
-        return figures
-    built = {other: build() for other, build in others.items()}
-    return measure_curves(ours | built, queries, true, N_ROUNDS if name == "real" else 1)
+    for other in BESIDE[name]:
+        contenders[f"FAISS {factory}" if other == "FAISS" else other] = builders[other]()
+    return measure_curves(contenders, queries, true, N_ROUNDS if name == "real" else 1)
 
 
 def measure(name: str, work: Path) -> dict:
-    "One case: curves, then a process for each of the others, which find the index ready."
+    "One case: curves, then, once for each corpus, processes for queries alone and filters, which find the index ready."
     figures = call(curves, work, name)
     ours, graph = figures["arxiv_embeddings"]["curve"], figures.get("hnswlib M=16", {}).get("curve")
     at = {f"{recall:.2f}": speed_at(ours, recall) for recall in (0.95, 0.98, 0.99)}
@@ -388,6 +390,8 @@ def measure(name: str, work: Path) -> dict:
             for recall in (0.95, 0.98, 0.99)
             for n in (1, 2)
         }
+    if "FAISS" not in BESIDE[name]:
+        return figures
     return figures | {"alone": call(single, work, name), "filtered": call(filtered, work, name)}
 
 
@@ -423,7 +427,13 @@ def draw_picture(figures: dict) -> None:
     shown = [name for name in titles if name in figures]
     _, axes = plt.subplots(1, len(shown), figsize=(4.6 * len(shown), 3.6), squeeze=False)
     for axis, name in zip(axes[0], shown, strict=True):
-        for which, facts in figures[name]["contenders"].items():
+        contenders = figures[name]["contenders"]
+        for case, measured in figures.items():
+            if case.startswith(f"{name}_"):
+                contenders = contenders | {
+                    one: facts for one, facts in measured["contenders"].items() if one not in contenders
+                }
+        for which, facts in contenders.items():
             best, points = 0.0, []
             for point in sorted(facts["curve"], key=lambda one: -one["recall"]):
                 if point["per_second_1"] > best:
@@ -442,6 +452,6 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["picture"]:
         draw_picture(json.loads(RESULTS.read_text()))
     else:
-        cases = {name: partial(measure, name) for name in ("real", "million", "three_million")}
+        cases = {name: partial(measure, name) for name in BESIDE}
         cases["rounding"] = measure_rounding
         main(cases, {"curves": curves, "single": single, "filtered": filtered}, RESULTS)

@@ -313,7 +313,7 @@ def _suggest_categories(wanted: str, names: set[str]) -> str:
         return "these papers have no categories"
     if similar := difflib.get_close_matches(wanted.lower(), known, n=3):
         return f"did you mean {', '.join(known[name] for name in similar)}?"
-    return f"available: {', '.join(list(known.values())[:5])}"
+    return f"examples: {', '.join(list(known.values())[:5])}"
 
 # %% ../../nbs/explore/75_filters.ipynb #75-filters-45
 def select_papers(
