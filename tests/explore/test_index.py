@@ -198,7 +198,7 @@ def test_rows_that_no_paper_has_are_refused(copy) -> None:
     index.reset()
     index.add_with_ids(make_vectors(N_PAPERS), np.arange(N_PAPERS) + 5)
     forge(folder, index)
-    with pytest.raises(InputError, match="index is damaged: make it again"):
+    with pytest.raises(InputError, match="index is damaged: rebuild it"):
         open_index(open_run(folder)).search(make_vectors(500, seed=0), 10)
 
 

@@ -220,7 +220,7 @@ def test_columns_and_ids_of_parquet_have_to_be_certain(tmp_path: Path) -> None:
     ]
     assert_array_equal(made[1].embeddings(), 2 * MADE, strict=True)
     assert made[0].metadata["fingerprint_sha256"] != made[1].metadata["fingerprint_sha256"]
-    with pytest.raises(InputError, match="no column 'nobody' of ids"):
+    with pytest.raises(InputError, match="no id column 'nobody'"):
         open_vectors(two, "other", "nobody")
     twice = write_parquet(tmp_path / "twice.parquet", [*FRAME["paper_id"][:143], FRAME["paper_id"][0]], MADE)
     with pytest.raises(InputError, match=f"has 1 ids more than once, such as {FRAME['paper_id'][0]}"):
@@ -256,7 +256,7 @@ def test_imported_vectors_are_never_mixed_with_ours(run: Run, tmp_path: Path) ->
     ours = embed_papers(sample_papers(), tmp_path / "ours", encoder=LetterEncoder()).run
     with pytest.raises(InputError, match="contains vectors made by embed"):
         import_vectors(sample_papers(), MADE, ours.folder)
-    with pytest.raises(InputError, match="which holds the vectors of"):
+    with pytest.raises(InputError, match="which contains the vectors of"):
         import_vectors(sample_papers(), 2 * MADE, run.folder)
     path = run.folder.parent / "vectors.npy"
     with pytest.raises(InputError, match="which contains papers of another input"):

@@ -318,7 +318,7 @@ def test_metadata_cut_in_half(tmp_path: Path) -> None:
 def test_a_folder_with_something_else(name: str, tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
-    with pytest.raises(InputError, match="holds something else"):
+    with pytest.raises(InputError, match="contains other files"):
         embed_papers(sample_papers(), tmp_path, encoder=LetterEncoder())
     assert (tmp_path / name).read_text() == "mine"
     assert not (tmp_path / "metadata.json").exists()

@@ -167,7 +167,9 @@ def test_executors_with_too_little_memory_are_killed_and_the_setting_is_named(
     out = f"{yarn['uri']}/small"
     with (
         yarn_session(yarn, on_hdfs, **{"spark.executor.memoryOverhead": "128m"}) as session,
-        pytest.raises(InputError, match=r"needs more memory than it may have: raise spark\.executor\.memoryOverhead"),
+        pytest.raises(
+            InputError, match=r"probably for exceeding its memory limit: raise spark\.executor\.memoryOverhead"
+        ),
     ):
         embed_papers(sample_papers(), out, executor=OnSpark(session))
     assert open_run(out).n_papers == 0
