@@ -21,6 +21,7 @@ from diagrams import replace_diagrams
 from fastcore.docments import docments
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from nbdev.showdoc import BasicMarkdownRenderer, show_doc
 from notebook_markdown import render_notebook
 
@@ -140,6 +141,14 @@ def link_pages(body: str, folder: str) -> str:
     return re.sub(r"\]\((?:\.\./)?(?:(?P<folder>\w+)/)?(?P<stem>\w+)\.ipynb", to_page, body)
 
 
+def link_site(body: str, folder: str) -> str:
+    "Let links of a page in `docs/`, which lead to notebooks and their folders as the repository has them, lead to pages."
+    body = re.sub(r"\]\((?:\.\./)+nbs/(\w+)/\)", r"](\1/index.md)", body)
+    return link_pages(re.sub(r"\]\((?:\.\./)+nbs/", "](", body), "").replace(
+        "](api/", "](" if folder == "api" else "](api/"
+    )
+
+
 def place_pictures(body: str, pictures: dict[str, bytes], folder: str, stem: str, config: MkDocsConfig) -> list[File]:
     "Return a page and its pictures as files of the site, with links that fit it."
     page = File.generated(config, f"{folder}/{stem}.md", content=replace_diagrams(link_pages(body, folder)))
@@ -234,3 +243,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for file in made:
         files.append(file)
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    "Let a page of `docs/` link to the site; the other pages are made with their links."
+    return link_site(markdown, Path(page.file.src_uri).parent.name)
