@@ -88,8 +88,8 @@ def test_servers_that_are_down_are_named_within_seconds(
 @pytest.mark.parametrize(
     ("words", "papers", "message"),
     [
-        (["--out", "foo://x"], None, "not in foo://x"),
-        (["--shared-model", "foo://x"], None, "not in foo://x"),
+        (["--out", "foo://x"], None, "not at foo://x"),
+        (["--shared-model", "foo://x"], None, "not at foo://x"),
         ([], "foo://x", "cannot open foo://x: no file system has this name, give a local path or one such as hdfs://"),
         (["--out", f"hdfs://{NO_ONE}/x"], None, f"no HDFS answers at {NO_ONE}"),
         ([], f"hdfs://{NO_ONE}/x", f"no HDFS answers at {NO_ONE}"),
