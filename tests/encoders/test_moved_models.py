@@ -116,7 +116,7 @@ def test_an_adapter_that_moved(tmp_path: Path) -> None:
     options = {"model": base, "pooling": "cls", "device": "cpu", "limit": 4}
     run = embed_papers(sample_papers(), tmp_path / "run", adapter=str(adapter), **options).run
     new = adapter.rename(tmp_path / "adapter-b")
-    with pytest.raises(InputError, match=r"the adapter folder .*adapter-a is gone: .* with --adapter of embed$"):
+    with pytest.raises(InputError, match=r"the adapter folder .*adapter-a does not exist: .* with --adapter of embed$"):
         load_run_encoder(run, device="cpu")
     embed_papers(sample_papers(), run.folder, adapter=str(new), **options)
     assert load_run_encoder(open_run(run.folder), device="cpu").spec.adapter == str(new)
