@@ -318,7 +318,7 @@ def test_a_model_s_folder_that_executors_cannot_reach(
     shutil.copytree(small.folder, tmp_path / "model")
     embed(sample_papers(), tmp_path / "run", spark, small, limit=PART_SIZE)
     process = start_writer(tmp_path / "run", tmp_path / "model", "local-cluster[2,1,1024]", "gone")
-    printed, errors = process.communicate(timeout=180)
+    printed, errors = process.communicate(timeout=400)
     assert (process.returncode, printed) == (1, "ready\n")
     assert "java.lang.RuntimeException: Stream '/files/model.onnx' was not found" in errors
     assert open_run(tmp_path / "run").n_papers == PART_SIZE
