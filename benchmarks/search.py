@@ -8,8 +8,8 @@ rest is indexed. The other cases have synthetic papers of 768 numbers, made bloc
 space of 64 dimensions whose spread falls off, with a little noise in all 768. `rounding` evaluates the run of the 10,000
 papers with known relations that ARXIV_EMBEDDINGS_SMALL_RUN names, in smaller numbers. Every contender gets the same vectors and
 queries, and answers the queries in one call, on one thread and on two, in turns. Graphs of millions take long to build,
-so some have a case of their own, in turns with ours: on two cores `three_million_hnswlib` takes an hour and a half and
-13 GB, `million_usearch` an hour, `million` 50 minutes, `three_million` 20 minutes.
+so some have a case of their own, in turns with ours. On two cores `million` takes 50 minutes. Of `three_million_hnswlib`
+half of the graph took half an hour and 5 GB; it and `million_usearch` have not been run to their end.
 """
 
 import functools

@@ -129,24 +129,18 @@ def document_cell(source: str, module: Any) -> str:
 
 
 def link_pages(body: str, folder: str) -> str:
-    "Let links to notebooks lead to their pages in the site."
+    "Let links to notebooks, and to their folders, lead to their pages in the site."
 
     def to_page(found: re.Match) -> str:
-        up, there, stem = "../" if folder else "", found["folder"] or folder, found["stem"]
+        there, stem = found["folder"] or folder, found["stem"]
         if there in WINGS:
             return f"]({up}api/{there}.{stem[3:]}.md"
         return f"]({up}{there}/{stem}.md"
 
-    body = body.replace("](../../docs/", f"]({'../' if folder else ''}")
-    return re.sub(r"\]\((?:\.\./)?(?:(?P<folder>\w+)/)?(?P<stem>\w+)\.ipynb", to_page, body)
-
-
-def link_site(body: str, folder: str) -> str:
-    "Let links of a page in `docs/`, which lead to notebooks and their folders as the repository has them, lead to pages."
-    body = re.sub(r"\]\((?:\.\./)+nbs/(\w+)/\)", r"](\1/index.md)", body)
-    return link_pages(re.sub(r"\]\((?:\.\./)+nbs/", "](", body), "").replace(
-        "](api/", "](" if folder == "api" else "](api/"
-    )
+    up = "../" if folder else ""
+    body = re.sub(r"\]\((?:\.\./)+nbs/(\w+)/\)", rf"]({up}api/\1/index.md)", body)
+    body = body.replace("](../../docs/", f"]({up}")
+    return re.sub(r"\]\((?:\.\./)*(?:nbs/)?(?:(?P<folder>\w+)/)?(?P<stem>\w+)\.ipynb", to_page, body)
 
 
 def place_pictures(body: str, pictures: dict[str, bytes], folder: str, stem: str, config: MkDocsConfig) -> list[File]:
@@ -246,5 +240,5 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    "Let a page of `docs/` link to the site; the other pages are made with their links."
-    return link_site(markdown, Path(page.file.src_uri).parent.name)
+    "Let the pages of `docs/`, whose links fit the repository, link to pages of the site."
+    return link_pages(markdown, Path(page.file.src_uri).parent.name)

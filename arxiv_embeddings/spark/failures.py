@@ -181,7 +181,7 @@ SERVER_FAILURES = (
     KnownFailure(
         "Java has ended",
         re.compile(r"(Answer from Java side is empty|Error while sending or receiving|Java gateway process exited)"),
-        "Java exited or was killed ({0}): if memory was short, raise spark.driver.memory; then start a new session",
+        "Java exited or was killed ({0}): if memory was short, change spark.driver.memory; then start a new session",
         "`spark.driver.memory`",
     ),
 )
